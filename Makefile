@@ -1,0 +1,38 @@
+# Each target calls something that can also be called by hand.
+.PHONY: help demo test check lint types unit venv lock bench down clean docs
+.DEFAULT_GOAL := help
+VENV := .venv/bin
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 18
+
+demo: venv ## a rehearsal cloud, a deployed server, a training run: from nothing
+	@$(VENV)/python scripts/dev/demo.py
+
+test: venv ## everything that this machine can test
+	@scripts/dev/test.sh
+
+check: venv ## lint, types and unit tests: no machines
+	@scripts/dev/check.sh
+
+lint types unit: venv
+	@scripts/dev/check.sh $@
+
+bench: venv ## the kit's server against the usual `mlflow server`, on the rehearsal
+	@$(VENV)/python scripts/dev/bench.py
+
+down: ## stop and remove the rehearsal, put the host back
+	@scripts/dev/down.sh
+
+clean: down ## down, and remove caches and .venv
+	@scripts/dev/clean.sh
+
+docs: venv ## write the generated pages of docs/reference
+	@$(VENV)/python scripts/dev/docs.py
+
+venv: .venv/.complete
+.venv/.complete: scripts/dev/venv.sh requirements/dev.txt pyproject.toml
+	@scripts/dev/venv.sh
+
+lock: ## resolve requirements/*.in again
+	@scripts/dev/lock.sh
