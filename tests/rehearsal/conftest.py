@@ -1,0 +1,164 @@
+"""The rehearsal for the tests: started once, deployed with site.yml, and taken down if the tests started it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import testinfra
+import yaml
+from rich.console import Console
+
+import rehearsal as steps
+
+if TYPE_CHECKING:
+    import openstack.connection
+
+ROOT = Path(__file__).resolve().parents[2]
+STATE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "labtrack" / "rehearsal"
+RESULTS = ROOT / "test-results"
+
+
+class Rehearsal:
+    """What a test may ask of the running rehearsal."""
+
+    root = ROOT
+    lab_dir = steps.LAB
+    private = steps.PRIVATE
+
+    @cached_property
+    def lab(self) -> dict[str, Any]:
+        """The variables of lab.yml."""
+        return yaml.safe_load((self.lab_dir / "group_vars/all/lab.yml").read_text())
+
+    @property
+    def fqdn(self) -> str:
+        """The name of the lab's server."""
+        return self.lab["lab_fqdn"]
+
+    @property
+    def url(self) -> str:
+        """Where the lab's server answers."""
+        return f"https://{self.fqdn}"
+
+    @property
+    def ca(self) -> Path:
+        """The certificate of the lab's own authority."""
+        return self.private / "ca.pem"
+
+    @property
+    def secrets(self) -> dict[str, str]:
+        """The lab's secrets, decrypted.  Read each time, because a rotation changes them."""
+        file = self.lab_dir / "group_vars/all/secrets.yml"
+        shown = self.run("ansible-vault", "view", str(file), check=True)
+        return yaml.safe_load(shown.stdout)
+
+    @cached_property
+    def addresses(self) -> dict[str, tuple[str, str]]:
+        """For each machine its address and the user who logs in."""
+        hosts = yaml.safe_load((self.lab_dir / "hosts.yml").read_text())
+        server = hosts["mlflow"]["hosts"]["mlflow"]
+        return {
+            "cloud": ("10.99.0.10", "root"),
+            "login": ("10.99.0.20", "root"),
+            "mlflow": (server["ansible_host"], server["ansible_user"]),
+        }
+
+    def run(
+        self, *command: str, check: bool = False, timeout: float = 1200, **more: Any
+    ) -> subprocess.CompletedProcess:
+        """Run a command of this checkout's environment, in the checkout."""
+        environment = steps.ansible_environment() | more.pop("env", {})
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout, check=False, **more
+        )
+        if check:
+            assert done.returncode == 0, f"{command} exited with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def playbook(self, playbook: str, *arguments: str, check: bool = False, **more: Any) -> subprocess.CompletedProcess:
+        """Run a playbook against the rehearsal's lab."""
+        return self.run("ansible-playbook", playbook, *arguments, check=check, **more)
+
+    def ssh(
+        self, host: str, command: str, *, check: bool = False, timeout: float = 300, stdin: str | None = None
+    ) -> subprocess.CompletedProcess:
+        """Run a shell command on `cloud`, `login` (as root) or `mlflow` (as root through sudo)."""
+        address, user = self.addresses[host]
+        as_root = ["sudo", "sh", "-c", shlex.quote(command)] if user != "root" else [command]
+        return self.run(
+            "ssh", "-q", "-i", str(self.private / "id_ed25519"), "-o", "BatchMode=yes", "-o", "ConnectTimeout=10",
+            "-o", f"UserKnownHostsFile={self.private / 'known_hosts'}", "-o", "StrictHostKeyChecking=yes",
+            f"{user}@{address}", *as_root,
+            check=check, timeout=timeout, input=stdin,
+        )  # fmt: skip
+
+    def cloud(self, name: str) -> openstack.connection.Connection:
+        """A connection to one of the clouds of the tenant's clouds.yaml."""
+        import openstack
+
+        os.environ["OS_CLIENT_CONFIG_FILE"] = str(self.private / "clouds.yaml")
+        return openstack.connect(cloud=name)
+
+    @property
+    def server(self) -> testinfra.host.Host:
+        """The lab's server, for testinfra."""
+        address, user = self.addresses["mlflow"]
+        options = f"-o UserKnownHostsFile={self.private / 'known_hosts'} -o StrictHostKeyChecking=yes"
+        return testinfra.get_host(
+            f"ssh://{user}@{address}?sudo=true",
+            ssh_identity_file=str(self.private / "id_ed25519"),
+            ssh_extra_args=options,
+        )
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt("terminated")
+
+
+def why_not() -> str | None:
+    """Why the rehearsal can't run on this machine, or None."""
+    if os.geteuid() != 0:
+        return "needs root (machines by systemd-nspawn)"
+    if not shutil.which("apt-get"):
+        return "needs apt (the machines are made of Debian packages)"
+    return None
+
+
+@pytest.fixture(scope="session")
+def rehearsal() -> Iterator[Rehearsal]:
+    """The rehearsal with the lab deployed; one that was up before stays up."""
+    if reason := why_not():
+        pytest.skip(reason)
+    was_up = STATE.exists()
+    # A terminated run takes down what it started, as an interrupted one does.
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        steps.run_steps([steps.REHEARSE, steps.SITE], Console(file=sys.__stderr__, highlight=False))
+        yield Rehearsal()
+    finally:
+        if not was_up:
+            subprocess.run([ROOT / "scripts/dev/down.sh"], check=True, cwd=ROOT)
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def server(rehearsal: Rehearsal) -> testinfra.host.Host:
+    """The lab's server, for testinfra."""
+    return rehearsal.server
+
+
+@pytest.fixture(scope="session")
+def results() -> Path:
+    """Where tests leave what a person may want to look at."""
+    RESULTS.mkdir(exist_ok=True)
+    return RESULTS
