@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -31,6 +32,7 @@ RESULTS = ROOT / "test-results"
 class Rehearsal:
     """What a test may ask of the running rehearsal."""
 
+    PYTHON = "/opt/researcher/venv/bin/python"
     root = ROOT
     lab_dir = steps.LAB
     private = steps.PRIVATE
@@ -102,6 +104,12 @@ class Rehearsal:
             check=check, timeout=timeout, input=stdin,
         )  # fmt: skip
 
+    def as_ada(self, command: str, *, shell: str = "bash", check: bool = True, timeout: float = 300) -> str:
+        """What a command prints that Ada runs on the login node with her file sourced."""
+        sourced = f"cd && . ./mlflow_env.sh && {command}"
+        as_her = f"su ada -c {shlex.quote(f'{shell} -c {shlex.quote(sourced)}')}"
+        return self.ssh("login", as_her, check=check, timeout=timeout).stdout
+
     def cloud(self, name: str) -> openstack.connection.Connection:
         """A connection to one of the clouds of the tenant's clouds.yaml."""
         import openstack
@@ -155,6 +163,16 @@ def rehearsal() -> Iterator[Rehearsal]:
 def server(rehearsal: Rehearsal) -> testinfra.host.Host:
     """The lab's server, for testinfra."""
     return rehearsal.server
+
+
+@pytest.fixture(scope="session")
+def trained(rehearsal: Rehearsal) -> str:
+    """The id of a run that Ada's unmodified script has logged in the experiment `digits-of-the-test`."""
+    rehearsal.playbook("playbooks/rehearse_train.yml", check=True)
+    said = rehearsal.as_ada(f"{rehearsal.PYTHON} train.py --experiment digits-of-the-test --epochs 5")
+    match = re.search(r"run (\w{32}): loss", said)
+    assert match, said
+    return match[1]
 
 
 @pytest.fixture(scope="session")
