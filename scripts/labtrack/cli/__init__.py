@@ -1,0 +1,54 @@
+"""The command line: parsing and printing only.  Every command is a function elsewhere in the package."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from labtrack import __version__
+from labtrack.cli import admin, researcher
+from labtrack.errors import Exit, LabtrackError
+
+_ADMIN_PACKAGES = ("ansible", "jinja2", "jsonschema", "keystoneauth1", "openstack", "yaml")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="labtrack")
+def cli() -> None:
+    """A research lab's own MLflow server: made, handed out, checked.
+
+    For the lab's admin: preflight, secrets, env, users, verify.
+    For researchers: doctor, and env check.
+
+    Exit codes: 0 fine, 1 something failed, 2 wrong usage or input, 75 another call is at work.
+    doctor, verify and env check: 0 ok, 1 warnings, 2 failed.
+    """
+
+
+for command in (*admin.COMMANDS, *researcher.COMMANDS):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Runs the command line; every known failure ends with words and an exit code, not a traceback."""
+    try:
+        sys.exit(cli(standalone_mode=False))
+    except LabtrackError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(error.code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Stopped.", err=True)
+        sys.exit(Exit.INTERRUPTED)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in _ADMIN_PACKAGES:
+            raise
+        click.echo(
+            f"Error: this command is the admin's and needs the Python package {error.name}, which is not here.\n"
+            'To fix: pip install "labtrack[admin]"',
+            err=True,
+        )
+        sys.exit(Exit.BAD_INPUT)

@@ -1,0 +1,40 @@
+"""The one error of the kit: what happened, how to mend it, and the exit code of the command."""
+
+from __future__ import annotations
+
+import enum
+
+
+class Exit(enum.IntEnum):
+    """Exit codes of every command (`doctor` has its own: 0 ok, 1 warnings, 2 failed)."""
+
+    OK = 0
+    FAILED = 1
+    BAD_INPUT = 2
+    LOCKED = 75  # EX_TEMPFAIL of sysexits.h: the same call may work in a moment
+    INTERRUPTED = 130
+
+
+class LabtrackError(Exception):
+    """Something the user should read.
+
+    what: one sentence (or a few lines) that says what happened.
+    mend: what to do about it; a command where there is one.
+    code: the exit code of the command that was running.
+    """
+
+    def __init__(self, what: str, mend: str = "", code: Exit = Exit.FAILED) -> None:
+        super().__init__(what)
+        self.what = what
+        self.mend = mend
+        self.code = code
+
+    def __str__(self) -> str:
+        return f"{self.what}\nTo fix: {self.mend}" if self.mend else self.what
+
+
+class BadInputError(LabtrackError):
+    """What was given (a file, an option, a credential) can't be used as it is."""
+
+    def __init__(self, what: str, mend: str = "") -> None:
+        super().__init__(what, mend, Exit.BAD_INPUT)

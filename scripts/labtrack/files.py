@@ -1,0 +1,122 @@
+"""Files that only their owner may read: written whole or not at all, and locked while they change."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import errno
+import fcntl
+import getpass
+import json
+import os
+import socket
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from labtrack.errors import BadInputError, Exit, LabtrackError
+
+_OTHERS_CAN_WRITE = stat.S_IWGRP | stat.S_IWOTH
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+def make_private_folder(folder: Path) -> None:
+    """Makes a folder (0700) where it is missing, with what is missing above it."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot("make the folder", folder, error) from error
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Puts `data` at `path`, mode 0600: after a crash at any moment the old or the new content is there.
+
+    Raises LabtrackError when the disk is full or the folder can't be written to; the old content stays.
+    """
+    try:
+        for left_over in path.parent.glob(f".{path.name}.*.tmp"):  # of a call that was killed
+            left_over.unlink(missing_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        temporary = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise _cannot("write", path, error) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _cannot(action: str, path: Path, error: OSError) -> LabtrackError:
+    if error.errno in _NO_ROOM:
+        return LabtrackError(
+            f"The disk is full: {path} was not written, and what was there before is unchanged.",
+            f"free some space (`df -h {path.parent}`) and run the same command again; it goes on where it stopped.",
+        )
+    return LabtrackError(f"Can't {action} {path}: {error.strerror}.", f"look at `ls -ld {path.parent}`.")
+
+
+def refuse_open_folder(folder: Path) -> None:
+    """Raises BadInputError where others could replace a file in `folder`."""
+    mode = folder.stat().st_mode
+    if mode & _OTHERS_CAN_WRITE:
+        raise BadInputError(
+            f"Others can write to the folder {folder} ({stat.filemode(mode)}), so they could swap a file in it.",
+            f"`chmod go-w {folder}`, or choose another folder.",
+        )
+
+
+@contextlib.contextmanager
+def lock(path: Path, doing: str) -> Iterator[None]:
+    """Holds the lock file `path`; the kernel lets go of it however the process ends.
+
+    Raises LabtrackError with Exit.LOCKED, naming the holder, when another call has it.
+    """
+    make_private_folder(path.parent)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LabtrackError(
+                f"Another call is at work on this lab: {_holder(descriptor)}.",
+                "wait until it has ended and run the command again.",
+                Exit.LOCKED,
+            ) from None
+        now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "user": _user(), "doing": doing, "since": now}
+        with contextlib.suppress(OSError):  # on a full disk the lock still locks
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _holder(descriptor: int) -> str:
+    try:
+        held = json.loads(os.pread(descriptor, 4096, 0))
+        return "`{doing}`, process {pid} of {user} on {host}, since {since}".format(**held)
+    except (ValueError, KeyError, TypeError):
+        return "it has not said who it is"
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container whose user has no name
+        return str(os.getuid())

@@ -1,0 +1,128 @@
+"""A lab: what its lab.yml says, and where its files are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from labtrack import labfile
+from labtrack.errors import BadInputError
+
+VERIFY_USER = "labtrack-verify"
+SERVER_OWNER = "server"
+ADMIN_USER = "admin"
+
+
+@dataclass(frozen=True)
+class User:
+    """A researcher of the lab, as lab.yml lists them."""
+
+    name: str
+    present: bool
+
+
+@dataclass(frozen=True)
+class Lab:
+    """The settings of one lab that the kit's own tools need, with the defaults filled in."""
+
+    folder: Path
+    root: Path
+    name: str
+    fqdn: str
+    users: tuple[User, ...]
+    cloud: str
+    clouds_file: Path | None
+    bucket: str
+    s3_endpoint: str
+    s3_region: str
+    s3_ca_file: Path | None
+    artifact_access: str
+    clients_reach_store: bool
+    certificate: str
+
+    @property
+    def url(self) -> str:
+        """The server's address, as everybody uses it."""
+        return f"https://{self.fqdn}"
+
+    @property
+    def direct(self) -> bool:
+        """Whether researchers' programs write to the store themselves."""
+        return self.artifact_access == "direct"
+
+    @property
+    def private(self) -> Path:
+        """What only the lab's admin holds: keys, files of people, the register."""
+        return self.root / "private" / self.name
+
+    @property
+    def secrets_file(self) -> Path:
+        """The lab's generated secrets, encrypted."""
+        return self.folder / "group_vars" / "all" / "secrets.yml"
+
+    @property
+    def ca_file(self) -> Path:
+        """The CA of the server's certificate; there only when that CA is a private one."""
+        return self.private / "ca.pem"
+
+    def env_file(self, user: str) -> Path:
+        """Where a person's mlflow_env.sh is kept."""
+        return self.private / user / "mlflow_env.sh"
+
+    @property
+    def shown_folder(self) -> str:
+        """The lab's folder as one types it at the repository's root."""
+        try:
+            return str(self.folder.relative_to(self.root))
+        except ValueError:
+            return str(self.folder)
+
+
+def lab_yml(folder: Path) -> Path:
+    """The one configuration file of a lab."""
+    return folder / "group_vars" / "all" / "lab.yml"
+
+
+def root_of(folder: Path) -> Path:
+    """The repository that a lab's folder (inventory/<lab>) belongs to; relative paths start there."""
+    return folder.resolve().parent.parent
+
+
+def load(folder: Path) -> Lab:
+    """The lab in `folder` (inventory/<lab>).  Raises BadInputError with every problem of lab.yml."""
+    if not folder.is_dir():
+        raise BadInputError(f"There is no lab {folder}.", "Name the lab's folder, like inventory/rehearsal.")
+    folder, root = folder.resolve(), root_of(folder)
+    read = labfile.read(lab_yml(folder))
+    problems = labfile.check(read, folder, root)
+    if problems:
+        what = "\n".join(f"{problem.place}: {problem.what}\n    {problem.mend}" for problem in problems)
+        raise BadInputError(what, f"change what is said above; `labtrack preflight {folder}` looks again.")
+    return _lab(read.data, folder, root, labfile.schema()["properties"])
+
+
+def _lab(data: Mapping[str, Any], folder: Path, root: Path, properties: Mapping[str, Any]) -> Lab:
+    def value(key: str) -> Any:
+        return data.get(key, properties[key].get("default"))
+
+    def path(key: str) -> Path | None:
+        return labfile.expand(data[key], root) if key in data else None
+
+    return Lab(
+        folder=folder,
+        root=root,
+        name=data["lab_name"],
+        fqdn=data["lab_fqdn"],
+        users=tuple(User(u["name"], u.get("state", "present") == "present") for u in data["lab_users"]),
+        cloud=data["lab_cloud"],
+        clouds_file=path("lab_clouds_file"),
+        bucket=data["lab_bucket"],
+        s3_endpoint=data["lab_s3_endpoint"].rstrip("/"),
+        s3_region=value("lab_s3_region"),
+        s3_ca_file=path("lab_s3_ca_file"),
+        artifact_access=value("lab_artifact_access"),
+        clients_reach_store=value("lab_clients_reach_store"),
+        certificate=value("lab_certificate"),
+    )

@@ -1,0 +1,292 @@
+"""Reading lab.yml with line numbers, and checking it against schema/lab.json.
+
+The schema is the one source of what is allowed: each property has `x-allowed`, the words that an
+error message uses.  What a schema can't say (that a file exists, that the folder has the same name)
+is checked here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError
+
+Keys = tuple[Any, ...]
+SHOWN = 77  # characters of a wrong value that a message repeats
+
+_SECRET_NAME = re.compile(r"(^|_)(secret|password|passwd|token|private_key|access_key)(_|$)", re.IGNORECASE)
+_SECRET_VALUE = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----|\$ANSIBLE_VAULT;|://[^/\s:@]+:[^/\s@]+@")
+_JINJA = re.compile(r"\{\{|\{%|\{#")
+_SECRETS_MEND = (
+    "Take it out. Generated secrets are in the encrypted secrets.yml beside lab.yml, made by "
+    "`labtrack secrets ensure`. If it is a real secret and was committed, change it."
+)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with lab.yml: where (1-based line, 0 for the whole file), what, how to mend."""
+
+    file: Path
+    line: int
+    what: str
+    mend: str
+
+    @property
+    def place(self) -> str:
+        """`file:line`, as editors understand it."""
+        return f"{self.file}:{self.line}" if self.line else str(self.file)
+
+
+@dataclass
+class LabFile:
+    """lab.yml as read: plain data, the line of every key, and what was wrong on the way."""
+
+    path: Path
+    data: dict[str, Any] = field(default_factory=dict)
+    lines: dict[Keys, int] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def line(self, keys: Keys) -> int:
+        """The line of a key, or of the nearest thing around it."""
+        while keys and keys not in self.lines:
+            keys = keys[:-1]
+        return self.lines.get(keys, 0)
+
+    def add(self, keys: Keys, what: str, mend: str) -> None:
+        """Notes a problem at the line of `keys`."""
+        self.problems.append(Problem(self.path, self.line(keys), what, mend))
+
+
+def schema() -> dict[str, Any]:
+    """schema/lab.json, which a link puts into the package, so that an installed one has it too."""
+    text = resources.files("labtrack").joinpath("lab.json").read_text(encoding="utf-8")
+    loaded: dict[str, Any] = json.loads(text)
+    return loaded
+
+
+def read(path: Path) -> LabFile:
+    """Reads lab.yml; everything that is wrong is in `problems`, nothing is raised for the file's content."""
+    lab = LabFile(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        lab.add((), "There is no such file.", "Copy inventory/example to inventory/<lab> and fill it in.")
+        return lab
+    except (OSError, UnicodeDecodeError) as error:
+        lab.add((), f"It can't be read: {error}.", "Make it a readable UTF-8 text file.")
+        return lab
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        said = error.problem or error.context or "syntax error"
+        lab.problems.append(
+            Problem(
+                path,
+                mark.line + 1 if mark else 0,
+                f"It is not YAML: {said}.",
+                "Look at this line and the one before it: indentation, a missing quote, a missing space after ':'.",
+            )
+        )
+        return lab
+    except yaml.YAMLError as error:
+        lab.add((), f"It is not YAML: {error}.", "Make it a UTF-8 text file without control characters.")
+        return lab
+    if not isinstance(root, yaml.MappingNode):
+        lab.add((), "It holds no settings.", "Copy inventory/example/group_vars/all/lab.yml and fill it in.")
+        return lab
+    lab.data = _plain(root, (), lab, yaml.SafeLoader(""))
+    return lab
+
+
+def _plain(node: yaml.Node, keys: Keys, lab: LabFile, loader: yaml.SafeLoader) -> Any:
+    lab.lines.setdefault(keys, node.start_mark.line + 1)
+    if isinstance(node, yaml.MappingNode):
+        found: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = str(key_node.value)
+            here = (*keys, key)
+            line = key_node.start_mark.line + 1
+            if key in found:
+                first = lab.line(here)
+                lab.problems.append(
+                    Problem(lab.path, line, f"{key} is given twice; line {first} has it first.", "Keep one of them.")
+                )
+            lab.lines[here] = line
+            found[key] = _plain(value_node, here, lab, loader)
+        return found
+    if isinstance(node, yaml.SequenceNode):
+        return [_plain(item, (*keys, index), lab, loader) for index, item in enumerate(node.value)]
+    return _scalar(node, keys, lab, loader)
+
+
+def _scalar(node: yaml.Node, keys: Keys, lab: LabFile, loader: yaml.SafeLoader) -> Any:
+    name = _name(keys)
+    if node.tag in ("!vault", "!vault-encrypted"):
+        lab.add(keys, f"{name} is a secret (!vault).", _SECRETS_MEND)
+        return node.value
+    if node.tag.startswith("!"):
+        lab.add(keys, f"{name} has the tag {node.tag}.", "Write the plain value: lab.yml is plain YAML.")
+        return node.value
+    try:
+        value = loader.construct_object(node)
+    except (ValueError, yaml.YAMLError) as error:
+        lab.add(keys, f"{name} can't be read: {error}.", "Put the value in quotes.")
+        return node.value
+    if isinstance(value, bool) and str(node.value).lower() not in ("true", "false"):
+        # Terraform reads YAML 1.2, where yes and no are texts
+        lab.add(keys, f"{name} is written {node.value!r}.", f"Write {str(value).lower()}.")
+    if isinstance(value, str):
+        _text(value, keys, lab)
+    return value
+
+
+def _text(value: str, keys: Keys, lab: LabFile) -> None:
+    if _JINJA.search(value):
+        lab.add(
+            keys,
+            f"{_name(keys)} has Jinja in it ({value!r}).",
+            "Write the value itself: Terraform and labtrack read this file too, and neither knows Jinja.",
+        )
+    if _SECRET_VALUE.search(value):
+        lab.add(keys, f"{_name(keys)} has a secret in it.", _SECRETS_MEND)
+
+
+def _name(keys: Keys) -> str:
+    text = ""
+    for key in keys:
+        text += f"[{key + 1}]" if isinstance(key, int) else (f".{key}" if text else str(key))
+    return text or "lab.yml"
+
+
+def check(lab: LabFile, folder: Path, root: Path) -> list[Problem]:
+    """All problems of a file that was read, in the order of its lines.
+
+    folder: the lab's folder, whose name must be lab_name.  root: what relative paths start at.
+    """
+    if lab.data:
+        broken = {problem.line for problem in lab.problems}
+        for error in Draft202012Validator(schema()).iter_errors(lab.data):
+            _explain(error, lab, broken)
+        _beyond_the_schema(lab, folder, root)
+    return sorted(set(lab.problems), key=lambda problem: (problem.line, problem.what))
+
+
+def _explain(error: ValidationError, lab: LabFile, broken: set[int]) -> None:
+    keys: Keys = tuple(error.absolute_path)
+    if error.validator == "additionalProperties":
+        known = list(error.schema["properties"])
+        for key in error.instance:
+            if key not in known:
+                _unknown(lab, (*keys, key), known)
+    elif error.validator == "required":
+        for key in error.validator_value:
+            if key not in error.instance:
+                what = f"{_name((*keys, key))} is missing."
+                lab.add(keys, what, f"Add `{key}:` with {_allowed((*keys, key))}.")
+    elif error.validator == "anyOf":
+        lab.add(keys, f"{_name(keys)} has no SSH key.", "Add ssh_keys (text) or ssh_key_files (paths of .pub files).")
+    elif error.validator is None:  # the property is `false` where it stands: it needs another setting
+        lab.add(keys, f"{_name(keys)} has no effect here.", f"{_description(keys)}")
+    elif lab.line(keys) not in broken:
+        shown = json.dumps(error.instance, default=str)
+        shown = shown if len(shown) <= SHOWN else shown[:SHOWN] + "..."
+        lab.add(keys, f"{_name(keys)} is {shown}, which is not allowed.", f"Allowed: {_allowed(keys)}.")
+
+
+def _unknown(lab: LabFile, keys: Keys, known: list[str]) -> None:
+    name = str(keys[-1])
+    if _SECRET_NAME.search(name):
+        lab.add(keys, f"{_name(keys)} looks like a secret, and lab.yml is not a place for one.", _SECRETS_MEND)
+        return
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    guess = f"Did you mean {near[0]}? " if near else ""
+    lab.add(keys, f"There is no setting {_name(keys)}.", f"{guess}Known here: {', '.join(known)}.")
+
+
+def _property(keys: Keys) -> Mapping[str, Any]:
+    """The part of the schema that describes a key."""
+    here: Mapping[str, Any] = schema()
+    best: Mapping[str, Any] = here
+    for key in keys:
+        here = here.get("items", {}) if isinstance(key, int) else here.get("properties", {}).get(key, {})
+        if not isinstance(here, Mapping):
+            break
+        if "x-allowed" in here:
+            best = here
+    return best
+
+
+def _allowed(keys: Keys) -> str:
+    return str(_property(keys).get("x-allowed", "another value"))
+
+
+def _description(keys: Keys) -> str:
+    return str(_property(keys).get("description", ""))
+
+
+def _beyond_the_schema(lab: LabFile, folder: Path, root: Path) -> None:
+    name = lab.data.get("lab_name")
+    if isinstance(name, str) and name != folder.name:
+        mend = f"Write lab_name: {folder.name}, or rename the folder to {name}."
+        lab.add(("lab_name",), f"lab_name is {name}, but the lab's folder is {folder.name}.", mend)
+    for key in ("lab_users", "lab_admins"):
+        _no_name_twice(lab, key)
+    for index, text in _items(lab, "lab_admin_networks"):
+        try:
+            ipaddress.ip_network(text)
+        except ValueError as error:
+            here: Keys = ("lab_admin_networks", index)
+            lab.add(here, f"{text!r} is not a network: {error}.", f"Allowed: {_allowed(here)}.")
+    for keys, path_text in _paths(lab):
+        path = expand(path_text, root)
+        if not path.is_file():
+            lab.add(keys, f"{_name(keys)}: there is no file {path}.", "Make it, or name the right one.")
+        elif keys[-1] != "lab_certificate_key_file" and b"PRIVATE KEY-----" in path.read_bytes()[:4096]:
+            mend = "Name the public one; for an SSH key, the file that ends in .pub."
+            lab.add(keys, f"{_name(keys)}: {path} is a private key.", mend)
+
+
+def _no_name_twice(lab: LabFile, key: str) -> None:
+    seen: dict[str, int] = {}
+    for index, entry in _items(lab, key):
+        name = entry.get("name") if isinstance(entry, dict) else None
+        if not isinstance(name, str):
+            continue
+        if name in seen:
+            what = f"{key}: {name} is there twice; line {lab.line((key, seen[name]))} has the first."
+            lab.add((key, index), what, "Keep one of them.")
+        seen.setdefault(name, index)
+
+
+def _items(lab: LabFile, key: str) -> Iterator[tuple[int, Any]]:
+    value = lab.data.get(key)
+    if isinstance(value, list):
+        yield from enumerate(value)
+
+
+def _paths(lab: LabFile) -> Iterator[tuple[Keys, str]]:
+    for index, admin in _items(lab, "lab_admins"):
+        files = admin.get("ssh_key_files") if isinstance(admin, dict) else None
+        for number, text in enumerate(files if isinstance(files, list) else []):
+            if isinstance(text, str):
+                yield ("lab_admins", index, "ssh_key_files", number), text
+    for key in ("lab_clouds_file", "lab_s3_ca_file", "lab_certificate_file", "lab_certificate_key_file"):
+        if isinstance(lab.data.get(key), str):
+            yield (key,), lab.data[key]
+
+
+def expand(text: str, root: Path) -> Path:
+    """A path of lab.yml as a real one: ~ is the home folder, relative ones start at the repository's root."""
+    return root / Path(text).expanduser()

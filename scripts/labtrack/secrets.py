@@ -1,0 +1,91 @@
+"""The lab's generated secrets: made where missing, kept where present, never unencrypted on disk."""
+
+from __future__ import annotations
+
+import re
+import secrets as random
+import string
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from labtrack import files, vault
+from labtrack.errors import BadInputError
+from labtrack.lab import Lab
+
+LENGTH = 40
+PASSWORDS = (
+    "secret_postgresql_mlflow_password",
+    "secret_postgresql_auth_password",
+    "secret_mlflow_admin_password",
+    "secret_mlflow_flask_key",
+    "secret_verify_password",
+)
+S3_ACCESS = "secret_s3_access_key_id"
+S3_SECRET = "secret_s3_secret_access_key"  # noqa: S105  the name of a variable
+_HEAD = """\
+# The generated secrets of this lab.  `ansible-vault edit` changes one; delete a line, and the next
+# `labtrack secrets ensure` makes a new one.
+"""
+
+
+def generate() -> str:
+    """A new password: letters and digits only, because it passes through URIs, INI files and shells."""
+    alphabet = string.ascii_letters + string.digits
+    return "".join(random.choice(alphabet) for _ in range(LENGTH))
+
+
+def read(lab: Lab) -> dict[str, str]:
+    """The secrets of a lab by name; empty when none were made yet."""
+    return _parse(_text(lab), lab)
+
+
+def get(lab: Lab, name: str) -> str:
+    """One secret.  Raises BadInputError when it was not made yet."""
+    value = read(lab).get(name)
+    if not value:
+        mend = f"`labtrack secrets ensure {lab.shown_folder}`."
+        raise BadInputError(f"{lab.secrets_file} has no {name}.", mend)
+    return value
+
+
+def ensure_passwords(lab: Lab) -> list[str]:
+    """Makes the passwords that are missing; gives the names of what was made."""
+    present = read(lab)
+    made = {name: generate() for name in PASSWORDS if not present.get(name)}
+    add(lab, made)
+    return list(made)
+
+
+def add(lab: Lab, values: Mapping[str, str]) -> None:
+    """Puts new secrets into the file; a name that is there gets the new value."""
+    if not values:
+        return
+    text = _text(lab) or _HEAD
+    for name, value in values.items():
+        text = re.sub(rf"(?m)^{name}:.*\n?", "", text)
+        text += ("" if text.endswith("\n") else "\n") + f'{name}: "{value}"\n'
+    _parse(text, lab)
+    files.make_private_folder(lab.secrets_file.parent)
+    files.write_private(lab.secrets_file, vault.encrypt(text, lab.root))
+
+
+def _text(lab: Lab) -> str:
+    try:
+        data = lab.secrets_file.read_bytes()
+    except FileNotFoundError:
+        return ""
+    return vault.decrypt(data, lab.secrets_file, lab.root)
+
+
+def _parse(text: str, lab: Lab) -> dict[str, str]:
+    mend = f'`ansible-vault edit {lab.secrets_file}`: one `name: "value"` a line.'
+    try:
+        loaded: Any = yaml.safe_load(text) or {}
+    except yaml.YAMLError:
+        # the parser's own words would repeat the line, and with it a secret
+        raise BadInputError(f"{lab.secrets_file}, decrypted, is not YAML.", mend) from None
+    if not isinstance(loaded, dict) or not all(isinstance(value, str) for value in loaded.values()):
+        raise BadInputError(f"{lab.secrets_file}, decrypted, is not a list of names with texts.", mend)
+    return loaded

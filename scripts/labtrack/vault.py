@@ -1,0 +1,74 @@
+"""The lab's secrets at rest: Ansible's own vault format, so `ansible-vault view` and playbooks read them."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+from pathlib import Path
+
+from ansible.parsing.vault import AnsibleVaultError, VaultLib, VaultSecret
+
+from labtrack.errors import LabtrackError
+
+_ID = "default"
+
+
+def password_source(root: Path) -> Path:
+    """What gives the vault password: the file Ansible was told about, or the repository's script."""
+    named = os.environ.get("ANSIBLE_VAULT_PASSWORD_FILE")
+    return Path(named).expanduser() if named else root / "scripts" / "vault-password"
+
+
+def password_file(root: Path) -> Path:
+    """The file that holds the vault password."""
+    source = password_source(root)
+    return Path(_run(source, "--where")) if os.access(source, os.X_OK) else source
+
+
+def _password(root: Path) -> bytes:
+    source = password_source(root)
+    if not source.is_file():
+        mend = "work in the repository, or set ANSIBLE_VAULT_PASSWORD_FILE to the file with the vault password."
+        raise LabtrackError(f"No vault password: there is no {source}.", mend)
+    text = _run(source) if os.access(source, os.X_OK) else source.read_text(encoding="utf-8").strip()
+    if not text:
+        raise LabtrackError(f"The vault password of {source} is empty.", "put back the password file from your backup.")
+    return text.encode()
+
+
+def _run(*command: Path | str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise LabtrackError(f"{command[0]} failed: {done.stderr.strip()}", f"run {command[0]} by hand.")
+    return done.stdout.strip()
+
+
+def _vault(root: Path) -> VaultLib:
+    return VaultLib([(_ID, VaultSecret(_password(root)))])
+
+
+def encrypt(text: str, root: Path) -> bytes:
+    """`text` in Ansible's vault format."""
+    encrypted: bytes = _vault(root).encrypt(text.encode())
+    return encrypted
+
+
+def decrypt(data: bytes, file: Path, root: Path) -> str:
+    """The text of a vault file.  Raises LabtrackError when it is not one, or the password is another."""
+    if not data.startswith(b"$ANSIBLE_VAULT;"):
+        mend = f"if it is yours and complete: `ansible-vault encrypt {file}`; else remove it, and new secrets are made."
+        raise LabtrackError(f"{file} is not encrypted.", mend)
+    try:
+        plain: bytes = _vault(root).decrypt(data)
+    except AnsibleVaultError:
+        raise LabtrackError(
+            f"{file} can't be decrypted: it was made with another vault password, or it is damaged.",
+            f"put the right password into {password_file(root)}, or the file back from a backup.",
+        ) from None
+    return plain.decode()
+
+
+def open_to_others(file: Path) -> bool:
+    """Whether anybody but the owner may read the password file."""
+    return bool(stat.S_IMODE(file.stat().st_mode) & 0o077)
