@@ -6,11 +6,11 @@ import os
 import sys
 import time
 
-from labtrack.lab import load_lab
 from rich.console import Console
 from rich.markup import escape
 
 import rehearsal
+from labtrack import lab
 
 NEXT = """
 [bold green]Ready[/] after {minutes:.0f} min {seconds:.0f} s.
@@ -52,7 +52,7 @@ def main() -> int:
         console.print("\nStopped. `make demo` goes on from here, `make down` removes what was started.")
         return 130
     minutes, seconds = divmod(time.monotonic() - started, 60)
-    console.print(NEXT.format(fqdn=load_lab(rehearsal.LAB).fqdn, minutes=minutes, seconds=seconds))
+    console.print(NEXT.format(fqdn=lab.load(rehearsal.LAB).fqdn, minutes=minutes, seconds=seconds))
     return 0
 
 

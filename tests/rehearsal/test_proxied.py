@@ -1,0 +1,65 @@
+"""The same server for a lab whose people hold no key of the store (`lab_artifact_access: proxied`)."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+
+if TYPE_CHECKING:
+    from conftest import Rehearsal
+
+LOG_A_FILE = """
+import mlflow
+mlflow.set_experiment("proxied")
+with mlflow.start_run() as run:
+    mlflow.log_text("through the server", "notes/hello.txt")
+print(run.info.artifact_uri, mlflow.artifacts.load_text(run.info.artifact_uri + "/notes/hello.txt"), sep="|")
+"""
+
+
+@pytest.fixture(scope="module")
+def proxied(rehearsal: Rehearsal, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A copy of the lab, proxied and with a user of its own, deployed; the lab as it was is deployed again after."""
+    root = tmp_path_factory.mktemp("proxied")
+    lab = root / "inventory" / "rehearsal"
+    shutil.copytree(rehearsal.lab_dir, lab)
+    shutil.copytree(rehearsal.private, root / "private" / "rehearsal")
+    file = lab / "group_vars/all/lab.yml"
+    settings = yaml.safe_load(file.read_text()) | {"lab_artifact_access": "proxied", "lab_users": [{"name": "hedy"}]}
+
+    def deploy(users: list[dict[str, str]]) -> None:
+        file.write_text(yaml.safe_dump(settings | {"lab_users": users}))
+        for playbook in ("playbooks/deploy.yml", "playbooks/users.yml"):
+            rehearsal.playbook(playbook, "-i", str(lab), check=True)
+
+    try:
+        deploy([{"name": "hedy"}])
+        yield root / "private" / "rehearsal" / "hedy" / "mlflow_env.sh"
+        deploy([{"name": "hedy", "state": "absent"}])
+    finally:
+        rehearsal.playbook("playbooks/deploy.yml", check=True)
+
+
+def test_a_file_without_any_key_of_the_store_is_enough(rehearsal: Rehearsal, proxied: Path) -> None:
+    text = proxied.read_text()
+    assert "AWS_" not in text
+    assert "MLFLOW_S3_ENDPOINT_URL" not in text
+    rehearsal.ssh("login", "umask 077 && cat > /home/ada/hedy_env.sh && chown ada: /home/ada/hedy_env.sh",
+                  stdin=text, check=True)  # fmt: skip
+    rehearsal.ssh("login", "cat > /home/ada/log_a_file.py", stdin=LOG_A_FILE, check=True)
+    said = rehearsal.ssh("login", f"su - ada -c '. ./hedy_env.sh && {rehearsal.PYTHON} log_a_file.py'", check=True)
+    uri, content = said.stdout.strip().splitlines()[-1].split("|")
+    assert uri.startswith("mlflow-artifacts:/")
+    assert content == "through the server"
+
+
+def test_the_object_is_in_the_bucket_all_the_same(rehearsal: Rehearsal, proxied: Path) -> None:
+    assert proxied.exists()
+    cloud = rehearsal.cloud(rehearsal.lab["lab_cloud"])
+    names = [found.name for found in cloud.object_store.objects(rehearsal.lab["lab_bucket"])]
+    assert any(name.endswith("notes/hello.txt") for name in names)
