@@ -17,7 +17,7 @@ from pathlib import Path
 
 from labtrack.errors import BadInputError, Exit, LabtrackError
 
-_OTHERS_CAN_WRITE = stat.S_IWGRP | stat.S_IWOTH
+OTHERS_CAN_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -73,7 +73,7 @@ def _cannot(action: str, path: Path, error: OSError) -> LabtrackError:
 def refuse_open_folder(folder: Path) -> None:
     """Raises BadInputError where others could replace a file in `folder`."""
     mode = folder.stat().st_mode
-    if mode & _OTHERS_CAN_WRITE:
+    if mode & OTHERS_CAN_WRITE:
         raise BadInputError(
             f"Others can write to the folder {folder} ({stat.filemode(mode)}), so they could swap a file in it.",
             f"`chmod go-w {folder}`, or choose another folder.",

@@ -14,10 +14,19 @@ from labtrack.errors import LabtrackError
 _ID = "default"
 
 
+_SCRIPT = Path("scripts", "vault-password")
+
+
 def password_source(root: Path) -> Path:
-    """What gives the vault password: the file Ansible was told about, or the repository's script."""
+    """What gives the vault password: the file Ansible was told about, or the repository's script.
+
+    A lab may be kept outside the checkout; the script is then the one beside this package.
+    """
     named = os.environ.get("ANSIBLE_VAULT_PASSWORD_FILE")
-    return Path(named).expanduser() if named else root / "scripts" / "vault-password"
+    if named:
+        return Path(named).expanduser()
+    checkout = Path(__file__).resolve().parents[2]
+    return next((found for found in (root / _SCRIPT, checkout / _SCRIPT) if found.is_file()), root / _SCRIPT)
 
 
 def password_file(root: Path) -> Path:

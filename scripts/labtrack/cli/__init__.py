@@ -28,6 +28,8 @@ def cli() -> None:
 
 for command in (*admin.COMMANDS, *researcher.COMMANDS):
     cli.add_command(command)
+for command in admin.ENV_COMMANDS:
+    researcher.env.add_command(command)
 
 
 def main() -> None:

@@ -2,11 +2,50 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
+from labtrack.errors import Exit
+
+if TYPE_CHECKING:
+    from labtrack.cloud.ec2 import Key
+    from labtrack.envfile.lifecycle import Outcome
+
 LAB = click.argument("lab_dir", type=click.Path(path_type=Path), metavar="LAB_DIR")
+USER = click.argument("user")
+CLOUD = click.option("--cloud", metavar="NAME", help="Log in with this entry of clouds.yaml.")
+KEYS = click.option(
+    "--keys",
+    type=click.File(),
+    metavar="FILE",
+    help="Take a key made elsewhere: what `openstack ec2 credentials create -f json` prints; - for standard input.",
+)
+VERBOSE = click.option("--verbose", "-v", is_flag=True, help="Say what is done, step by step.")
+JSON = click.option("--json", "as_data", is_flag=True, help="Print JSON.")
+
+
+def _step(verbose: bool) -> Callable[[str], None] | None:
+    return (lambda text: click.echo(f"... {text}", err=True)) if verbose else None
+
+
+def _handed_in(keys: TextIO | None) -> Key | None:
+    from labtrack.cloud import ec2
+
+    return ec2.parse(keys.read()) if keys else None
+
+
+def _tell(outcome: Outcome) -> None:
+    """Prints what was done for one person; exit code 1 when something is left to the admin."""
+    for line in outcome.changed or [f"unchanged: {outcome.file}"]:
+        click.echo(f"{outcome.user}: {line}")
+    for note in outcome.notes:
+        click.echo(f"{outcome.user}: attention: {note}", err=True)
+    if outcome.notes:
+        sys.exit(Exit.FAILED)
 
 
 @click.group()
@@ -16,18 +55,105 @@ def secrets() -> None:
 
 @secrets.command()
 @LAB
-def ensure(lab_dir: Path) -> None:
-    """Make what is missing in inventory/<lab>/group_vars/all/secrets.yml; keep what is there."""
-    from labtrack import files, lab
-    from labtrack import secrets as lab_secrets
+@KEYS
+@CLOUD
+@VERBOSE
+def ensure(lab_dir: Path, keys: TextIO | None, cloud: str | None, verbose: bool) -> None:
+    """Make what is missing in inventory/<lab>/group_vars/all/secrets.yml; keep what is there.
 
-    loaded = lab.load(lab_dir)
-    with files.lock(loaded.private / ".lock", "labtrack secrets ensure"):
-        made = lab_secrets.ensure_passwords(loaded)
+    Passwords are generated; the server's S3 key is made in Keystone, or taken with --keys.
+    """
+    from labtrack import lab
+    from labtrack import secrets as lab_secrets
+    from labtrack.envfile import lifecycle
+
+    loaded, handed_in = lab.load(lab_dir), _handed_in(keys)
+    with lifecycle.opened(loaded, "labtrack secrets ensure", cloud, _step(verbose)) as desk:
+        made = lab_secrets.ensure_passwords(loaded) + lifecycle.server_key(desk, handed_in)
+        notes = desk.keys.notes
     for name in made:
         click.echo(f"made {name}")
     if not made:
         click.echo(f"unchanged: {loaded.secrets_file}")
+    for note in notes:
+        click.echo(f"attention: {note}", err=True)
 
 
+@click.command()
+@LAB
+@USER
+@click.option(
+    "--output",
+    "where",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the file here instead of private/<lab>/<user>/mlflow_env.sh.",
+)
+@KEYS
+@CLOUD
+@click.option("--force", is_flag=True, help="Write over a file that is truncated or was edited.")
+@VERBOSE
+def create(**given: Any) -> None:
+    """Give USER an account, a key and a file; change nothing that is in order."""
+    from labtrack import lab
+    from labtrack.envfile import lifecycle
+
+    loaded, handed_in = lab.load(given["lab_dir"]), _handed_in(given["keys"])
+    with lifecycle.opened(loaded, "labtrack env create", given["cloud"], _step(given["verbose"])) as desk:
+        outcome = lifecycle.create(
+            desk, given["user"], output=given["where"], handed_in=handed_in, force=given["force"]
+        )
+    _tell(outcome)
+
+
+@click.command()
+@LAB
+@USER
+@KEYS
+@CLOUD
+@click.option(
+    "--leaked", is_flag=True, help="Somebody else has the file: change the password too; wait for nobody."
+)
+@click.option(
+    "--grace",
+    type=click.FloatRange(min=0),
+    default=15.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long the old key stays valid after the new file is there, for uploads that are under way.",
+)
+@VERBOSE
+def rotate(**given: Any) -> None:
+    """Give USER a new key: make it, try it, put it into the file, delete the old one.
+
+    Jobs that run with the old file lose the store when the old key is deleted.
+    """
+    from labtrack import lab
+    from labtrack.envfile import lifecycle
+
+    loaded, handed_in = lab.load(given["lab_dir"]), _handed_in(given["keys"])
+    with lifecycle.opened(loaded, "labtrack env rotate", given["cloud"], _step(given["verbose"])) as desk:
+        outcome = lifecycle.rotate(
+            desk, given["user"], handed_in=handed_in, leaked=given["leaked"], grace=given["grace"]
+        )
+    _tell(outcome)
+
+
+@click.command()
+@LAB
+@USER
+@CLOUD
+@VERBOSE
+def revoke(lab_dir: Path, user: str, cloud: str | None, verbose: bool) -> None:
+    """Take away USER's key, account and file.  Their runs stay."""
+    from labtrack import lab
+    from labtrack.envfile import lifecycle
+
+    loaded = lab.load(lab_dir)
+    with lifecycle.opened(loaded, "labtrack env revoke", cloud, _step(verbose)) as desk:
+        outcome = lifecycle.revoke(desk, user)
+    _tell(outcome)
+
+
+ENV_COMMANDS: tuple[click.Command, ...] = (create, rotate, revoke)
 COMMANDS: tuple[click.Command, ...] = (secrets,)

@@ -1,0 +1,1 @@
+"""The OpenStack cloud the lab lives in."""

@@ -1,0 +1,218 @@
+"""Logging in to Keystone the way OpenStack's own tools do: clouds.yaml, OS_*, tokens, application credentials."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import requests
+from keystoneauth1 import exceptions as keystone
+from keystoneauth1.identity import v3
+from keystoneauth1.session import Session
+from openstack.config import OpenStackConfig
+from openstack.exceptions import ConfigException
+
+from labtrack.errors import BadInputError, LabtrackError
+from labtrack.lab import Lab
+
+TIMEOUT = 20.0  # seconds to wait for a connection, and for each answer
+WAYS_OUT = """one of the three ways to a key:
+  - log in with a password: a clouds.yaml entry or an openrc file with user name and password
+  - with a login token: export OS_TOKEN=$(openstack --os-auth-type v3websso token issue -f value -c id)
+  - with a key made elsewhere: openstack ec2 credentials create -f json | labtrack ... --keys -"""
+
+
+@dataclass(frozen=True)
+class Login:
+    """A logged-in user in a project."""
+
+    session: Session
+    url: str  # of Keystone's v3 interface
+    user_id: str
+    user_name: str
+    project_id: str
+    project_name: str
+    roles: tuple[str, ...]
+    delegated: bool  # by an application credential
+
+    def __str__(self) -> str:
+        return f"{self.user_name} in project {self.project_name} at {self.url}"
+
+
+def login(lab: Lab, cloud: str | None = None, timeout: float = TIMEOUT) -> Login:
+    """Logs in for the lab.
+
+    cloud: an entry of clouds.yaml.  Without it the shell's OS_AUTH_URL and its kin are taken when they
+    are set, as with every OpenStack tool, and the lab's `lab_cloud` otherwise; an OS_TOKEN alone is
+    used in that entry's project.
+
+    Raises BadInputError for what is missing or wrong here, LabtrackError for what the cloud refuses.
+    """
+    region = _region(lab, cloud)
+    auth_url = region.config.get("auth", {}).get("auth_url", "")
+    verify, cert = region.get_requests_verify_args()
+    if isinstance(verify, str) and not Path(verify).is_file():
+        raise BadInputError(
+            f"The CA file {verify}, which the cloud's settings name, is not there.",
+            "correct `cacert` in clouds.yaml, or OS_CACERT.",
+        )
+    session = Session(verify=verify, cert=cert, timeout=timeout, app_name="labtrack")
+    with explained(auth_url):
+        session.auth = _plugin(region)
+        try:
+            access = session.auth.get_access(session)
+        except keystone.Unauthorized:
+            raise _why_unauthorized(region, session, auth_url) from None
+    if not access.project_id:
+        raise BadInputError(
+            "The login has no project, and a key belongs to one.",
+            "add project_name and project_domain_name to the clouds.yaml entry, or set OS_PROJECT_NAME and kin.",
+        )
+    url = auth_url.rstrip("/")
+    return Login(
+        session=session,
+        url=url if url.endswith("/v3") else f"{url}/v3",
+        user_id=access.user_id,
+        user_name=access.username,
+        project_id=access.project_id,
+        project_name=access.project_name,
+        roles=tuple(access.role_names),
+        delegated=access.application_credential is not None,
+    )
+
+
+def _region(lab: Lab, cloud: str | None) -> Any:
+    """The cloud's settings, from where they were found."""
+    try:
+        if cloud is None and os.environ.get("OS_AUTH_URL"):
+            config = OpenStackConfig(load_yaml_config=False)
+            kind = {"auth_type": "v3token"} if _token() and not os.environ.get("OS_AUTH_TYPE") else {}
+            return config.get_one(**kind)
+        name = cloud or lab.cloud
+        named = lab.clouds_file or os.environ.get("OS_CLIENT_CONFIG_FILE")
+        config = OpenStackConfig(config_files=[str(named)] if named else None, load_envvars=False)
+        if name not in config.get_cloud_names():
+            raise _no_such_cloud(name, config, named)
+        # validated by the plugin itself when it is made
+        return config.get_one(cloud=name, validate=False)
+    except (keystone.AuthPluginException, ConfigException) as error:
+        raise BadInputError(
+            f"The credentials can't be used: {error}",
+            "complete the clouds.yaml entry or the OS_* variables (an openrc file sets all of them).",
+        ) from None
+
+
+def _no_such_cloud(name: str, config: Any, named: Any) -> BadInputError:
+    where = config.config_filename or named or "./clouds.yaml, ~/.config/openstack or /etc/openstack"
+    names = [other for other in config.get_cloud_names() if other != "defaults"]
+    there = f"there are: {', '.join(names)}" if names else "there is none"
+    return BadInputError(
+        f"No credentials found: the cloud {name!r} is not in {where} ({there}), and OS_AUTH_URL is not set.",
+        f"correct lab_cloud or lab_clouds_file in lab.yml, source an openrc file, or use {WAYS_OUT}",
+    )
+
+
+def _token() -> str:
+    return os.environ.get("OS_TOKEN", "")
+
+
+def _plugin(region: Any) -> Any:
+    auth = region.config.get("auth", {})
+    if _token() and not os.environ.get("OS_AUTH_URL"):
+        scope = ("project_id", "project_name", "project_domain_id", "project_domain_name")
+        return v3.Token(auth["auth_url"], _token(), **{key: auth[key] for key in scope if key in auth})
+    return region.get_auth()
+
+
+def _why_unauthorized(region: Any, session: Session, auth_url: str) -> LabtrackError:
+    """Keystone says 401 both to a wrong password and to a project one has no role in: ask again without one."""
+    auth = region.config.get("auth", {})
+    project = auth.get("project_name") or auth.get("project_id")
+    who = auth.get("username") or auth.get("user_id") or "the login"
+    plugin = _unscoped(auth, auth_url)
+    if plugin and project:
+        try:
+            plugin.get_access(session)
+        except keystone.ClientException:
+            pass
+        else:
+            return LabtrackError(
+                f"{who} may log in at {auth_url}, but has no role in the project {project!r} (or it does not exist).",
+                "correct the project's name, or ask its owner for the role `member`.",
+            )
+    if isinstance(plugin, v3.Token):
+        what, mend = "the token is wrong or has expired", "log in again and set OS_TOKEN anew."
+    elif "application_credential_id" in auth or "application_credential_name" in auth:
+        what, mend = "the application credential is wrong, expired or deleted", "make a new one in the dashboard."
+    else:
+        what, mend = f"wrong user name or password for {who}", "correct the clouds.yaml entry, or source openrc again."
+    return LabtrackError(f"Keystone at {auth_url} refuses the login (401): {what}.", mend)
+
+
+def _unscoped(auth: dict[str, Any], auth_url: str) -> Any:
+    url = auth_url.rstrip("/")
+    url = url if url.endswith("/v3") else f"{url}/v3"
+    if _token() or "token" in auth:
+        return v3.Token(url, _token() or auth["token"], unscoped=True)
+    user = ("username", "user_id", "password", "user_domain_id", "user_domain_name")
+    if "password" in auth:
+        return v3.Password(url, unscoped=True, **{key: auth[key] for key in user if key in auth})
+    return None
+
+
+@contextmanager
+def explained(url: str) -> Iterator[None]:
+    """Turns what keystoneauth raises into words; 401 and 403 are left to those who know what was asked."""
+    try:
+        yield
+    except (keystone.Unauthorized, keystone.Forbidden):
+        raise
+    except keystone.NoMatchingPlugin as error:
+        mend = f"pip install its plugin (for v3websso: keystoneauth-websso), or {WAYS_OUT}"
+        raise BadInputError(f"The way to log in {error.name!r} is not installed here.", mend) from None
+    except keystone.AuthPluginException as error:
+        raise BadInputError(
+            f"No complete credentials were found: {error}", "complete the clouds.yaml entry or the OS_* variables."
+        ) from None
+    except keystone.HttpError as error:
+        raise LabtrackError(
+            f"Keystone at {url} answered {error.http_status}.",
+            "try again in a minute; if it stays, look at the cloud's status page and at auth_url.",
+        ) from None
+    except (keystone.ConnectionError, keystone.DiscoveryFailure) as error:
+        raise _connection(url, error) from None
+
+
+def _connection(url: str, error: BaseException) -> LabtrackError:
+    causes: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause and cause not in causes:
+        causes.append(cause)
+        cause = cause.__cause__ or cause.__context__
+
+    def any_of(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(one, kinds) for one in causes)
+
+    if any_of(keystone.SSLFailure, requests.exceptions.SSLError):
+        return LabtrackError(
+            f"Keystone at {url} shows a certificate that is not trusted here: {_last(causes)}.",
+            "name the CA's file as `cacert` in clouds.yaml or as OS_CACERT; a public cloud needs none, so look at "
+            "auth_url, the clock (`date`), and whether a proxy sits in between.",
+        )
+    if any_of(keystone.ConnectTimeout, requests.exceptions.Timeout):
+        return LabtrackError(
+            f"Keystone at {url} does not answer in time.", "check the network (VPN? firewall?) and try again."
+        )
+    return LabtrackError(
+        f"Keystone at {url} can't be reached: {_last(causes)}.",
+        "check auth_url in clouds.yaml (or OS_AUTH_URL), the network and the VPN.",
+    )
+
+
+def _last(causes: list[BaseException]) -> str:
+    """The innermost words, without the object addresses that urllib3 puts around them."""
+    return str(causes[-1]).split(": ", maxsplit=1)[-1].strip("'\")( ").rstrip(".")

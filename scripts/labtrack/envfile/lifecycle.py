@@ -1,0 +1,305 @@
+"""The life of a person's account, key and file: create, rotate, revoke.
+
+Every function can be called again at any time and does only what is missing; after a crash the same
+call goes on where the dead one stopped.  The order of a rotation is create, probe, swap the file,
+delete the old key.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from labtrack import files, secrets
+from labtrack.cloud.ec2 import Key, KeystoneKeys, KeyStore
+from labtrack.cloud.login import login
+from labtrack.envfile import read, register
+from labtrack.envfile.keys import Keys, Step, now
+from labtrack.envfile.read import EnvFile
+from labtrack.envfile.register import ACTIVE, NEW
+from labtrack.envfile.render import Contents, render
+from labtrack.errors import BadInputError
+from labtrack.lab import ADMIN_USER, SERVER_OWNER, VERIFY_USER, Lab
+from labtrack.server import Server
+
+GRACE = 15.0  # seconds that an old key stays valid after the swap, for uploads that are under way
+
+
+@dataclass
+class Outcome:
+    """What a call did for one person.
+
+    changed: what was done, empty when everything was as it should be.  notes: what needs the admin.
+    """
+
+    user: str
+    file: Path
+    changed: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Desk:
+    """Where the admin works: the lab, its server as admin, its keys.  Made by `opened`."""
+
+    lab: Lab
+    keys: Keys
+    server: Server
+    step: Step
+
+    def file_of(self, user: str) -> Path:
+        """Where a person's file is."""
+        return Path(self.keys.register.outputs.get(user) or self.lab.env_file(user))
+
+
+@contextlib.contextmanager
+def opened(lab: Lab, doing: str, cloud: str | None = None, step: Step | None = None) -> Iterator[Desk]:
+    """Locks the lab and gives what the functions below need.
+
+    doing: the command, told to whoever finds the lab locked.  cloud: an entry of clouds.yaml.
+    step: told what comes next.
+    """
+
+    def log_in() -> KeyStore:
+        return KeystoneKeys(login(lab, cloud))
+
+    tell = step or (lambda _: None)
+    with files.lock(lab.private / ".lock", doing):
+        keys = Keys(lab, register.load(lab.private / "keys.json"), log_in, tell)
+        ca_file = lab.ca_file if lab.ca_file.is_file() else None
+        password = secrets.read(lab).get("secret_mlflow_admin_password", "")
+        yield Desk(lab, keys, Server(lab.url, ADMIN_USER, password, ca_file), tell)
+
+
+def create(
+    desk: Desk,
+    user: str,
+    *,
+    output: Path | None = None,
+    handed_in: Key | None = None,
+    password: str | None = None,
+    force: bool = False,
+) -> Outcome:
+    """Sees to it that `user` has an account, a key that works and a file; changes only what is not so.
+
+    output: another place for the file.  handed_in: a key made elsewhere.  password: a given one for
+    the account (a generated one otherwise).  force: write over a truncated or edited file.
+    """
+    with _ready(desk, user, output, force) as (there, outcome):
+        key = _key(desk, user, there, handed_in, outcome) if desk.lab.direct else None
+        _hand_out(desk, outcome, there, key, password)
+        _finish(desk, outcome)
+        return outcome
+
+
+def rotate(
+    desk: Desk,
+    user: str,
+    *,
+    handed_in: Key | None = None,
+    leaked: bool = False,
+    grace: float = GRACE,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Outcome:
+    """A new key for `user`: made, probed, put into the file; then the old one is deleted.
+
+    A rotation that was interrupted is finished instead.  leaked: the old file is in wrong hands, so
+    the password changes too and nothing is left valid for `grace` seconds; running jobs lose the server.
+    In proxied mode there is no key, so the password is what changes.
+    """
+    with _ready(desk, user, None, False) as (there, outcome):
+        if there is None:
+            mend = f"`labtrack env create {desk.lab.shown_folder} {user}`."
+            raise BadInputError(f"{user} has no file {outcome.file}, so there is nothing to rotate.", mend)
+        keys, key = desk.keys, None
+        if desk.lab.direct:
+            swapped = [entry for entry in keys.register.of(user, NEW) if entry.access == there.access]
+            if swapped and not leaked and not handed_in:
+                # it died between swapping the file and noting it
+                key = Key(there.access, there.variables["AWS_SECRET_ACCESS_KEY"])
+            else:
+                if swapped:
+                    keys.use(user, there.access)
+                key = _proven(desk, user, handed_in, outcome)
+        if leaked or not desk.lab.direct:
+            _distrust_password(desk, user)
+        _hand_out(desk, outcome, there, key)
+        if grace and not leaked and keys.register.of(user, register.OLD):
+            desk.step(f"wait {grace:.0f} s for uploads that are under way")
+            sleep(grace)
+        _finish(desk, outcome)
+        return outcome
+
+
+def revoke(desk: Desk, user: str) -> Outcome:
+    """Takes away `user`'s keys, account and file, whatever of them there is."""
+    _refuse_own(user)
+    keys, file = desk.keys, desk.file_of(user)
+    outcome = Outcome(user, file)
+    keys.recover(user)
+    if keys.register.of(user):
+        keys.use(user, None)
+        outcome.changed += [f"key {access} deleted" for access in keys.delete_old(user)]
+    desk.step("delete the account")
+    if desk.server.delete_user(user):
+        outcome.changed.append("account deleted")
+    desk.step("delete the file")
+    if file.is_symlink() or file.exists():
+        file.unlink()
+        outcome.changed.append(f"file {file} deleted")
+    with contextlib.suppress(OSError):  # not empty: it holds something of the admin's own
+        desk.lab.env_file(user).parent.rmdir()
+    if keys.register.outputs.pop(user, None):
+        keys.register.save()
+    outcome.notes += keys.notes
+    keys.notes.clear()
+    return outcome
+
+
+def server_key(desk: Desk, handed_in: Key | None = None) -> list[str]:
+    """Sees to it that secrets.yml has an S3 key for the server; gives what was done."""
+    keys, lab = desk.keys, desk.lab
+    present = secrets.read(lab)
+    access = present.get(secrets.S3_ACCESS)
+    changed = []
+    if access and present.get(secrets.S3_SECRET) and handed_in is None:
+        if access not in keys.register.keys:  # put into secrets.yml by hand
+            keys.register.put(register.Entry(access, SERVER_OWNER, ACTIVE, handed_in=True, made=now()))
+    else:
+        key = _registered(keys, SERVER_OWNER) if handed_in is None else None
+        if key is None:
+            key = keys.take(SERVER_OWNER, handed_in)
+            # the bucket may be made later, by playbooks/provision.yml
+            keys.prove(key, SERVER_OWNER, bucket_may_be_missing=True)
+        desk.step("write secrets.yml")
+        secrets.add(lab, {secrets.S3_ACCESS: key.access, secrets.S3_SECRET: key.secret})
+        access = key.access
+        changed = [secrets.S3_ACCESS, secrets.S3_SECRET]
+    if [entry.access for entry in keys.register.of(SERVER_OWNER)] != [access] or changed:
+        keys.use(SERVER_OWNER, access)
+        keys.delete_old(SERVER_OWNER)
+    return changed
+
+
+@contextlib.contextmanager
+def _ready(desk: Desk, user: str, output: Path | None, force: bool) -> Iterator[tuple[EnvFile | None, Outcome]]:
+    """Everything that can be refused before anything is made."""
+    _refuse_own(user)
+    desk.step("look at the file")
+    file = output.absolute() if output else desk.file_of(user)
+    if not output and file == desk.lab.env_file(user):
+        files.make_private_folder(file.parent)
+    if not file.parent.is_dir():
+        raise BadInputError(f"There is no folder {file.parent}.", "make it first (mkdir -m 700).")
+    files.refuse_open_folder(file.parent)
+    read.refuse_tracked(file)
+    there = read.load(file) if not force or file.is_symlink() else None
+    if there and there.user != user:
+        raise BadInputError(
+            f"{file} is the file of {there.user or 'nobody'}, not of {user}.", "choose another --output."
+        )
+    outcome = Outcome(user, file)
+    desk.step("log in to the server")
+    desk.server.has_user(user)
+    try:
+        yield there, outcome
+    finally:
+        outcome.notes += desk.keys.notes
+        desk.keys.notes.clear()
+    usual = file == desk.lab.env_file(user)
+    if desk.keys.register.outputs.get(user) != (None if usual else str(file)):
+        desk.keys.register.outputs.pop(user, None)
+        if not usual:
+            desk.keys.register.outputs[user] = str(file)
+        desk.keys.register.save()
+
+
+def _refuse_own(user: str) -> None:
+    if user in (ADMIN_USER, SERVER_OWNER):
+        raise BadInputError(f"{user} is a name that the kit uses itself.", "choose another one.")
+
+
+def _key(desk: Desk, user: str, there: EnvFile | None, handed_in: Key | None, outcome: Outcome) -> Key:
+    """The key that `user`'s file should have: the one it has, if that is in order, or a new one."""
+    keys = desk.keys
+    if handed_in is None or (there and there.access == handed_in.access):
+        known = keys.register.keys.get(there.access) if there and there.access else None
+        if there and known and known.owner == user and (known.handed_in or known.access in keys.listed):
+            return Key(there.access, there.variables["AWS_SECRET_ACCESS_KEY"])
+        if there is None and not handed_in:
+            kept = _registered(keys, user)
+            if kept:
+                return kept
+    return _proven(desk, user, handed_in, outcome)
+
+
+def _registered(keys: Keys, owner: str) -> Key | None:
+    """The active key of `owner`, with its secret from Keystone: what was lost is only our copy."""
+    for entry in keys.register.of(owner, ACTIVE):
+        if not entry.handed_in and entry.access in keys.listed:
+            return keys.listed[entry.access]
+    return None
+
+
+def _proven(desk: Desk, user: str, handed_in: Key | None, outcome: Outcome) -> Key:
+    key = desk.keys.take(user, handed_in)
+    desk.keys.prove(key, user)
+    outcome.changed.append(f"key {key.access} {'taken' if handed_in else 'made'}")
+    return key
+
+
+def _distrust_password(desk: Desk, user: str) -> None:
+    if user not in desk.keys.register.passwords:
+        desk.keys.register.passwords.append(user)
+        desk.keys.register.save()
+
+
+def _hand_out(
+    desk: Desk, outcome: Outcome, there: EnvFile | None, key: Key | None, password: str | None = None
+) -> None:
+    """The account and the file; afterwards the register says what is in use."""
+    user = outcome.user
+    old = there.variables["MLFLOW_TRACKING_PASSWORD"] if there else None
+    password = _account(desk, user, old, password, outcome)
+    same = there and old == password and there.access == (key.access if key else "")
+    contents = Contents(desk.lab, user, password, key, there.written if there and same else now())
+    data = render(contents)
+    if there is None or there.data != data:
+        if same:  # only the lab's settings changed
+            data = render(replace(contents, written=now()))
+        desk.step("write the file")
+        files.write_private(outcome.file, data)
+        outcome.changed.append(f"file {outcome.file} written")
+    noted = [(entry.access, entry.state) for entry in desk.keys.register.of(user)]
+    if noted != ([(key.access, ACTIVE)] if key else []) or user in desk.keys.register.passwords:
+        desk.keys.use(user, key.access if key else None)
+
+
+def _account(desk: Desk, user: str, old: str | None, given: str | None, outcome: Outcome) -> str:
+    """The account with the password that the file will hold; gives that password."""
+    doubted = user in desk.keys.register.passwords
+    password = given or (None if doubted else old) or secrets.generate()
+    if not desk.server.has_user(user):
+        desk.step("make the account")
+        desk.server.create_user(user, password)
+        outcome.changed.append("account made")
+    elif password != old or doubted:
+        _distrust_password(desk, user)
+        desk.step("set the account's password")
+        desk.server.set_password(user, password)
+        outcome.changed.append("password set")
+    return password
+
+
+def _finish(desk: Desk, outcome: Outcome) -> None:
+    outcome.changed += [f"old key {access} deleted" for access in desk.keys.delete_old(outcome.user)]
+
+
+def sync(desk: Desk, verify_password: str) -> Iterator[Outcome]:
+    """Brings accounts, keys and files in line with `lab_users`, and the verifying account with secrets.yml."""
+    for person in desk.lab.users:
+        yield create(desk, person.name) if person.present else revoke(desk, person.name)
+    yield create(desk, VERIFY_USER, password=verify_password)

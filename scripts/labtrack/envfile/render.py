@@ -1,0 +1,156 @@
+"""Writing mlflow_env.sh's text from what a person is given."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jinja2
+
+from labtrack import __version__
+from labtrack.cloud.ec2 import Key
+from labtrack.envfile.read import COMPLETE
+from labtrack.errors import BadInputError
+from labtrack.lab import Lab
+
+# MLflow's own limits hold a job 247 s at each call to a dead server (field).  These survive a restart of
+# the server (tries after 0, 2, 6 and 14 s) and give up a dead one in about 15 s; docs/researcher says more.
+LIMITS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+}
+STORE_LIMITS = {"AWS_RETRY_MODE": "standard", "AWS_MAX_ATTEMPTS": "3"}
+# What an earlier set-up may have left and what would win over, or clash with, this file's values.
+IN_THE_WAY = (
+    "MLFLOW_TRACKING_TOKEN",
+    "MLFLOW_TRACKING_AUTH",
+    "MLFLOW_TRACKING_INSECURE_TLS",
+    "MLFLOW_TRACKING_SERVER_CERT_PATH",
+    "MLFLOW_REGISTRY_URI",
+    "LABTRACK_ENV_FILE",
+)
+STORE_IN_THE_WAY = (
+    "AWS_SESSION_TOKEN",
+    "AWS_SECURITY_TOKEN",
+    "AWS_PROFILE",
+    "AWS_DEFAULT_PROFILE",
+    "MLFLOW_S3_IGNORE_TLS",
+)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What one person's file says.
+
+    key: None where artifacts go through the server.  written: when the credentials were made, ISO 8601.
+    """
+
+    lab: Lab
+    user: str
+    password: str = field(repr=False)
+    key: Key | None
+    written: str
+
+
+def render(contents: Contents) -> bytes:
+    """The file, ending with a line that proves it complete and unedited."""
+    lab, key = contents.lab, contents.key
+    exports = {
+        "LABTRACK_LAB": lab.name,
+        "MLFLOW_TRACKING_URI": lab.url,
+        "MLFLOW_TRACKING_USERNAME": contents.user,
+        "MLFLOW_TRACKING_PASSWORD": contents.password,
+        **(_direct(lab, key) if key else _proxied(lab)),
+    }
+    certificates = _certificates(lab, with_store=key is not None)
+    removed = [*IN_THE_WAY, *(STORE_IN_THE_WAY if key else ())]
+    defaults = {**LIMITS, **(STORE_LIMITS if key else {})}
+    replaced = [*exports, *removed, *(name for name, _, _ in certificates if name not in removed)]
+    text = _template().render(
+        lab=lab.name,
+        user=contents.user,
+        url=lab.url,
+        access=f"direct, s3://{lab.bucket} at {lab.s3_endpoint}" if key else "through the server",
+        key_id=key.access if key else "",
+        written=contents.written,
+        version=__version__,
+        lab_folder=lab.shown_folder,
+        exports=[(name, shlex.quote(value)) for name, value in exports.items()],
+        defaults=defaults.items(),
+        removed=removed,
+        replaced=replaced,
+        managed=[*replaced, *defaults],
+        certificates=certificates,
+    )
+    return seal(text)
+
+
+def seal(text: str) -> bytes:
+    """`text` with its last line, which holds the checksum of everything before."""
+    return f"{text}{COMPLETE}{hashlib.sha256(text.encode()).hexdigest()}\n".encode()
+
+
+def _direct(lab: Lab, key: Key) -> dict[str, str]:
+    return {
+        "LABTRACK_BUCKET": lab.bucket,
+        "MLFLOW_S3_ENDPOINT_URL": lab.s3_endpoint,
+        "AWS_ACCESS_KEY_ID": key.access,
+        "AWS_SECRET_ACCESS_KEY": key.secret,
+        "AWS_DEFAULT_REGION": lab.s3_region,
+        # boto3 >= 1.36 adds checksums that other stores refuse, or write into the object (boto3#4392, #4435)
+        "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
+        "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
+        "MLFLOW_BOTO_CLIENT_ADDRESSING_STYLE": "path",
+    }
+
+
+def _proxied(lab: Lab) -> dict[str, str]:
+    # Without these two, MLflow 3 fetches every artifact by a presigned address of the store (field, pain 20).
+    # Those requests can't be told a private CA, so a store with one counts as out of reach.
+    if lab.clients_reach_store and not lab.s3_ca_file:
+        return {}
+    return {
+        "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false",
+        "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": "false",
+    }
+
+
+def _certificates(lab: Lab, *, with_store: bool) -> list[tuple[str, str, str]]:
+    """Variable, file name and quoted PEM of each private CA.
+
+    MLflow's own variable is used for the server, so the researcher's other https traffic is not touched;
+    boto3 has only AWS_CA_BUNDLE.
+    """
+    found = []
+    if lab.ca_file.is_file():
+        found.append(_certificate("MLFLOW_TRACKING_SERVER_CERT_PATH", f"{lab.name}-server", lab.ca_file))
+    elif lab.certificate == "selfsigned":
+        raise BadInputError(
+            f"The server's CA certificate {lab.ca_file} is not there yet.",
+            "deploy the server first: ansible-playbook playbooks/deploy.yml puts it there.",
+        )
+    if with_store and lab.s3_ca_file:
+        found.append(_certificate("AWS_CA_BUNDLE", f"{lab.name}-store", lab.s3_ca_file))
+    return found
+
+
+def _certificate(variable: str, name: str, file: Path) -> tuple[str, str, str]:
+    pem = file.read_text(encoding="utf-8").strip()
+    if "-----BEGIN CERTIFICATE-----" not in pem:
+        raise BadInputError(f"{file} is not a PEM certificate.", "put the CA's certificate there, in PEM format.")
+    # the name changes with the certificate, so that running jobs keep the file they know
+    return variable, f"{name}-{hashlib.sha256(pem.encode()).hexdigest()[:12]}.pem", shlex.quote(pem)
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(  # noqa: S701  a shell file: values are quoted by shlex, not as HTML
+        loader=jinja2.PackageLoader("labtrack.envfile", "."),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template("mlflow_env.sh.j2")

@@ -1,0 +1,113 @@
+"""The lab's object store over S3, asked with a person's key."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import boto3
+import botocore.exceptions
+from botocore.config import Config
+
+PROBES = ".labtrack-probe"  # objects under this prefix live for a second
+PART = 5 * 2**20  # bytes: the smallest part S3 allows before the last
+
+
+@dataclass(frozen=True)
+class Store:
+    """How to reach a bucket, and with which key."""
+
+    endpoint: str
+    region: str
+    bucket: str
+    access: str
+    secret: str = field(repr=False)
+    ca_file: Path | None = None
+    timeout: float = 20.0
+
+    def client(self) -> Any:
+        """A boto3 client with the settings that stores beside Amazon's need (field: path style, no extra sums)."""
+        return boto3.session.Session().client(
+            "s3",
+            endpoint_url=self.endpoint,
+            region_name=self.region,
+            aws_access_key_id=self.access,
+            aws_secret_access_key=self.secret,
+            verify=str(self.ca_file) if self.ca_file else None,
+            config=Config(
+                s3={"addressing_style": "path"},
+                signature_version="s3v4",
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+                connect_timeout=self.timeout,
+                read_timeout=self.timeout,
+                retries={"max_attempts": 2, "mode": "standard"},
+            ),
+        )
+
+
+class Refusal(Exception):
+    """Why the store did not do what was asked.
+
+    kind: `key` (it does not know or trust the key), `forbidden`, `bucket` (there is none), `clock`,
+    `region`, `tls`, `unreachable` or `other`.
+    """
+
+    def __init__(self, kind: str, said: str) -> None:
+        super().__init__(said)
+        self.kind = kind
+
+
+_KINDS = {
+    "InvalidAccessKeyId": "key",
+    "SignatureDoesNotMatch": "key",
+    "ExpiredToken": "key",
+    "401": "key",
+    "AccessDenied": "forbidden",
+    "AllAccessDisabled": "forbidden",
+    "403": "forbidden",
+    "NoSuchBucket": "bucket",
+    "404": "bucket",
+    "RequestTimeTooSkewed": "clock",
+    "RequestExpired": "clock",
+    "AuthorizationHeaderMalformed": "region",
+}
+
+
+def refusal(error: Exception) -> Refusal:
+    """What a botocore error means."""
+    if isinstance(error, botocore.exceptions.ClientError):
+        answer = error.response.get("Error", {})
+        code = str(answer.get("Code", ""))
+        return Refusal(_KINDS.get(code, "other"), f"{code}: {answer.get('Message', '')}".rstrip(": "))
+    if isinstance(error, botocore.exceptions.SSLError):
+        return Refusal("tls", "its certificate is not trusted here")
+    if isinstance(error, (botocore.exceptions.ConnectTimeoutError, botocore.exceptions.ReadTimeoutError)):
+        return Refusal("unreachable", "it does not answer in time")
+    if isinstance(error, botocore.exceptions.HTTPClientError):
+        return Refusal("unreachable", "it can't be reached")
+    return Refusal("other", str(error))
+
+
+def probe(store: Store) -> None:
+    """Writes, reads and deletes one small object in the bucket.  Raises Refusal."""
+    key = probe_key()
+    try:
+        client = store.client()
+        client.put_object(Bucket=store.bucket, Key=key, Body=b"labtrack")
+        try:
+            body = client.get_object(Bucket=store.bucket, Key=key)["Body"].read()
+        finally:
+            client.delete_object(Bucket=store.bucket, Key=key)
+    except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
+        raise refusal(error) from None
+    if body != b"labtrack":
+        raise Refusal("other", "it gave back something else than what was written")
+
+
+def probe_key() -> str:
+    """The name of an object that no other call uses."""
+    return f"{PROBES}/{os.getpid()}-{uuid.uuid4().hex}"

@@ -1,0 +1,122 @@
+"""The tracking server over REST: accounts, and what a checker asks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from labtrack.errors import LabtrackError
+
+TIMEOUT = 30.0  # seconds
+USERS = "/api/2.0/mlflow/users"
+
+
+@dataclass
+class Server:
+    """A tracking server and a login.
+
+    ca_file: the CA of its certificate; None for what the system trusts.
+    """
+
+    url: str
+    user: str
+    password: str = field(repr=False)
+    ca_file: Path | None = None
+    timeout: float = TIMEOUT
+    session: requests.Session = field(default_factory=requests.Session, repr=False)
+
+    def __post_init__(self) -> None:
+        # not session.auth: requests lets a ~/.netrc entry of the host win over nothing, but not over this
+        self.session.auth = (self.user, self.password)
+        if self.ca_file:
+            self.session.verify = str(self.ca_file)
+
+    def ask(self, method: str, path: str, **more: Any) -> requests.Response:
+        """One request, whatever the answer's status.  Raises LabtrackError when no answer comes."""
+        try:
+            return self.session.request(method, self.url + path, timeout=self.timeout, **more)
+        except requests.exceptions.SSLError as error:
+            raise LabtrackError(
+                f"{self.url} shows a certificate that is not trusted here: {_innermost(error)}.",
+                "with lab_certificate: selfsigned, run playbooks/deploy.yml, which fetches the lab's CA; "
+                "else look at the certificate's name and date.",
+            ) from None
+        except requests.exceptions.Timeout:
+            raise LabtrackError(
+                f"{self.url} did not answer within {self.timeout:.0f} s.", "`labtrack doctor` looks closer."
+            ) from None
+        except requests.exceptions.RequestException as error:
+            raise LabtrackError(
+                f"{self.url} can't be reached: {_innermost(error)}.",
+                "is the server deployed, does its name resolve (`getent hosts`), is port 443 open?",
+            ) from None
+
+    def login_works(self) -> bool:
+        """Whether the server accepts user and password."""
+        answer = self.ask("GET", f"{USERS}/current")
+        if answer.status_code == requests.codes.unauthorized:
+            return False
+        self._expect(answer, "asking who is logged in")
+        return True
+
+    def has_user(self, name: str) -> bool:
+        """Whether there is an account.  The login must be an admin's."""
+        answer = self.ask("GET", f"{USERS}/get", params={"username": name})
+        if answer.status_code == requests.codes.not_found and _code(answer) == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        self._expect(answer, f"asking for the account {name}")
+        return True
+
+    def create_user(self, name: str, password: str) -> None:
+        """Makes an account."""
+        answer = self.ask("POST", f"{USERS}/create", json={"username": name, "password": password})
+        self._expect(answer, f"making the account {name}")
+
+    def set_password(self, name: str, password: str) -> None:
+        """Gives an account another password."""
+        answer = self.ask("PATCH", f"{USERS}/update-password", json={"username": name, "password": password})
+        self._expect(answer, f"setting the password of {name}")
+
+    def delete_user(self, name: str) -> bool:
+        """Deletes an account; False when there was none.  Its runs stay."""
+        answer = self.ask("DELETE", f"{USERS}/delete", json={"username": name})
+        if answer.status_code == requests.codes.not_found and _code(answer) == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        self._expect(answer, f"deleting the account {name}")
+        return True
+
+    def _expect(self, answer: requests.Response, doing: str) -> None:
+        if answer.ok:
+            return
+        status = answer.status_code
+        if status == requests.codes.unauthorized:
+            raise LabtrackError(
+                f"{self.url} refuses the login of {self.user} (401), while {doing}.",
+                "secret_mlflow_admin_password in secrets.yml is not what the server was deployed with: "
+                "run playbooks/deploy.yml again.",
+            )
+        if status == requests.codes.forbidden:
+            mend = "the account must be an MLflow admin; a Host or Origin check may stand behind it too."
+            raise LabtrackError(f"{self.url} forbids {doing} to {self.user} (403).", mend)
+        if status == requests.codes.not_found:
+            mend = "is it labtrack's own server? A server without accounts (--app-name basic-auth) has no users."
+            raise LabtrackError(f"{self.url} knows no accounts (404), while {doing}.", mend)
+        said = " ".join(answer.text.split())[:200]
+        mend = "try again in a minute, then look at the server: `journalctl -u 'mlflow@*'`."
+        raise LabtrackError(f"{self.url} answered {status}, while {doing}: {said}", mend)
+
+
+def _code(answer: requests.Response) -> str:
+    try:
+        return str(answer.json().get("error_code", ""))
+    except ValueError:
+        return ""
+
+
+def _innermost(error: BaseException) -> str:
+    while error.__context__ or error.__cause__:
+        error = error.__cause__ or error.__context__ or error
+    return str(error).split(": ", maxsplit=1)[-1].rstrip(".") or type(error).__name__
