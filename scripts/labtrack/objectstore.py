@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import uuid
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ class Store:
 
     def client(self) -> Any:
         """A boto3 client with the settings that stores beside Amazon's need (field: path style, no extra sums)."""
-        return boto3.session.Session().client(
+        return _session().client(
             "s3",
             endpoint_url=self.endpoint,
             region_name=self.region,
@@ -47,6 +48,12 @@ class Store:
                 retries={"max_attempts": 2, "mode": "standard"},
             ),
         )
+
+
+@functools.lru_cache(maxsize=1)
+def _session() -> Any:
+    """One session: each reads 200 ms of descriptions of Amazon's services."""
+    return boto3.session.Session()
 
 
 class Refusal(Exception):

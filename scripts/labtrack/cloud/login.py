@@ -67,6 +67,9 @@ def login(lab: Lab, cloud: str | None = None, timeout: float = TIMEOUT) -> Login
             access = session.auth.get_access(session)
         except keystone.Unauthorized:
             raise _why_unauthorized(region, session, auth_url) from None
+        except keystone.NotFound:
+            mend = "auth_url must be Keystone's address and end in /v3."
+            raise BadInputError(f"There is no Keystone at {auth_url} (404).", mend) from None
     if not access.project_id:
         raise BadInputError(
             "The login has no project, and a key belongs to one.",
@@ -81,7 +84,7 @@ def login(lab: Lab, cloud: str | None = None, timeout: float = TIMEOUT) -> Login
         project_id=access.project_id,
         project_name=access.project_name,
         roles=tuple(access.role_names),
-        delegated=access.application_credential is not None,
+        delegated=bool(access.application_credential_id),
     )
 
 
@@ -97,8 +100,8 @@ def _region(lab: Lab, cloud: str | None) -> Any:
         config = OpenStackConfig(config_files=[str(named)] if named else None, load_envvars=False)
         if name not in config.get_cloud_names():
             raise _no_such_cloud(name, config, named)
-        # validated by the plugin itself when it is made
-        return config.get_one(cloud=name, validate=False)
+        # an entry that a token of the shell completes is not complete by itself
+        return config.get_one(cloud=name, validate=not _token())
     except (keystone.AuthPluginException, ConfigException) as error:
         raise BadInputError(
             f"The credentials can't be used: {error}",
@@ -166,10 +169,10 @@ def _unscoped(auth: dict[str, Any], auth_url: str) -> Any:
 
 @contextmanager
 def explained(url: str) -> Iterator[None]:
-    """Turns what keystoneauth raises into words; 401 and 403 are left to those who know what was asked."""
+    """Turns what keystoneauth raises into words; 401, 403 and 404 are left to those who know what was asked."""
     try:
         yield
-    except (keystone.Unauthorized, keystone.Forbidden):
+    except (keystone.Unauthorized, keystone.Forbidden, keystone.NotFound):
         raise
     except keystone.NoMatchingPlugin as error:
         mend = f"pip install its plugin (for v3websso: keystoneauth-websso), or {WAYS_OUT}"

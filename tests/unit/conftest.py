@@ -1,0 +1,107 @@
+"""A lab in a temporary folder, and the stand-in cloud."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from fakes import FakeCloud
+
+from labtrack import lab as labs
+from labtrack import secrets
+from labtrack.envfile import lifecycle
+from labtrack.lab import Lab
+from labtrack.server import Server
+
+ROOT = Path(__file__).resolve().parents[2]
+CA = "-----BEGIN CERTIFICATE-----\nMIIBlabCA\n-----END CERTIFICATE-----\n"
+LAB = {
+    "lab_name": "climate",
+    "lab_fqdn": "mlflow.example.org",
+    "lab_admins": [{"name": "ada", "ssh_keys": ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIExample ada@laptop"]}],
+    "lab_admin_networks": ["203.0.113.0/24"],
+    "lab_users": [{"name": "ada"}, {"name": "grace"}],
+    "lab_cloud": "arbutus",
+    "lab_bucket": "climate-mlflow",
+    "lab_s3_endpoint": "https://s3.example.org",
+}
+
+
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No test sees the caller's credentials, settings or home folder."""
+    for name in os.environ:
+        if name.startswith(("OS_", "AWS_", "MLFLOW_", "LABTRACK_", "GIT_", "ANSIBLE_")):
+            monkeypatch.delenv(name)
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("LABTRACK_VAULT_PASSWORD_FILE", str(home / "vault-password"))
+    for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def lab_dir(tmp_path: Path) -> Path:
+    """inventory/climate of a checkout, with its lab.yml and the CA that a deploy has put into private/."""
+    folder = tmp_path / "checkout" / "inventory" / "climate"
+    (folder / "group_vars" / "all").mkdir(parents=True)
+    labs.lab_yml(folder).write_text(yaml.safe_dump(LAB, sort_keys=False))
+    private = tmp_path / "checkout" / "private" / "climate"
+    private.mkdir(mode=0o700, parents=True)
+    (private / "ca.pem").write_text(CA)
+    return folder
+
+
+@pytest.fixture
+def cloud() -> Iterator[FakeCloud]:
+    """The stand-in cloud, running."""
+    fake = FakeCloud()
+    server = fake.start()
+    yield fake
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def lab(lab_dir: Path, cloud: FakeCloud) -> Lab:
+    """The lab, with its store, and its entry of clouds.yaml, in the stand-in."""
+    clouds_file = lab_dir.parents[1] / "clouds.yaml"
+    auth = {
+        "auth_url": f"{cloud.url}/v3",
+        "username": "labadmin",
+        "password": "right",
+        "project_name": "climate",
+        "user_domain_name": "Default",
+        "project_domain_name": "Default",
+    }
+    clouds_file.write_text(yaml.safe_dump({"clouds": {"arbutus": {"auth": auth}}}))
+    return dataclasses.replace(labs.load(lab_dir), s3_endpoint=cloud.url, clouds_file=clouds_file)
+
+
+@pytest.fixture
+def desk(lab: Lab, cloud: FakeCloud) -> Callable[..., Iterator[lifecycle.Desk]]:
+    """Opens the lab's desk, with the stand-in as the server: `with desk() as open_desk`."""
+    secrets.add(lab, {"secret_mlflow_admin_password": cloud.accounts["admin"]})
+
+    def opened(**more: object) -> Iterator[lifecycle.Desk]:
+        return at(lab, cloud, **more)
+
+    return opened
+
+
+def at(lab: Lab, cloud: FakeCloud, **more: object) -> Iterator[lifecycle.Desk]:
+    """The desk of a lab whose server is the stand-in."""
+    import contextlib
+
+    @contextlib.contextmanager
+    def opened() -> Iterator[lifecycle.Desk]:
+        with lifecycle.opened(lab, "a test", **more) as found:
+            found.server = Server(cloud.url, "admin", cloud.accounts["admin"])
+            yield found
+
+    return opened()

@@ -1,0 +1,164 @@
+"""Accounts, keys and files: created, rotated, revoked, and killed in between."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from conftest import at
+from fakes import FakeCloud
+
+from labtrack.envfile import lifecycle, read_envfile
+from labtrack.lab import Lab
+
+
+def state(lab: Lab) -> dict[str, object]:
+    return json.loads((lab.private / "keys.json").read_text())
+
+
+def test_a_new_person_gets_account_key_and_file(lab: Lab, cloud: FakeCloud, desk) -> None:
+    with desk() as opened:
+        outcome = lifecycle.create(opened, "ada")
+    file = read_envfile(lab.env_file("ada"))
+    assert [line.split()[0] for line in outcome.changed] == ["key", "account", "file"]
+    assert cloud.accounts["ada"] == file.variables["MLFLOW_TRACKING_PASSWORD"]
+    assert cloud.keys == {file.access: file.variables["AWS_SECRET_ACCESS_KEY"]}
+    assert lab.env_file("ada").stat().st_mode & 0o777 == 0o600
+    assert file.variables["AWS_SECRET_ACCESS_KEY"] not in (lab.private / "keys.json").read_text()
+    assert not cloud.objects, "the probe left an object behind"
+
+
+def test_a_second_call_changes_nothing(lab: Lab, cloud: FakeCloud, desk) -> None:
+    with desk() as opened:
+        lifecycle.create(opened, "ada")
+    before = lab.env_file("ada").stat(), dict(cloud.keys), dict(cloud.accounts)
+    with desk() as opened:
+        assert lifecycle.create(opened, "ada").changed == []
+    assert (lab.env_file("ada").stat(), cloud.keys, cloud.accounts) == before
+
+
+def test_rotation_keeps_the_password_and_deletes_the_old_key(lab: Lab, cloud: FakeCloud, desk) -> None:
+    with desk() as opened:
+        lifecycle.create(opened, "ada")
+        before = read_envfile(lab.env_file("ada"))
+        waited: list[float] = []
+        lifecycle.rotate(opened, "ada", grace=7, sleep=waited.append)
+    after = read_envfile(lab.env_file("ada"))
+    assert after.access != before.access
+    assert list(cloud.keys) == [after.access]
+    assert waited == [7]
+    assert after.variables["MLFLOW_TRACKING_PASSWORD"] == before.variables["MLFLOW_TRACKING_PASSWORD"]
+
+
+def test_a_leaked_file_becomes_worthless_at_once(lab: Lab, cloud: FakeCloud, desk) -> None:
+    with desk() as opened:
+        lifecycle.create(opened, "ada")
+        before = read_envfile(lab.env_file("ada"))
+        lifecycle.rotate(opened, "ada", leaked=True, sleep=lambda _: pytest.fail("waited"))
+    assert before.access not in cloud.keys
+    assert cloud.accounts["ada"] != before.variables["MLFLOW_TRACKING_PASSWORD"]
+    assert cloud.accounts["ada"] == read_envfile(lab.env_file("ada")).variables["MLFLOW_TRACKING_PASSWORD"]
+
+
+def test_revoking_takes_everything_and_can_be_repeated(lab: Lab, cloud: FakeCloud, desk) -> None:
+    with desk() as opened:
+        lifecycle.create(opened, "ada")
+        lifecycle.create(opened, "grace")
+        gone = lifecycle.revoke(opened, "ada")
+        again = lifecycle.revoke(opened, "ada")
+    assert len(gone.changed) == 3 and again.changed == []
+    assert not lab.env_file("ada").parent.exists()
+    assert sorted(cloud.accounts) == ["admin", "grace"]
+    assert list(cloud.keys) == [read_envfile(lab.env_file("grace")).access]
+
+
+def test_a_lost_file_is_made_again_with_the_same_key(lab: Lab, cloud: FakeCloud, desk) -> None:
+    with desk() as opened:
+        lifecycle.create(opened, "ada")
+        before = read_envfile(lab.env_file("ada"))
+        lab.env_file("ada").unlink()
+        lifecycle.create(opened, "ada")
+    after = read_envfile(lab.env_file("ada"))
+    assert after.access == before.access and list(cloud.keys) == [after.access]
+    assert cloud.accounts["ada"] == after.variables["MLFLOW_TRACKING_PASSWORD"]
+
+
+def test_a_key_deleted_behind_the_kits_back_is_replaced(lab: Lab, cloud: FakeCloud, desk) -> None:
+    with desk() as opened:
+        lifecycle.create(opened, "ada")
+    cloud.keys.clear()
+    with desk() as opened:
+        lifecycle.create(opened, "ada")
+    assert list(cloud.keys) == [read_envfile(lab.env_file("ada")).access]
+    assert [key["access"] for key in state(lab)["keys"]] == list(cloud.keys)
+
+
+class Killed(Exception):
+    """A call that was killed came back alive."""
+
+
+def dies(lab: Lab, cloud: FakeCloud, step: int, call) -> bool:
+    """Runs `call` in a child process that is killed at its `step`-th step; False when it ended before."""
+    child = os.fork()
+    if child == 0:
+        left = [step]
+
+        def kill(_: str) -> None:
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        code = 1
+        try:
+            with at(lab, cloud, step=kill) as opened:
+                call(opened)
+            code = 0
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        return True
+    assert os.WEXITSTATUS(status) == 0
+    return False
+
+
+CALLS = {
+    "create": lambda opened: lifecycle.create(opened, "ada"),
+    "rotate": lambda opened: lifecycle.rotate(opened, "ada", grace=0),
+    "leaked": lambda opened: lifecycle.rotate(opened, "ada", leaked=True),
+    "revoke": lambda opened: lifecycle.revoke(opened, "ada"),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_killed_between_any_two_steps_the_next_call_finishes(name: str, lab: Lab, cloud: FakeCloud, desk) -> None:
+    call, step = CALLS[name], 0
+    while True:
+        step += 1
+        with desk() as opened:  # a fresh start for each step
+            lifecycle.revoke(opened, "ada")
+            if name != "create":
+                lifecycle.create(opened, "ada")
+        before = dict(cloud.keys)
+        if not dies(lab, cloud, step, call):
+            break
+        file = lab.env_file("ada")
+        if file.exists():
+            assert file.read_bytes().rstrip().rpartition(b"\n")[2].startswith(b"# labtrack: complete")
+        with desk() as opened:
+            call(opened)
+        if name == "revoke":
+            assert (cloud.keys, list(cloud.accounts), file.exists()) == ({}, ["admin"], False), step
+        else:
+            written = read_envfile(file)
+            assert cloud.keys == {written.access: written.variables["AWS_SECRET_ACCESS_KEY"]}, f"at step {step}"
+            assert cloud.accounts["ada"] == written.variables["MLFLOW_TRACKING_PASSWORD"], f"at step {step}"
+            if name != "create":
+                assert written.access not in before, f"at step {step}"
+        register = state(lab)
+        assert [key["access"] for key in register["keys"]] == list(cloud.keys)
+        assert register["intents"] == {} and register["passwords"] == []
+    assert step > 5, "the steps are no longer told"
