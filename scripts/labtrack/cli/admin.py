@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
+from labtrack.cli import output
+from labtrack.doctor.result import Status
 from labtrack.errors import Exit
 
 if TYPE_CHECKING:
@@ -111,9 +113,7 @@ def create(**given: Any) -> None:
 @USER
 @KEYS
 @CLOUD
-@click.option(
-    "--leaked", is_flag=True, help="Somebody else has the file: change the password too; wait for nobody."
-)
+@click.option("--leaked", is_flag=True, help="Somebody else has the file: change the password too; wait for nobody.")
 @click.option(
     "--grace",
     type=click.FloatRange(min=0),
@@ -155,5 +155,88 @@ def revoke(lab_dir: Path, user: str, cloud: str | None, verbose: bool) -> None:
     _tell(outcome)
 
 
-ENV_COMMANDS: tuple[click.Command, ...] = (create, rotate, revoke)
-COMMANDS: tuple[click.Command, ...] = (secrets,)
+@click.command("list")
+@LAB
+@CLOUD
+@JSON
+def list_(lab_dir: Path, cloud: str | None, as_data: bool) -> None:
+    """Show whose key is whose, and keys of the project that nobody is registered for."""
+    from labtrack import lab
+    from labtrack.envfile import lifecycle, listing
+
+    loaded = lab.load(lab_dir)
+    with lifecycle.opened(loaded, "labtrack env list", cloud) as desk:
+        found = listing.listed(desk)
+    if as_data:
+        output.data(found.as_data())
+        return
+    output.table(("owner", "key", "state", "made", "in Keystone", "file"), [line.cells for line in found.lines])
+    for note in found.notes:
+        click.echo(note, err=True)
+
+
+@click.group()
+def users() -> None:
+    """The people of lab.yml and their accounts on the server."""
+
+
+@users.command()
+@LAB
+@CLOUD
+@JSON
+@VERBOSE
+def sync(lab_dir: Path, cloud: str | None, as_data: bool, verbose: bool) -> None:
+    """Give everybody in lab_users an account, a key and a file; take them from those marked absent."""
+    from labtrack import lab
+    from labtrack import users as people
+    from labtrack.envfile import lifecycle
+
+    loaded = lab.load(lab_dir)
+    with lifecycle.opened(loaded, "labtrack users sync", cloud, _step(verbose)) as desk:
+        done = list(people.sync(desk))
+    if as_data:
+        changed = any(person.outcome.changed for person in done)
+        output.data({"changed": changed, "people": [person.as_data() for person in done]})
+    else:
+        for person in done:
+            for line in person.outcome.changed or ["unchanged"] * (not person.error):
+                click.echo(f"{person.outcome.user}: {line}")
+    for person in done:
+        for text in filter(None, (*person.outcome.notes, person.error)):
+            click.echo(f"{person.outcome.user}: {text}", err=True)
+    if any(person.error for person in done):
+        sys.exit(Exit.FAILED)
+
+
+@click.command()
+@LAB
+@JSON
+def preflight(lab_dir: Path, as_data: bool) -> None:
+    """Check what can be checked before anything is made: lab.yml, tools, vault."""
+    from labtrack import preflight as local
+
+    rows = list(local.check(lab_dir))
+    if output.results(rows, as_data=as_data) is Status.FAILED:
+        bad_lab = any(row.status is Status.FAILED and row.check.startswith("lab.yml") for row in rows)
+        sys.exit(Exit.BAD_INPUT if bad_lab else Exit.FAILED)
+
+
+@click.command()
+@LAB
+@JSON
+def verify(lab_dir: Path, as_data: bool) -> None:
+    """Check from outside that the server keeps its doors closed; exit 0 ok, 1 warnings, 2 failed."""
+    from labtrack import lab
+    from labtrack.doctor import closed
+    from labtrack.envfile import read_envfile
+
+    loaded = lab.load(lab_dir)
+    variables = read_envfile(loaded.env_file(lab.VERIFY_USER)).variables
+    ca_file = loaded.ca_file if loaded.ca_file.is_file() else None
+    login = (variables["MLFLOW_TRACKING_USERNAME"], variables["MLFLOW_TRACKING_PASSWORD"])
+    status = output.results(closed.check(loaded.fqdn, login, ca_file), as_data=as_data)
+    sys.exit(output.DOCTOR_EXIT[status])
+
+
+ENV_COMMANDS: tuple[click.Command, ...] = (create, list_, rotate, revoke)
+COMMANDS: tuple[click.Command, ...] = (preflight, secrets, users, verify)

@@ -12,6 +12,8 @@ from labtrack.doctor.result import Result, Status, as_json, worst
 
 _COLORS = {Status.OK: "green", Status.SKIPPED: "bright_black", Status.WARNING: "yellow", Status.FAILED: "red"}
 
+DOCTOR_EXIT = {Status.OK: 0, Status.SKIPPED: 0, Status.WARNING: 1, Status.FAILED: 2}
+
 
 def results(rows: Iterable[Result], *, as_data: bool) -> Status:
     """Prints a checker's rows, as a table or as JSON; gives the worst status."""

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from pathlib import Path
+
 import click
+
+from labtrack.cli import output
+from labtrack.doctor.result import Status, worst
+
+FILE = "mlflow_env.sh"
 
 
 @click.group()
@@ -10,4 +19,47 @@ def env() -> None:
     """mlflow_env.sh, the one file that a researcher gets."""
 
 
-COMMANDS: tuple[click.Command, ...] = (env,)
+@env.command()
+@click.argument("file", type=click.Path(path_type=Path), default=FILE)
+@click.option("--json", "as_data", is_flag=True, help="Print JSON.")
+def check(file: Path, as_data: bool) -> None:
+    """Look at FILE (./mlflow_env.sh) without the network: owner, mode, place, complete and unedited.
+
+    Exit code 0 ok, 1 warnings, 2 failed.  `labtrack doctor --file FILE` asks the server and the store too.
+    """
+    from labtrack.envfile import read
+
+    sys.exit(output.DOCTOR_EXIT[output.results(read.check(file), as_data=as_data)])
+
+
+@click.command()
+@click.option("--write", is_flag=True, help="Also make a run with a metric and an artifact, and delete it.")
+@click.option("--json", "as_data", is_flag=True, help="Print JSON.")
+@click.option(
+    "--file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Use this mlflow_env.sh instead of the variables that are set now.",
+)
+def doctor(write: bool, as_data: bool, file: Path | None) -> None:
+    """Say what is wrong between here, the tracking server and the object store, and how to mend it.
+
+    Exit code 0 ok, 1 warnings, 2 failed.  The store is tried with a few small objects that are deleted again.
+    """
+    from labtrack.doctor import context, run
+    from labtrack.envfile import read
+
+    if file is not None:
+        looked_at = read.check(file)
+        if worst(looked_at) is Status.FAILED:  # what can't be trusted is not sourced
+            sys.exit(output.DOCTOR_EXIT[output.results(looked_at, as_data=as_data)])
+        variables = context.of_file(file)
+    else:
+        variables = dict(os.environ)
+        known = variables.get("LABTRACK_ENV_FILE")
+        file = Path(known) if known and Path(known).exists() else None
+    found = run.examine(context.Context(variables, file, write))
+    sys.exit(output.DOCTOR_EXIT[output.results(found, as_data=as_data)])
+
+
+COMMANDS: tuple[click.Command, ...] = (doctor, env)

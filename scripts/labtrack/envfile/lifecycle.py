@@ -22,7 +22,7 @@ from labtrack.envfile.read import EnvFile
 from labtrack.envfile.register import ACTIVE, NEW
 from labtrack.envfile.render import Contents, render
 from labtrack.errors import BadInputError
-from labtrack.lab import ADMIN_USER, SERVER_OWNER, VERIFY_USER, Lab
+from labtrack.lab import ADMIN_USER, SERVER_OWNER, Lab
 from labtrack.server import Server
 
 GRACE = 15.0  # seconds that an old key stays valid after the swap, for uploads that are under way
@@ -296,10 +296,3 @@ def _account(desk: Desk, user: str, old: str | None, given: str | None, outcome:
 
 def _finish(desk: Desk, outcome: Outcome) -> None:
     outcome.changed += [f"old key {access} deleted" for access in desk.keys.delete_old(outcome.user)]
-
-
-def sync(desk: Desk, verify_password: str) -> Iterator[Outcome]:
-    """Brings accounts, keys and files in line with `lab_users`, and the verifying account with secrets.yml."""
-    for person in desk.lab.users:
-        yield create(desk, person.name) if person.present else revoke(desk, person.name)
-    yield create(desk, VERIFY_USER, password=verify_password)

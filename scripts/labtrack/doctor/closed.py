@@ -1,0 +1,109 @@
+"""What must be closed: the server seen from outside, by somebody who should not get in."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from labtrack.doctor.result import Result, failed, ok
+
+TIMEOUT = 10.0  # seconds for an answer
+PORTS = {5000: "MLflow", 5432: "PostgreSQL"}
+# Calls that must not work without a login: method, path, JSON.
+API: tuple[tuple[str, str, Any], ...] = (
+    ("POST", "/api/2.0/mlflow/experiments/search", {"max_results": 1}),
+    ("POST", "/ajax-api/2.0/mlflow/runs/search", {"max_results": 1}),
+    ("POST", "/api/2.0/mlflow/experiments/create", {"name": "labtrack-must-not-be-made"}),
+    ("GET", "/api/2.0/mlflow/registered-models/search", None),
+    ("GET", "/api/2.0/mlflow-artifacts/artifacts", None),
+    ("GET", "/api/2.0/mlflow/users/get?username=admin", None),
+    ("POST", "/api/2.0/mlflow/users/create", {"username": "mallory", "password": "0123456789abcdef"}),
+)
+# Parts of MLflow that a lab does not need and that have been its worst holes (field): not even with a login.
+ABSENT = (
+    "/ajax-api/3.0/jobs",
+    "/ajax-api/3.0/jobs/search",
+    "/gateway/",
+    "/api/2.0/endpoints/",
+    "/ajax-api/2.0/mlflow/gateway-proxy",
+    "/ajax-api/3.0/mlflow/assistant/config",
+)
+SEARCH = "/ajax-api/2.0/mlflow/experiments/search"
+MEND = "run playbooks/deploy.yml again; if it stays open, stop nginx on the server and report it (SECURITY.md)."
+
+
+def check(fqdn: str, login: tuple[str, str], ca_file: Path | None, timeout: float = TIMEOUT) -> Iterator[Result]:
+    """Tries the doors of the server `fqdn`.  login: an ordinary account."""
+    outside = _Outside(fqdn, ca_file, timeout)
+    yield from (_port(fqdn, port, name, timeout) for port, name in PORTS.items())
+    yield outside.expect("http", {301, 302, 307, 308}, "GET", f"http://{fqdn}/", "redirects to https")
+    for method, path, body in API:
+        yield outside.expect(f"no login: {_shown(path)}", {401}, method, path, "refused", json=body)
+    yield outside.expect(
+        "MLflow's former default password", {401}, "POST", SEARCH, "refused",
+        json={"max_results": 1}, auth=("admin", "password1234"),
+    )  # fmt: skip
+    for path in ABSENT:
+        yield outside.expect(f"with login: {path}", {404}, "GET", path, "not there", auth=login)
+    search = {"json": {"max_results": 1}, "auth": login}
+    yield outside.expect(
+        "forged Host", {400, 403, 404, 421}, "POST", SEARCH, "refused", headers={"Host": "evil.example"}, **search
+    )
+    yield outside.expect(
+        "foreign Origin", {403}, "POST", SEARCH, "refused", headers={"Origin": "https://evil.example"}, **search
+    )
+    yield outside.expect(
+        "own Origin, as the web page sends it", {200}, "POST", SEARCH, "let in",
+        headers={"Origin": f"https://{fqdn}"}, **search,
+    )  # fmt: skip
+
+
+def _shown(path: str) -> str:
+    return path.partition("?")[0]
+
+
+def _port(fqdn: str, port: int, name: str, timeout: float) -> Result:
+    check = f"port {port} ({name})"
+    try:
+        socket.create_connection((fqdn, port), timeout).close()
+    except OSError as error:
+        return ok(check, f"closed ({error.strerror or 'no answer'})")
+    return failed(check, "open to this machine", MEND)
+
+
+class _Outside:
+    """Somebody outside: no cookie, no ~/.netrc, no redirect followed."""
+
+    def __init__(self, fqdn: str, ca_file: Path | None, timeout: float) -> None:
+        self.url = f"https://{fqdn}"
+        self.timeout = timeout
+        self.session = requests.Session()
+        self.session.verify = str(ca_file) if ca_file else True
+
+    def expect(self, check: str, allowed: set[int], method: str, path: str, good: str, **more: Any) -> Result:
+        """One request; ok when its status is one of `allowed`.  A dropped connection counts as refused."""
+        url = path if path.startswith("http") else self.url + path
+        more.setdefault("auth", _no_login)
+        try:
+            answer = self.session.request(method, url, timeout=self.timeout, allow_redirects=False, **more)
+        except requests.exceptions.SSLError as error:
+            return failed(check, f"could not be tried: {error}", "`labtrack doctor` looks at the certificate.")
+        except requests.exceptions.ConnectionError:
+            if check == "forged Host":
+                return ok(check, "refused (the connection was dropped)")
+            return failed(check, "could not be tried: the server can't be reached", "`labtrack doctor` looks closer.")
+        except requests.exceptions.RequestException as error:
+            return failed(check, f"could not be tried: {error}", "`labtrack doctor` looks closer.")
+        if answer.status_code in allowed:
+            return ok(check, f"{good} ({answer.status_code})")
+        expected = " or ".join(str(status) for status in sorted(allowed))
+        return failed(check, f"answered {answer.status_code}, not {expected}", MEND)
+
+
+def _no_login(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Keeps requests from taking a login out of ~/.netrc."""
+    return request

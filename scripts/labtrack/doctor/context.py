@@ -1,0 +1,74 @@
+"""What the checks look at, and what they learn on the way."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import SplitResult, urlsplit
+
+import certifi
+import requests
+
+from labtrack.errors import LabtrackError
+
+TIMEOUT = 15.0  # seconds for a connection, and for each answer
+
+
+@dataclass
+class Context:
+    """A researcher's environment.
+
+    env: the variables.  file: their mlflow_env.sh, if known.  write: whether a run may be made.
+    dates: for each party that answered, its clock (the Date header) and ours, in seconds since 1970.
+    """
+
+    env: Mapping[str, str] = field(repr=False)
+    file: Path | None = None
+    write: bool = False
+    timeout: float = TIMEOUT
+    dates: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def uri(self) -> str:
+        """The tracking URI, without a slash at its end."""
+        return self.env.get("MLFLOW_TRACKING_URI", "").rstrip("/")
+
+    @property
+    def server(self) -> SplitResult:
+        """The parts of the tracking URI."""
+        return urlsplit(self.uri)
+
+    @property
+    def direct(self) -> bool:
+        """Whether this environment writes artifacts to a store itself."""
+        return bool(self.env.get("MLFLOW_S3_ENDPOINT_URL") or self.env.get("AWS_ACCESS_KEY_ID"))
+
+    def trust(self, *names: str) -> str:
+        """The CA file that a library would use: the first of the named variables, or its own list."""
+        for name in (*names, "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+            if self.env.get(name):
+                return self.env[name]
+        return certifi.where()  # what requests itself uses
+
+    def proxy(self, url: str) -> str:
+        """The proxy that requests to `url` go through, if there is one."""
+        return str(requests.utils.get_environ_proxies(url).get(urlsplit(url).scheme, ""))
+
+
+def of_file(file: Path, shell: str = "/bin/sh") -> dict[str, str]:
+    """The environment that sourcing `file` gives.  Only for a file that was looked at before.
+
+    Raises LabtrackError when the shell can't source it.
+    """
+    script = 'PATH=$PATH; . "$1" && exec env -0'
+    done = subprocess.run(
+        [shell, "-c", script, shell, str(file.absolute())], capture_output=True, check=False, env=dict(os.environ)
+    )
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip()[-300:]
+        raise LabtrackError(f"{shell} can't source {file}: {said}", "get the file again from the lab's admin.")
+    pairs = (item.partition("=") for item in done.stdout.decode(errors="replace").split("\0") if item)
+    return {name: value for name, _, value in pairs}

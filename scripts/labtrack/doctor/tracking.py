@@ -1,0 +1,192 @@
+"""The tracking server: login, version, and a run that is written and deleted."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import uuid
+from collections.abc import Iterator
+from email.utils import parsedate_to_datetime
+from importlib import metadata
+from typing import Any
+
+import requests
+
+from labtrack.doctor import store
+from labtrack.doctor.context import Context
+from labtrack.doctor.result import Result, failed, ok, skipped, warning
+from labtrack.objectstore import Refusal
+
+FLOOR = (3, 17, 2)  # older servers have published exploits (field)
+API = "/api/2.0/mlflow"
+_LATER = "try again in a minute; if it stays, tell the lab's admin what is said here."
+
+
+class _Answered(Exception):
+    """The server did not do what was asked; the words are for the user."""
+
+
+def _ask(context: Context, method: str, path: str, **more: Any) -> requests.Response:
+    env = context.env
+    session = requests.Session()
+    session.auth = (env["MLFLOW_TRACKING_USERNAME"], env["MLFLOW_TRACKING_PASSWORD"])
+    session.verify = context.trust("MLFLOW_TRACKING_SERVER_CERT_PATH")
+    answer = session.request(method, context.uri + path, timeout=context.timeout, **more)
+    with contextlib.suppress(KeyError, ValueError, TypeError):
+        theirs = parsedate_to_datetime(answer.headers["Date"]).timestamp()
+        context.dates.setdefault("server", (theirs, time.time() - answer.elapsed.total_seconds() / 2))
+    return answer
+
+
+def login(context: Context) -> Iterator[Result]:
+    """Does the server know user and password?"""
+    user = context.env["MLFLOW_TRACKING_USERNAME"]
+    try:
+        answer = _ask(context, "GET", f"{API}/users/current")
+        if answer.status_code == requests.codes.not_found:  # a server without accounts, or an older one
+            answer = _ask(context, "POST", f"{API}/experiments/search", json={"max_results": 1})
+    except requests.exceptions.RequestException as error:
+        yield failed("login", f"no answer: {type(error).__name__}", _LATER)
+        return
+    status = answer.status_code
+    if answer.ok:
+        yield ok("login", f"accepted as {user}")
+    elif status == requests.codes.unauthorized:
+        mend = "source the newest mlflow_env.sh; if it is refused too, ask the lab's admin: labtrack env create"
+        yield failed("login", f"the server refuses user {user} with this password (401)", mend)
+    elif status == requests.codes.forbidden:
+        seen = f"refused (403): {' '.join(answer.text.split())[:120]}"
+        yield failed("login", seen, "use the server's own name in MLFLOW_TRACKING_URI, as your mlflow_env.sh has it.")
+    elif status == requests.codes.too_many_requests:
+        yield failed("login", "too many logins from here (429)", "wait a minute; share one login between processes.")
+    else:
+        mend = "nginx answers, but MLflow behind it does not: tell the lab's admin (`systemctl status 'mlflow@*'`)."
+        yield failed("login", f"the server answered {status}", mend)
+
+
+def version(context: Context) -> Iterator[Result]:
+    """Is the server new enough, and does the client here fit?"""
+    try:
+        answer = _ask(context, "GET", "/version")
+    except requests.exceptions.RequestException as error:
+        yield failed("server version", f"no answer: {type(error).__name__}", _LATER)
+        return
+    if not answer.ok:
+        yield skipped("server version", f"the server does not tell ({answer.status_code})")
+        return
+    said = answer.text.strip()
+    numbers = tuple(int(part) for part in said.split(".")[:3] if part.isdigit())
+    client = _client()
+    seen = f"MLflow {said}" + (f", here {client}" if client else ", none here")
+    if numbers < FLOOR:
+        mend = "the lab's admin should update it: older versions have published exploits."
+        yield warning("server version", seen, mend)
+    elif client and client.partition(".")[0] != said.partition(".")[0]:
+        mend = f'pip install "mlflow=={said}" (or mlflow-skinny)'
+        yield warning("server version", seen + ": another major version", mend)
+    else:
+        yield ok("server version", seen)
+
+
+def _client() -> str:
+    for name in ("mlflow", "mlflow-skinny"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            return metadata.version(name)
+    return ""
+
+
+def write(context: Context) -> Iterator[Result]:
+    """Writes a run with a metric and an artifact, reads both back, and deletes them."""
+    name = f"labtrack-doctor/{context.env['MLFLOW_TRACKING_USERNAME']}"
+    try:
+        experiment = _experiment(context, name)
+        run = _json(context, "POST", "runs/create", {"experiment_id": experiment, "start_time": _now()})["run"]["info"]
+    except (_Answered, requests.exceptions.RequestException) as error:
+        yield failed("run", f"no run could be made: {error}", _LATER)
+        return
+    try:
+        yield _metric(context, run["run_id"])
+        yield from _artifact(context, run["artifact_uri"])
+    finally:
+        try:
+            _json(context, "POST", "runs/update", {"run_id": run["run_id"], "status": "FINISHED", "end_time": _now()})
+            _json(context, "POST", "runs/delete", {"run_id": run["run_id"]})
+        except (_Answered, requests.exceptions.RequestException) as error:
+            yield warning("run", f"the run {run['run_id']} could not be deleted: {error}", "delete it in the web page.")
+
+
+def _metric(context: Context, run_id: str) -> Result:
+    try:
+        metric = {"run_id": run_id, "key": "doctor", "value": 0.5, "timestamp": _now(), "step": 1}
+        _json(context, "POST", "runs/log-metric", metric)
+        data = _json(context, "GET", "runs/get", params={"run_id": run_id})["run"]["data"]
+    except (_Answered, requests.exceptions.RequestException) as error:
+        return failed("run", f"a metric could not be written: {error}", _LATER)
+    if [(one["key"], one["value"]) for one in data.get("metrics", [])] != [("doctor", 0.5)]:
+        return failed("run", "the metric that was written did not come back", "tell the lab's admin.")
+    return ok("run", f"{run_id}: written, read back, deleted")
+
+
+def _artifact(context: Context, uri: str) -> Iterator[Result]:
+    scheme, _, rest = uri.partition(":/")
+    if scheme == "mlflow-artifacts":
+        yield _through_the_server(context, rest.strip("/"))
+    elif scheme == "s3" and context.direct:
+        bucket, _, prefix = rest.strip("/").partition("/")
+        try:
+            store.round_trip(context, bucket, f"{prefix}/doctor.txt")
+        except Refusal as refusal:
+            yield store.refused("artifact", bucket, refusal)
+        else:
+            yield ok("artifact", f"in s3://{bucket}: written, read back, deleted")
+    elif scheme == "s3":
+        mend = "get a new mlflow_env.sh: the lab's artifacts are in a store, and this one has no key for it."
+        yield failed("artifact", f"the server puts them to {uri}, and no key for it is set", mend)
+    else:
+        mend = "tell the lab's admin: artifacts would land in a folder of each machine."
+        yield failed("artifact", f"the server puts them to {uri}", mend)
+
+
+def _through_the_server(context: Context, path: str) -> Result:
+    place = f"/api/2.0/mlflow-artifacts/artifacts/{path}/doctor.txt"
+    body = uuid.uuid4().hex.encode()
+    try:
+        for method, more in (("PUT", {"data": body}), ("GET", {}), ("DELETE", {})):
+            answer = _ask(context, method, place, **more)
+            if not answer.ok:
+                seen = f"{method} through the server was answered {answer.status_code}"
+                mend = "the server can't reach its store, or may not: tell the lab's admin."
+                return failed("artifact", seen, mend)
+            if method == "GET" and answer.content != body:
+                return failed("artifact", "what was uploaded did not come back", "tell the lab's admin.")
+    except requests.exceptions.RequestException as error:
+        return failed("artifact", f"no answer: {type(error).__name__}", _LATER)
+    return ok("artifact", "through the server: written, read back, deleted")
+
+
+def _experiment(context: Context, name: str) -> str:
+    found = _ask(context, "GET", f"{API}/experiments/get-by-name", params={"experiment_name": name})
+    if found.status_code == requests.codes.not_found:
+        return str(_json(context, "POST", "experiments/create", {"name": name})["experiment_id"])
+    experiment = _body(found)["experiment"]
+    if experiment.get("lifecycle_stage") == "deleted":
+        _json(context, "POST", "experiments/restore", {"experiment_id": experiment["experiment_id"]})
+    return str(experiment["experiment_id"])
+
+
+def _json(context: Context, method: str, path: str, body: Any = None, **more: Any) -> Any:
+    return _body(_ask(context, method, f"{API}/{path}", json=body, **more))
+
+
+def _body(answer: requests.Response) -> Any:
+    if not answer.ok:
+        try:
+            said = answer.json().get("message", "")
+        except ValueError:
+            said = answer.text
+        raise _Answered(f"the server answered {answer.status_code} {' '.join(said.split())[:120]}".strip())
+    return answer.json()
+
+
+def _now() -> int:
+    return int(time.time() * 1000)

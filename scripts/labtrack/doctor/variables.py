@@ -1,0 +1,106 @@
+"""The variables, as MLflow and boto3 will read them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from labtrack.doctor.context import Context
+from labtrack.doctor.result import Result, failed, ok, warning
+
+SERVER, STORE = "variables", "store variables"
+_SOURCE = "source your file first:  . ./mlflow_env.sh   (or: labtrack doctor --file mlflow_env.sh)"
+_LOCAL = ("localhost", "127.0.0.1", "::1")
+CHECKSUMS = ("AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION")
+
+
+def check(context: Context) -> Iterator[Result]:
+    """What MLflow needs to find the server and log in."""
+    uri = context.env.get("MLFLOW_TRACKING_URI", "")
+    wrong = _wrong_uri(uri)
+    if wrong:
+        yield wrong
+        return
+    env = context.env
+    missing = [name for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD") if not env.get(name)]
+    if missing:
+        yield failed(SERVER, f"{', '.join(missing)} not set", _SOURCE)
+        return
+    odd = [name for name, value in env.items() if name.startswith(("MLFLOW_", "AWS_")) and _odd(name, value)]
+    if odd:
+        mend = "the file was edited or copied with Windows line ends: get it again."
+        yield failed(SERVER, f"a stray quote, blank or line end in {', '.join(sorted(odd))}", mend)
+        return
+    yield ok(SERVER, f"{uri} as {env['MLFLOW_TRACKING_USERNAME']}")
+    yield from _doubtful(context)
+
+
+def _wrong_uri(uri: str) -> Result | None:
+    if not uri:
+        return failed(SERVER, "MLFLOW_TRACKING_URI is not set", _SOURCE)
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", uri)
+    if not scheme and not uri.startswith(("/", "./", "file:", "sqlite:")):
+        return failed(
+            SERVER,
+            f"MLFLOW_TRACKING_URI is {uri!r}, without https:// in front: MLflow takes that for a folder's name",
+            f"export MLFLOW_TRACKING_URI=https://{re.sub(r':[0-9]+$', '', uri)}   (your mlflow_env.sh has it right)",
+        )
+    if not scheme or scheme.group(1) not in ("http", "https"):
+        return failed(SERVER, f"MLFLOW_TRACKING_URI is {uri!r}: runs are recorded here, not on a server", _SOURCE)
+    return None
+
+
+def _odd(name: str, value: str) -> bool:
+    """Whether a value is not what somebody meant; a password may hold anything but a line end at its end."""
+    if name.endswith(("_PASSWORD", "_SECRET_ACCESS_KEY")):
+        return value.endswith("\r")
+    return value != value.strip() or value[:1] in ("'", '"')
+
+
+def _doubtful(context: Context) -> Iterator[Result]:
+    env, server = context.env, context.server
+    if server.scheme == "http" and server.hostname not in _LOCAL:
+        mend = "use https://; a server without it is not labtrack's."
+        yield warning(SERVER, "http:// sends the password readable over the network", mend)
+    if env.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("true", "1"):
+        mend = "unset MLFLOW_TRACKING_INSECURE_TLS"
+        yield warning(SERVER, "MLFLOW_TRACKING_INSECURE_TLS is set: anybody in between can read the password", mend)
+    for name in ("MLFLOW_TRACKING_SERVER_CERT_PATH", "AWS_CA_BUNDLE"):
+        if env.get(name) and not Path(env[name]).is_file():
+            mend = "source mlflow_env.sh again on this machine, which puts the file there."
+            yield failed(SERVER, f"{name} names {env[name]}, which is not on this machine", mend)
+    if "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in env:
+        yield warning(SERVER, "no retry limit is set: a dead server then holds every call for 4 minutes", _SOURCE)
+    if env.get("MLFLOW_REGISTRY_URI"):
+        mend = "unset MLFLOW_REGISTRY_URI, unless models are to go to another server."
+        yield warning(SERVER, f"MLFLOW_REGISTRY_URI is set: models go to {env['MLFLOW_REGISTRY_URI']}", mend)
+
+
+def check_store(context: Context) -> Iterator[Result]:
+    """What boto3 needs to write artifacts to the store."""
+    env = context.env
+    if not context.direct:
+        yield ok(STORE, "none: artifacts go through the server")
+        return
+    needed = ("MLFLOW_S3_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    missing = [name for name in needed if not env.get(name)]
+    if missing:
+        yield failed(STORE, f"{', '.join(missing)} not set", _SOURCE)
+        return
+    endpoint = env["MLFLOW_S3_ENDPOINT_URL"]
+    if not endpoint.startswith(("https://", "http://")):
+        yield failed(
+            STORE,
+            f"MLFLOW_S3_ENDPOINT_URL is {endpoint!r}, without https:// in front",
+            f"export MLFLOW_S3_ENDPOINT_URL=https://{endpoint}",
+        )
+        return
+    yield ok(STORE, f"{endpoint}, key {env['AWS_ACCESS_KEY_ID']}")
+    unset = [name for name in CHECKSUMS if env.get(name) != "when_required"]
+    if unset:
+        seen = f"{', '.join(unset)} not when_required: boto3 then adds checksums that other stores refuse or store"
+        yield warning(STORE, seen, "; ".join(f"export {name}=when_required" for name in unset))
+    if env.get("AWS_SESSION_TOKEN"):
+        mend = "unset AWS_SESSION_TOKEN"
+        yield warning(STORE, "AWS_SESSION_TOKEN is set, which belongs to another key: the store will refuse", mend)

@@ -1,0 +1,108 @@
+"""What can be checked before anything is made: lab.yml, the tools, the vault."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import stat
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+from labtrack import labfile, vault
+from labtrack.doctor.result import Result, failed, ok, skipped, warning
+from labtrack.errors import LabtrackError
+from labtrack.lab import lab_yml, root_of
+
+PYTHON = (3, 11)
+ANSIBLE = (2, 19)
+PROGRAMS = {"git": "apt install git", "ssh": "apt install openssh-client"}
+
+
+def check(folder: Path) -> Iterator[Result]:
+    """All local checks for the lab in `folder`, cheapest first; nothing is changed."""
+    folder, root = folder.resolve(), root_of(folder)
+    read = labfile.read(lab_yml(folder))
+    problems = labfile.check(read, folder, root)
+    for problem in problems:
+        where = f"lab.yml:{problem.line}" if problem.line else "lab.yml"
+        yield failed(where, f"{problem.what} ({_short(problem.file, root)})", problem.mend)
+    if not problems:
+        yield ok("lab.yml", f"{len(read.data)} settings, all known and allowed")
+    yield from _tools()
+    yield from _vault(root)
+    name = read.data.get("lab_name")
+    if isinstance(name, str) and not any(problem.what.startswith("lab_name") for problem in problems):
+        yield from _private(root / "private" / name)
+        yield from _secrets(folder / "group_vars" / "all" / "secrets.yml", root)
+    else:
+        yield skipped("private files", "lab_name has to be right first")
+
+
+def _short(path: Path, root: Path) -> str:
+    try:
+        return str(path.relative_to(root))
+    except ValueError:
+        return str(path)
+
+
+def _tools() -> Iterator[Result]:
+    python = ".".join(str(part) for part in sys.version_info[:3])
+    if sys.version_info < PYTHON:
+        mend = "make .venv with a newer one: PYTHON=/path/to/python3.11 make venv"
+        yield failed("Python", f"{python}; Ansible needs 3.11 or newer", mend)
+    else:
+        yield ok("Python", python)
+    version = metadata.version("ansible-core")
+    found = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    if found < ANSIBLE:
+        yield failed("ansible-core", f"{version}; 2.19 or newer is needed", "make venv")
+    else:
+        yield ok("ansible-core", version)
+    for program, mend in PROGRAMS.items():
+        path = shutil.which(program)
+        yield ok(program, path) if path else failed(program, "not found", mend)
+
+
+def _vault(root: Path) -> Iterator[Result]:
+    check = "vault password"
+    try:
+        file = vault.password_file(root)
+    except LabtrackError as error:
+        yield failed(check, error.what, error.mend)
+        return
+    if not file.exists():
+        yield ok(check, f"will be made on first use: {file}")
+    elif vault.open_to_others(file):
+        yield failed(check, f"others can read {file} ({_mode(file)})", f"chmod 600 {file}")
+    else:
+        yield ok(check, f"{file}; keep a copy elsewhere: without it secrets.yml is lost")
+
+
+def _private(folder: Path) -> Iterator[Result]:
+    if not folder.exists():
+        yield ok("private files", f"{folder} will be made")
+    elif folder.stat().st_mode & 0o077:
+        yield failed("private files", f"others can look into {folder} ({_mode(folder)})", f"chmod 700 {folder}")
+    else:
+        yield ok("private files", f"{folder} is yours alone")
+
+
+def _secrets(file: Path, root: Path) -> Iterator[Result]:
+    if not file.exists():
+        yield ok("secrets.yml", "will be made at the first deploy")
+        return
+    try:
+        vault.decrypt(file.read_bytes(), file, root)
+    except LabtrackError as error:
+        yield failed("secrets.yml", error.what, error.mend)
+        return
+    if file.stat().st_mode & 0o077:
+        yield warning("secrets.yml", f"encrypted, but others can read it ({_mode(file)})", f"chmod 600 {file}")
+    else:
+        yield ok("secrets.yml", "encrypted, and the vault password opens it")
+
+
+def _mode(path: Path) -> str:
+    return stat.filemode(path.stat().st_mode)
