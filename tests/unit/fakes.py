@@ -165,7 +165,7 @@ class _Handler(BaseHTTPRequestHandler):
         if action in ("get", "delete", "update-password") and name not in accounts:
             self.answer(404, {"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "no such user"})
             return
-        if action == "create" or action == "update-password":
+        if action in {"create", "update-password"}:
             accounts[name] = given["password"]
         elif action == "delete":
             del accounts[name]
