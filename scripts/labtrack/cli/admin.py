@@ -14,7 +14,7 @@ from labtrack.doctor.result import Status
 from labtrack.errors import Exit
 
 if TYPE_CHECKING:
-    from labtrack.cloud.ec2 import Key
+    from labtrack.cloud.key import Key
     from labtrack.envfile.lifecycle import Outcome
 
 LAB = click.argument("lab_dir", type=click.Path(path_type=Path), metavar="LAB_DIR")
@@ -35,9 +35,9 @@ def _step(verbose: bool) -> Callable[[str], None] | None:
 
 
 def _handed_in(keys: TextIO | None) -> Key | None:
-    from labtrack.cloud import ec2
+    from labtrack.cloud import key
 
-    return ec2.parse(keys.read()) if keys else None
+    return key.parse(keys.read()) if keys else None
 
 
 def _tell(outcome: Outcome) -> None:

@@ -10,7 +10,7 @@ import datetime
 from collections.abc import Callable
 from functools import cached_property
 
-from labtrack.cloud.ec2 import Key, KeyStore
+from labtrack.cloud.key import Key, KeyStore
 from labtrack.envfile.register import ACTIVE, NEW, OLD, Entry, Register
 from labtrack.errors import LabtrackError
 from labtrack.lab import Lab

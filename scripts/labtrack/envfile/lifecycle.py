@@ -14,8 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from labtrack import files, secrets
-from labtrack.cloud.ec2 import Key, KeystoneKeys, KeyStore
-from labtrack.cloud.login import login
+from labtrack.cloud.key import Key, KeyStore
 from labtrack.envfile import read, register
 from labtrack.envfile.keys import Keys, Step, now
 from labtrack.envfile.read import EnvFile
@@ -64,6 +63,10 @@ def opened(lab: Lab, doing: str, cloud: str | None = None, step: Step | None = N
     """
 
     def log_in() -> KeyStore:
+        # a second to import, and most calls find everything in order
+        from labtrack.cloud.ec2 import KeystoneKeys
+        from labtrack.cloud.login import login
+
         return KeystoneKeys(login(lab, cloud))
 
     tell = step or (lambda _: None)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import jinja2
 
 from labtrack import __version__
-from labtrack.cloud.ec2 import Key
+from labtrack.cloud.key import Key
 from labtrack.envfile.read import COMPLETE
 from labtrack.errors import BadInputError
 from labtrack.lab import Lab
@@ -78,7 +77,7 @@ def render(contents: Contents) -> bytes:
         written=contents.written,
         version=__version__,
         lab_folder=lab.shown_folder,
-        exports=[(name, shlex.quote(value)) for name, value in exports.items()],
+        exports=[(name, quote(value)) for name, value in exports.items()],
         defaults=defaults.items(),
         removed=removed,
         replaced=replaced,
@@ -86,6 +85,11 @@ def render(contents: Contents) -> bytes:
         certificates=certificates,
     )
     return seal(text)
+
+
+def quote(value: str) -> str:
+    """A value for the four shells.  shlex.quote leaves `=x` bare, which zsh takes for the path of x."""
+    return "'" + value.replace("'", "'\"'\"'") + "'"
 
 
 def seal(text: str) -> bytes:
@@ -142,11 +146,11 @@ def _certificate(variable: str, name: str, file: Path) -> tuple[str, str, str]:
     if "-----BEGIN CERTIFICATE-----" not in pem:
         raise BadInputError(f"{file} is not a PEM certificate.", "put the CA's certificate there, in PEM format.")
     # the name changes with the certificate, so that running jobs keep the file they know
-    return variable, f"{name}-{hashlib.sha256(pem.encode()).hexdigest()[:12]}.pem", shlex.quote(pem)
+    return variable, f"{name}-{hashlib.sha256(pem.encode()).hexdigest()[:12]}.pem", quote(pem)
 
 
 def _template() -> jinja2.Template:
-    environment = jinja2.Environment(  # noqa: S701  a shell file: values are quoted by shlex, not as HTML
+    environment = jinja2.Environment(  # noqa: S701  a shell file: values are quoted for shells, not as HTML
         loader=jinja2.PackageLoader("labtrack.envfile", "."),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

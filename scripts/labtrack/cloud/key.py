@@ -1,0 +1,57 @@
+"""An S3 key: what it is, where it comes from, and how one is handed in."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from labtrack.errors import BadInputError
+
+
+@dataclass(frozen=True)
+class Key:
+    """An access key with its secret.  The ids are empty for a key that was handed in without them."""
+
+    access: str
+    secret: str = field(repr=False)
+    user_id: str = ""
+    project_id: str = ""
+
+
+class KeyStore(Protocol):
+    """Where keys are made and deleted; what the life cycle needs of a cloud."""
+
+    @property
+    def user_id(self) -> str:
+        """Whose keys these are."""
+
+    def list(self) -> dict[str, Key]:
+        """The keys of the user in the project, by access key."""
+
+    def create(self) -> Key:
+        """Makes a new key."""
+
+    def delete(self, access: str) -> bool:
+        """Deletes a key; False when it was gone already."""
+
+
+def from_keystone(one: dict[str, Any]) -> Key:
+    """A key as Keystone describes it."""
+    return Key(one["access"], one["secret"], one.get("user_id", ""), one.get("tenant_id") or one.get("project_id", ""))
+
+
+def parse(text: str) -> Key:
+    """A key as `openstack ec2 credentials create -f json` prints it.  Raises BadInputError otherwise."""
+    mend = "hand in what `openstack ec2 credentials create -f json` prints."
+    try:
+        loaded = json.loads(text)
+    except ValueError:
+        what = "nothing" if not text.strip() else "something that is not JSON"
+        raise BadInputError(f"--keys was given {what}.", mend) from None
+    if not isinstance(loaded, dict):
+        raise BadInputError("--keys was given JSON, but not one key.", mend)
+    for name in ("access", "secret"):
+        if not isinstance(loaded.get(name), str) or not loaded[name]:
+            raise BadInputError(f"The JSON for --keys has no {name!r}.", mend)
+    return from_keystone({name: value for name, value in loaded.items() if isinstance(value, str)})
