@@ -94,7 +94,7 @@ def refusal(error: Exception) -> Refusal:
         return Refusal("tls", "its certificate is not trusted here")
     if isinstance(error, (botocore.exceptions.ConnectTimeoutError, botocore.exceptions.ReadTimeoutError)):
         return Refusal("unreachable", "it does not answer in time")
-    if isinstance(error, botocore.exceptions.HTTPClientError):
+    if isinstance(error, (botocore.exceptions.ConnectionError, botocore.exceptions.HTTPClientError)):
         return Refusal("unreachable", "it can't be reached")
     return Refusal("other", str(error))
 

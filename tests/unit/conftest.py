@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -96,7 +99,6 @@ def desk(lab: Lab, cloud: FakeCloud) -> Callable[..., Iterator[lifecycle.Desk]]:
 
 def at(lab: Lab, cloud: FakeCloud, **more: object) -> Iterator[lifecycle.Desk]:
     """The desk of a lab whose server is the stand-in."""
-    import contextlib
 
     @contextlib.contextmanager
     def opened() -> Iterator[lifecycle.Desk]:
@@ -105,3 +107,24 @@ def at(lab: Lab, cloud: FakeCloud, **more: object) -> Iterator[lifecycle.Desk]:
             yield found
 
     return opened()
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A self-signed certificate for 127.0.0.1, with its key in the same file."""
+    file = tmp_path_factory.mktemp("tls") / "certificate.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30",
+         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
+         "-addext", "keyUsage=critical,digitalSignature,keyCertSign", "-keyout", file, "-out", f"{file}.crt"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    file.write_text(Path(f"{file}.crt").read_text() + file.read_text())
+    return file
+
+
+def nothing_was_made(lab: Lab, cloud: FakeCloud) -> bool:
+    """Whether no key, account, file or note of one is there."""
+    register = lab.private / "keys.json"
+    keys = json.loads(register.read_text())["keys"] if register.exists() else []
+    return (cloud.keys, list(cloud.accounts), lab.env_file("ada").exists(), keys) == ({}, ["admin"], False, [])

@@ -102,9 +102,12 @@ def _region(lab: Lab, cloud: str | None) -> Any:
             raise _no_such_cloud(name, config, named)
         # an entry that a token of the shell completes is not complete by itself
         return config.get_one(cloud=name, validate=not _token())
+    except keystone.NoMatchingPlugin as error:
+        mend = f"pip install the package that brings it, or use {WAYS_OUT}"
+        raise BadInputError(f"The way to log in {error.name!r} is not installed here.", mend) from None
     except (keystone.AuthPluginException, ConfigException) as error:
         raise BadInputError(
-            f"The credentials can't be used: {error}",
+            f"The credentials can't be used: {error}.",
             "complete the clouds.yaml entry or the OS_* variables (an openrc file sets all of them).",
         ) from None
 
@@ -128,6 +131,11 @@ def _plugin(region: Any) -> Any:
     if _token() and not os.environ.get("OS_AUTH_URL"):
         scope = ("project_id", "project_name", "project_domain_id", "project_domain_name")
         return v3.Token(auth["auth_url"], _token(), **{key: auth[key] for key in scope if key in auth})
+    if region.config.get("auth_type", "password") in ("password", "v3password") and not auth.get("password"):
+        raise BadInputError(
+            f"No complete credentials were found: there is no password for {auth.get('username', 'the user')}.",
+            f"put it into clouds.yaml, source an openrc file, or use {WAYS_OUT}",
+        )
     return region.get_auth()
 
 
@@ -174,9 +182,6 @@ def explained(url: str) -> Iterator[None]:
         yield
     except (keystone.Unauthorized, keystone.Forbidden, keystone.NotFound):
         raise
-    except keystone.NoMatchingPlugin as error:
-        mend = f"pip install its plugin (for v3websso: keystoneauth-websso), or {WAYS_OUT}"
-        raise BadInputError(f"The way to log in {error.name!r} is not installed here.", mend) from None
     except keystone.AuthPluginException as error:
         raise BadInputError(
             f"No complete credentials were found: {error}", "complete the clouds.yaml entry or the OS_* variables."
@@ -200,7 +205,7 @@ def _connection(url: str, error: BaseException) -> LabtrackError:
     def any_of(*kinds: type[BaseException]) -> bool:
         return any(isinstance(one, kinds) for one in causes)
 
-    if any_of(keystone.SSLFailure, requests.exceptions.SSLError):
+    if any_of(keystone.SSLError, requests.exceptions.SSLError):
         return LabtrackError(
             f"Keystone at {url} shows a certificate that is not trusted here: {_last(causes)}.",
             "name the CA's file as `cacert` in clouds.yaml or as OS_CACERT; a public cloud needs none, so look at "

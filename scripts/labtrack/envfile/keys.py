@@ -121,7 +121,7 @@ class Keys:
         except Refusal as refusal:
             if refusal.kind == "bucket" and bucket_may_be_missing:
                 return
-            if refusal.kind != "unreachable":  # a store that is down says nothing about the key: keep it for later
+            if refusal.kind not in ("unreachable", "tls"):  # these say nothing about the key: keep it for later
                 self._take_back(key, owner)
             raise _refused(lab, refusal) from None
 
@@ -188,4 +188,6 @@ def _refused(lab: Lab, refusal: Refusal) -> LabtrackError:
         "unreachable": "check lab_s3_endpoint and the network, then run the same command again; the key is kept.",
     }
     mend = mends.get(refusal.kind, "look at the store's status page, then try again.")
+    if refusal.kind in ("unreachable", "tls"):
+        return LabtrackError(f"{where} could not be asked whether it takes the new key: {refusal}.", mend)
     return LabtrackError(f"{where} refuses the new key on the bucket {lab.bucket}: {refusal}.", mend)
