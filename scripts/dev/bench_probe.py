@@ -1,0 +1,236 @@
+"""Runs on the lab's server, as root: measures two tracking servers against each other over loopback.
+
+Reads a JSON object from standard input (host name, admin's password, sizes) and prints one with the figures.  The usual
+way of starting MLflow is given a database and a unit of its own, which are removed at the end, and so are the account
+and the experiment on the kit's server.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import requests
+
+DATABASE = UNIT = "labtrack-bench"
+PORT = 5001
+PYTHON = "/opt/mlflow/current/bin/python"
+# What `pip install mlflow` brings: the kit's environment has faster parts beside it, which uvicorn would find.
+PLAIN = "--loop asyncio --http h11"
+PEOPLE = "labtrack-bench"
+
+
+def run(*command):
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+class Server:
+    """One of the two, with what is needed to talk to it as a client does: one kept-alive connection for each client."""
+
+    def __init__(self, name, base, login=None, headers=None):
+        self.name, self.base, self.login, self.headers = name, base, login, headers or {}
+        self.runs, self.experiment_id = [], ""
+
+    def session(self):
+        session = requests.Session()
+        session.trust_env = False
+        session.auth = self.login
+        session.headers.update(self.headers)
+        session.verify = "/etc/ssl/labtrack/ca.pem"
+        return session
+
+    def call(self, session, path, body, method="POST"):
+        answer = session.request(method, f"{self.base}/api/2.0/mlflow/{path}", json=body, timeout=60)
+        answer.raise_for_status()
+        return answer.json()
+
+    def prepare(self):
+        session = self.session()
+        name = f"labtrack-bench-{secrets.token_hex(4)}"
+        self.experiment_id = self.call(session, "experiments/create", {"name": name})["experiment_id"]
+        body = {"experiment_id": self.experiment_id, "start_time": now()}
+        self.runs = [self.call(session, "runs/create", body)["run"]["info"]["run_id"] for _ in range(20)]
+
+    def log_metric(self, session, step, run=0):
+        body = {"run_id": self.runs[run], "key": "loss", "value": 0.5, "timestamp": now(), "step": step}
+        self.call(session, "runs/log-metric", body)
+
+    def log_batch(self, session, step, size):
+        metrics = [{"key": f"m{i % 20}", "value": i, "timestamp": now(), "step": step * size + i} for i in range(size)]
+        self.call(session, "runs/log-batch", {"run_id": self.runs[0], "metrics": metrics})
+
+    def search(self, session, _step):
+        self.call(session, "runs/search", {"experiment_ids": [self.experiment_id], "max_results": 100})
+
+
+def now():
+    return int(time.time() * 1000)
+
+
+def latency(server, action, seconds):
+    """Milliseconds of each call of one client."""
+    session, took = server.session(), []
+    action(session, 0)
+    end = time.perf_counter() + seconds
+    step = 1
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        action(session, step)
+        took.append((time.perf_counter() - start) * 1000)
+        step += 1
+    return took
+
+
+def throughput(server, clients, seconds):
+    """log_metric calls in a second that CLIENTS make together, each a process as on a cluster."""
+    ready, counts = threading.Barrier(clients), [0] * clients
+    end = [0.0]
+
+    def client(number):
+        session = server.session()
+        server.log_metric(session, 0, number)
+        if ready.wait() == 0:
+            end[0] = time.perf_counter() + seconds
+        ready.wait()
+        while time.perf_counter() < end[0]:
+            server.log_metric(session, counts[number], number)
+            counts[number] += 1
+
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(counts) / seconds
+
+
+def memory(units):
+    """MiB of memory (PSS: shared pages counted once) of all processes of some units."""
+    total = 0
+    for unit in units:
+        group = run("systemctl", "show", "--value", "--property", "ControlGroup", unit).strip()
+        for folder in ("/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified", "/sys/fs/cgroup"):
+            processes = Path(f"{folder}{group}/cgroup.procs")
+            if processes.exists():
+                break
+        for pid in processes.read_text().split():
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss:"):
+                    total += int(line.split()[1])
+    return total / 1024
+
+
+@contextlib.contextmanager
+def usual():
+    """`mlflow server` as its documentation shows it, with four workers and a database of its own."""
+    run("runuser", "-u", "postgres", "--", "createdb", DATABASE)
+    try:
+        run(
+            "systemd-run",
+            "--collect",
+            f"--unit={UNIT}",
+            "--uid=postgres",
+            "--property=PrivateTmp=yes",
+            "--setenv=HOME=/tmp",
+            "--working-directory=/tmp",
+            "/opt/mlflow/current/bin/mlflow",
+            "server",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(PORT),
+            "--workers",
+            "4",
+            "--uvicorn-opts",
+            PLAIN,
+            "--default-artifact-root",
+            "/tmp/artifacts",
+            "--backend-store-uri",
+            f"postgresql+psycopg2://postgres@/{DATABASE}?host=/var/run/postgresql",
+        )
+        try:
+            server = Server("usual", f"http://127.0.0.1:{PORT}")
+            wait(server)
+            yield server
+        finally:
+            run("systemctl", "stop", UNIT)
+    finally:
+        run("runuser", "-u", "postgres", "--", "dropdb", "--force", DATABASE)
+
+
+def wait(server):
+    for _ in range(240):
+        with contextlib.suppress(requests.ConnectionError):
+            if server.session().get(f"{server.base}/health", timeout=5).ok:
+                return
+        time.sleep(0.5)
+    raise SystemExit(f"{server.base} does not answer")
+
+
+@contextlib.contextmanager
+def kit(fqdn, password):
+    """The kit's server, as an ordinary account of its own sees it."""
+    admin = Server("admin", f"https://{fqdn}", ("admin", password))
+    person = secrets.token_hex(16)
+    session = admin.session()
+    admin.call(session, "users/create", {"username": PEOPLE, "password": person})
+    server = Server("kit", f"https://{fqdn}", (PEOPLE, person))
+    try:
+        yield server
+    finally:
+        if server.experiment_id:
+            admin.call(session, "experiments/delete", {"experiment_id": server.experiment_id})
+        admin.call(session, "users/delete", {"username": PEOPLE}, "DELETE")
+
+
+def measure(server, order):
+    """All figures of one server in one round."""
+    seconds = order["seconds"]
+    return {
+        "log_metric": latency(server, server.log_metric, seconds),
+        "log_batch_100": latency(server, lambda session, step: server.log_batch(session, step, 100), seconds),
+        "log_batch_1000": latency(server, lambda session, step: server.log_batch(session, step, 1000), seconds),
+        "search": latency(server, server.search, seconds),
+        "throughput": throughput(server, order["clients"], seconds * 2),
+    }
+
+
+def main():
+    order = json.load(sys.stdin)
+    hosts = Path("/etc/hosts")
+    known = order["fqdn"] in hosts.read_text()
+    if not known:
+        raise SystemExit(f"{order['fqdn']} has to resolve to this machine: see /etc/hosts")
+    units = [
+        line.split()[0] for line in run("systemctl", "list-units", "--plain", "--no-legend", "mlflow@*").splitlines()
+    ]
+    with kit(order["fqdn"], order["password"]) as ours, usual() as theirs:
+        rounds = {ours.name: [], theirs.name: []}
+        for server in (ours, theirs):
+            server.prepare()
+        time.sleep(order["settle"])
+        pss = {"kit": memory(units), "usual": memory([UNIT])}
+        for number in range(order["rounds"]):
+            for server in (ours, theirs) if number % 2 == 0 else (theirs, ours):
+                rounds[server.name].append(measure(server, order))
+    result = {}
+    for name, measured in rounds.items():
+        figures = {"pss": pss[name], "throughput": statistics.median(m["throughput"] for m in measured)}
+        for key in ("log_metric", "log_batch_100", "log_batch_1000", "search"):
+            figures[key] = statistics.median(value for m in measured for value in m[key])
+        result[name] = figures
+    result["machine"] = {
+        "cores": os.cpu_count(),
+        "memory_mib": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20,
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
