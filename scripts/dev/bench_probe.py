@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import requests
@@ -150,7 +151,7 @@ def usual():
             "--uvicorn-opts",
             PLAIN,
             "--default-artifact-root",
-            "/tmp/artifacts",
+            "/tmp/artifacts",  # noqa: S108  the unit has a /tmp of its own
             "--backend-store-uri",
             f"postgresql+psycopg2://postgres@/{DATABASE}?host=/var/run/postgresql",
         )
@@ -227,7 +228,8 @@ def main():
         result[name] = figures
     result["machine"] = {
         "cores": os.cpu_count(),
-        "memory_mib": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20,
+        "python": sys.version.split()[0],
+        "mlflow": version("mlflow"),
     }
     print(json.dumps(result))
 

@@ -1,13 +1,16 @@
 """MLflow's tracking server with its accounts, made ready for many small requests.
 
-`labtrack_server:create_app` is what uvicorn runs instead of `mlflow.server.auth:create_app`: the same application, with
-two things done differently.  Both were measured: docs/reference/performance.md.
+`labtrack_server:create_app` is what uvicorn runs instead of `mlflow.server.auth:create_app`: the same application,
+with two things done differently.  Both were measured: docs/reference/performance.md.
 
-- Whether an account may write to a run is looked up with some ten queries, for each logged metric again.  Here the answer
-  "yes" is kept for a moment (LABTRACK_PERMISSION_CACHE_SECONDS), and which experiment a run belongs to, which never
-  changes, for good.  "No" is never kept, so a permission that is given counts at once.
+- Whether an account may write to a run is looked up with some ten queries, for each logged metric again.  Here the
+  answer "yes" is kept for a moment (LABTRACK_PERMISSION_CACHE_SECONDS), and which experiment a run belongs to, which
+  never changes, for good.  "No" is never kept, so a permission that is given counts at once.
 - The requests that a training loop makes go straight to MLflow's Flask application, which has all of the checks (host,
   origin, login, permission), and not also through the layers that exist for other routes.
+
+It reaches into MLflow, so it does so only for the version that it was written and tested for.  With any other, or with
+workspaces, MLflow's own application runs unchanged, and the journal says so.
 """
 
 import asyncio
@@ -17,6 +20,7 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import mlflow
 from cachetools import LRUCache, TTLCache
 from mlflow.environment_variables import MLFLOW_ENABLE_WORKSPACES
 from mlflow.server import auth
@@ -24,6 +28,7 @@ from starlette.middleware.wsgi import build_environ
 
 _logger = logging.getLogger("labtrack")
 
+KNOWN_VERSION = "3.17.2"
 PERMISSION_SECONDS = int(os.environ.get("LABTRACK_PERMISSION_CACHE_SECONDS", "15"))
 THREADS = int(os.environ.get("LABTRACK_THREADS", "10"))
 STRAIGHT = frozenset(
@@ -114,12 +119,22 @@ class Straight:
         return answer[0], answer[1], body
 
 
+def unknown():
+    """Why MLflow's own application has to run as it is; empty when it need not."""
+    if mlflow.__version__ != KNOWN_VERSION:
+        return f"written for MLflow {KNOWN_VERSION}, found {mlflow.__version__}"
+    if MLFLOW_ENABLE_WORKSPACES.get():
+        return "workspaces are on"
+    missing = [name for name in ("authorize", "_run_requirement", "sender_is_admin") if not hasattr(auth, name)]
+    return f"MLflow has no {', '.join(missing)}" if missing else ""
+
+
 def create_app():
     """The application that uvicorn runs."""
     app = auth.create_app()
+    if reason := unknown():
+        _logger.warning("labtrack: MLflow runs unchanged, and slower: %s", reason)
+        return app
     if PERMISSION_SECONDS > 0:
         keep_permissions(PERMISSION_SECONDS)
-    if MLFLOW_ENABLE_WORKSPACES.get():
-        _logger.warning("With workspaces, all requests go through all of MLflow's layers.")
-        return app
     return Straight(app, auth.app, THREADS)

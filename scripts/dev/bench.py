@@ -1,0 +1,122 @@
+"""Measures the kit's server against the usual `mlflow server` on the running rehearsal: `make bench`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from labtrack import lab as labs
+from labtrack import secrets
+
+ROOT = Path(__file__).resolve().parents[2]
+PROBE = Path(__file__).with_name("bench_probe.py")
+PAGE = ROOT / "docs/reference/performance.md"
+TARGETS = {"log_metric": ("<=", 0.35), "throughput": (">=", 1.2), "pss": ("<=", 0.5)}
+ROWS = {
+    "log_metric": ("`log_metric`, 1 client, p50", "ms"),
+    "throughput": ("`log_metric`, 16 clients", "calls/s"),
+    "log_batch_100": ("`log_batch` of 100 metrics, 1 client, p50", "ms"),
+    "log_batch_1000": ("`log_batch` of 1000 metrics, 1 client, p50", "ms"),
+    "search": ("`search_runs`, 20 runs, 1 client, p50", "ms"),
+    "pss": ("memory of all MLflow processes, idle (PSS)", "MiB"),
+}
+
+
+def remote(host: dict[str, Any], base: Path, command: str, **more: Any) -> subprocess.CompletedProcess[str]:
+    """Run COMMAND on the lab's server as root, through the lab's own SSH settings."""
+    options = host.get("ansible_ssh_common_args", "").replace("{{ inventory_dir }}", str(base)).split()
+    key = host["ansible_ssh_private_key_file"].replace("{{ inventory_dir }}", str(base))
+    login = f"{host['ansible_user']}@{host['ansible_host']}"
+    argv = ["ssh", "-q", "-o", "BatchMode=yes", "-i", key, *options, login, f"sudo {command}"]
+    return subprocess.run(argv, text=True, stdout=subprocess.PIPE, check=True, **more)
+
+
+def measure(lab_dir: Path, *, seconds: float, rounds: int) -> dict[str, Any]:
+    """The figures of both servers, as bench_probe.py prints them."""
+    lab = labs.load(lab_dir)
+    host = yaml.safe_load((lab_dir / "hosts.yml").read_text())["mlflow"]["hosts"]["mlflow"]
+    order = {
+        "fqdn": lab.fqdn,
+        "password": secrets.get(lab, "secret_mlflow_admin_password"),
+        "clients": 16,
+        "seconds": seconds,
+        "rounds": rounds,
+        "settle": 10,
+    }
+    # The order has a password in it and so goes by standard input, the program before it by a file.
+    remote(host, lab_dir, "tee /run/labtrack-bench.py >/dev/null", input=PROBE.read_text())
+    try:
+        done = remote(host, lab_dir, "/opt/mlflow/current/bin/python /run/labtrack-bench.py", input=json.dumps(order))
+    finally:
+        remote(host, lab_dir, "rm -f /run/labtrack-bench.py", stdin=subprocess.DEVNULL)
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def table(result: dict[str, Any]) -> str:
+    """The figures as a Markdown table."""
+    lines = ["| what | usual `mlflow server` | this kit | ratio | target |", "|---|---:|---:|---:|---|"]
+    for key, (what, unit) in ROWS.items():
+        usual, kit = result["usual"][key], result["kit"][key]
+        sign, limit = TARGETS.get(key, ("", ""))
+        lines.append(f"| {what} | {usual:.1f} {unit} | {kit:.1f} {unit} | {kit / usual:.2f} | {sign} {limit} |".strip())
+    return "\n".join(lines)
+
+
+def missed(result: dict[str, Any]) -> list[str]:
+    """The targets that were not reached."""
+    ratio = {key: result["kit"][key] / result["usual"][key] for key in TARGETS}
+    return [
+        f"{ROWS[key][0]}: {ratio[key]:.2f}, not {sign} {limit}"
+        for key, (sign, limit) in TARGETS.items()
+        if (ratio[key] > limit if sign == "<=" else ratio[key] < limit)
+    ]
+
+
+def write(page: Path, result: dict[str, Any]) -> None:
+    """Put the table between the marks of the page."""
+    machine = result["machine"]
+    day = datetime.now(timezone.utc).strftime("%Y-%m-%d")
+    about = (
+        f"Made by `make bench` on {day}: rehearsal on {machine['cores']} cores, MLflow {machine['mlflow']}, "
+        f"Python {machine['python']}."
+    )
+    text = page.read_text()
+    head, _, rest = text.partition("<!-- bench -->\n")
+    _, _, tail = rest.partition("<!-- end -->")
+    page.write_text(f"{head}<!-- bench -->\n{about}\n\n{table(result)}\n<!-- end -->{tail}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--lab", type=Path, default=ROOT / "inventory/rehearsal")
+    parser.add_argument("--seconds", type=float, default=5, help="for each figure and round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--no-page", action="store_true", help="only print, leave docs/reference/performance.md")
+    options = parser.parse_args()
+    if not (options.lab / "hosts.yml").exists():
+        sys.exit(
+            f"{options.lab}/hosts.yml is not there.  To fix: make demo, which deploys the server, then make bench."
+        )
+    if not shutil.which("ssh"):
+        sys.exit("ssh is not installed.  To fix: apt install openssh-client.")
+    result = measure(options.lab, seconds=options.seconds, rounds=options.rounds)
+    print(table(result))
+    if not options.no_page:
+        write(PAGE, result)
+        print(f"\nwritten to {PAGE.relative_to(ROOT)}")
+    for miss in missed(result):
+        print(f"missed: {miss}", file=sys.stderr)
+    return 1 if missed(result) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
