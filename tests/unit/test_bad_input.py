@@ -314,6 +314,15 @@ class TestSecrets:
         found = secrets.read(lab)
         assert cloud.keys == {found[secrets.S3_ACCESS]: found[secrets.S3_SECRET]}
 
+    def test_a_key_that_the_store_no_longer_knows_is_replaced(self, lab: Lab, cloud: FakeCloud, desk) -> None:
+        with desk() as opened:
+            lifecycle.server_key(opened)
+            cloud.keys.clear()
+        with desk() as opened:
+            assert lifecycle.server_key(opened) == [secrets.S3_ACCESS, secrets.S3_SECRET]
+            assert lifecycle.server_key(opened) == []
+        assert list(cloud.keys) == [secrets.read(lab)[secrets.S3_ACCESS]]
+
     def test_another_vault_password(self, lab: Lab, desk, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         secrets.ensure_passwords(lab)
         monkeypatch.setenv("LABTRACK_VAULT_PASSWORD_FILE", str(tmp_path / "other"))

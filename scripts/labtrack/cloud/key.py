@@ -49,8 +49,11 @@ def parse(text: str) -> Key:
     except ValueError:
         what = "nothing" if not text.strip() else "something that is not JSON"
         raise BadInputError(f"--keys was given {what}.", mend) from None
+    if isinstance(loaded, list) and len(loaded) == 1:  # `ec2 credentials list -f json` of a single key
+        loaded = loaded[0]
     if not isinstance(loaded, dict):
         raise BadInputError("--keys was given JSON, but not one key.", mend)
+    loaded = {str(name).lower().replace(" ", "_"): value for name, value in loaded.items()}
     for name in ("access", "secret"):
         if not isinstance(loaded.get(name), str) or not loaded[name]:
             raise BadInputError(f"The JSON for --keys has no {name!r}.", mend)

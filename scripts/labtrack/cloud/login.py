@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +26,8 @@ WAYS_OUT = """one of the three ways to a key:
   - log in with a password: a clouds.yaml entry or an openrc file with user name and password
   - with a login token: export OS_TOKEN=$(openstack --os-auth-type v3websso token issue -f value -c id)
   - with a key made elsewhere: openstack ec2 credentials create -f json | labtrack ... --keys -"""
+# keystoneauth warns of what is then said in our own words
+logging.getLogger("keystoneauth").addHandler(logging.NullHandler())
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,7 @@ def login(lab: Lab, cloud: str | None = None, timeout: float = TIMEOUT) -> Login
         except keystone.Unauthorized:
             raise _why_unauthorized(region, session, auth_url) from None
         except keystone.NotFound:
-            mend = "auth_url must be Keystone's address and end in /v3."
-            raise BadInputError(f"There is no Keystone at {auth_url} (404).", mend) from None
+            raise _why_not_found(region, auth_url) from None
     if not access.project_id:
         raise BadInputError(
             "The login has no project, and a key belongs to one.",
@@ -107,7 +110,7 @@ def _region(lab: Lab, cloud: str | None) -> Any:
         raise BadInputError(f"The way to log in {error.name!r} is not installed here.", mend) from None
     except (keystone.AuthPluginException, ConfigException) as error:
         raise BadInputError(
-            f"The credentials can't be used: {error}.",
+            f"The credentials can't be used: {str(error).rstrip('.')}.",
             "complete the clouds.yaml entry or the OS_* variables (an openrc file sets all of them).",
         ) from None
 
@@ -155,13 +158,28 @@ def _why_unauthorized(region: Any, session: Session, auth_url: str) -> LabtrackE
                 f"{who} may log in at {auth_url}, but has no role in the project {project!r} (or it does not exist).",
                 "correct the project's name, or ask its owner for the role `member`.",
             )
-    if isinstance(plugin, v3.Token):
-        what, mend = "the token is wrong or has expired", "log in again and set OS_TOKEN anew."
-    elif "application_credential_id" in auth or "application_credential_name" in auth:
-        what, mend = "the application credential is wrong, expired or deleted", "make a new one in the dashboard."
-    else:
+    what, mend = _refused_secret(auth)
+    if not what:
         what, mend = f"wrong user name or password for {who}", "correct the clouds.yaml entry, or source openrc again."
     return LabtrackError(f"Keystone at {auth_url} refuses the login (401): {what}.", mend)
+
+
+def _why_not_found(region: Any, auth_url: str) -> LabtrackError:
+    """A token or an application credential that Keystone does not know is a 404, as is a wrong address."""
+    what, mend = _refused_secret(region.config.get("auth", {}))
+    if what:
+        return LabtrackError(f"Keystone at {auth_url} refuses the login (404): {what}.", mend)
+    return BadInputError(
+        f"There is no Keystone at {auth_url} (404).", "auth_url must be Keystone's address and end in /v3."
+    )
+
+
+def _refused_secret(auth: dict[str, Any]) -> tuple[str, str]:
+    if _token() or "token" in auth:
+        return "the token is wrong or has expired", "log in again and set OS_TOKEN anew."
+    if "application_credential_id" in auth or "application_credential_name" in auth:
+        return "the application credential is wrong, expired or deleted", "make a new one in the dashboard."
+    return "", ""
 
 
 def _unscoped(auth: dict[str, Any], auth_url: str) -> Any:
@@ -222,5 +240,6 @@ def _connection(url: str, error: BaseException) -> LabtrackError:
 
 
 def _last(causes: list[BaseException]) -> str:
-    """The innermost words, without the object addresses that urllib3 puts around them."""
-    return str(causes[-1]).split(": ", maxsplit=1)[-1].strip("'\")( ").rstrip(".")
+    """The innermost words, without the object addresses and line numbers around them."""
+    said = re.sub(r" \(_ssl\.c:\d+\)", "", str(causes[-1]))
+    return re.sub(r"^.*(certificate verify failed: |Errno [-0-9]+\] |: )", "", said).strip("'\")( ").rstrip(".")

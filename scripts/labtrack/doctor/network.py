@@ -35,7 +35,7 @@ def dns(context: Context) -> Iterator[Result]:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         said = getattr(error, "strerror", None) or error
-        mend = f"check the spelling (`getent hosts {host}`); if others can resolve it, " + _NO_WAY_OUT
+        mend = f"check the spelling (`getent hosts {host}`). If it is right: {_NO_WAY_OUT}"
         yield failed("DNS", f"{host}{note} does not resolve: {said}", mend)
         return
     addresses = sorted({str(one[4][0]) for one in found})

@@ -114,16 +114,26 @@ class Keys:
     def prove(self, key: Key, owner: str, *, bucket_may_be_missing: bool = False) -> None:
         """Uses a new key on the lab's bucket.  When the store refuses it, the key is taken back."""
         self.step("probe the store with the key")
-        lab = self.lab
-        store = Store(lab.s3_endpoint, lab.s3_region, lab.bucket, key.access, key.secret, lab.s3_ca_file)
         try:
-            probe(store)
+            probe(self._store(key))
         except Refusal as refusal:
             if refusal.kind == "bucket" and bucket_may_be_missing:
                 return
             if refusal.kind not in ("unreachable", "tls"):  # these say nothing about the key: keep it for later
                 self._take_back(key, owner)
-            raise _refused(lab, refusal) from None
+            raise _refused(self.lab, refusal) from None
+
+    def is_unknown(self, key: Key) -> bool:
+        """Whether the store says that it does not know a key (it was deleted); False when it can't be asked."""
+        try:
+            probe(self._store(key))
+        except Refusal as refusal:
+            return refusal.kind == "key"
+        return False
+
+    def _store(self, key: Key) -> Store:
+        lab = self.lab
+        return Store(lab.s3_endpoint, lab.s3_region, lab.bucket, key.access, key.secret, lab.s3_ca_file)
 
     def _take_back(self, key: Key, owner: str) -> None:
         entry = self.register.keys[key.access]

@@ -163,28 +163,28 @@ def revoke(desk: Desk, user: str) -> Outcome:
 
 
 def server_key(desk: Desk, handed_in: Key | None = None) -> list[str]:
-    """Sees to it that secrets.yml has an S3 key for the server; gives what was done."""
+    """Sees to it that secrets.yml has an S3 key for the server that the store knows; gives what was done."""
     keys, lab = desk.keys, desk.lab
     present = secrets.read(lab)
-    access = present.get(secrets.S3_ACCESS)
-    changed = []
-    if access and present.get(secrets.S3_SECRET) and handed_in is None:
+    access, secret = present.get(secrets.S3_ACCESS), present.get(secrets.S3_SECRET)
+    if access and secret and handed_in is None and not keys.is_unknown(Key(access, secret)):
+        entries = keys.register.of(SERVER_OWNER)
         if access not in keys.register.keys:  # put into secrets.yml by hand
             keys.register.put(register.Entry(access, SERVER_OWNER, ACTIVE, handed_in=True, made=now()))
-    else:
-        key = _registered(keys, SERVER_OWNER) if handed_in is None else None
-        if key is None:
-            key = keys.take(SERVER_OWNER, handed_in)
-            # the bucket may be made later, by playbooks/provision.yml
-            keys.prove(key, SERVER_OWNER, bucket_may_be_missing=True)
-        desk.step("write secrets.yml")
-        secrets.add(lab, {secrets.S3_ACCESS: key.access, secrets.S3_SECRET: key.secret})
-        access = key.access
-        changed = [secrets.S3_ACCESS, secrets.S3_SECRET]
-    if [entry.access for entry in keys.register.of(SERVER_OWNER)] != [access] or changed:
-        keys.use(SERVER_OWNER, access)
-        keys.delete_old(SERVER_OWNER)
-    return changed
+        if [(entry.access, entry.state) for entry in entries] != [(access, ACTIVE)]:
+            keys.use(SERVER_OWNER, access)
+            keys.delete_old(SERVER_OWNER)
+        return []
+    key = _registered(keys, SERVER_OWNER) if handed_in is None else None
+    if key is None:
+        key = keys.take(SERVER_OWNER, handed_in)
+        # the bucket may be made later, by playbooks/provision.yml
+        keys.prove(key, SERVER_OWNER, bucket_may_be_missing=True)
+    desk.step("write secrets.yml")
+    secrets.add(lab, {secrets.S3_ACCESS: key.access, secrets.S3_SECRET: key.secret})
+    keys.use(SERVER_OWNER, key.access)
+    keys.delete_old(SERVER_OWNER)
+    return [secrets.S3_ACCESS, secrets.S3_SECRET]
 
 
 @contextlib.contextmanager

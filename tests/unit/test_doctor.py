@@ -1,0 +1,261 @@
+"""What doctor and verify say, for faults that a healthy server does not have."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from conftest import CA
+
+from labtrack.cli import cli
+from labtrack.doctor import closed
+from labtrack.doctor.context import Context, of_file
+from labtrack.doctor.result import Result, Status
+from labtrack.doctor.run import examine
+from labtrack.envfile.render import Contents, render
+from labtrack.lab import Lab
+
+
+@pytest.fixture
+def answering() -> Iterator[dict]:
+    """A server that answers whatever the test puts into `status`, `body` and `headers`."""
+    said: dict = {"status": 200, "body": b"{}", "headers": {}}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self.send_response_only(said["status"])
+            for name, value in {"Date": self.date_time_string(), **said["headers"]}.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(said["body"])))
+            self.end_headers()
+            self.wfile.write(said["body"])
+
+        do_POST = do_PUT = do_DELETE = do_GET
+
+        def log_message(self, *_: object) -> None:
+            """Quiet."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    yield said | {"url": f"http://127.0.0.1:{server.server_port}", "said": said}
+    server.shutdown()
+    server.server_close()
+
+
+def rows(uri: str, **more: str) -> dict[str, Result]:
+    """The worst row of each check for a researcher with these variables."""
+    env = {
+        "MLFLOW_TRACKING_URI": uri,
+        "MLFLOW_TRACKING_USERNAME": "ada",
+        "MLFLOW_TRACKING_PASSWORD": "p",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+        **more,
+    }
+    order, found = list(Status), {}
+    for row in examine(Context({name: value for name, value in env.items() if value}, timeout=1.0)):
+        if row.check not in found or order.index(row.status) > order.index(found[row.check].status):
+            found[row.check] = row
+    return found
+
+
+def failed(found: dict[str, Result]) -> list[str]:
+    return [name for name, row in found.items() if row.status is Status.FAILED]
+
+
+class TestVariables:
+    """The variables, before anybody is asked."""
+
+    @pytest.mark.parametrize(
+        ("uri", "seen", "mend"),
+        [
+            ("", "MLFLOW_TRACKING_URI is not set", ". ./mlflow_env.sh"),
+            ("203.0.113.5:5000", "without https:// in front", "MLFLOW_TRACKING_URI=https://203.0.113.5 "),
+            ("mlflow.example.org", "without https:// in front", "=https://mlflow.example.org "),
+            ("sqlite:///mlflow.db", "recorded here, not on a server", "source"),
+            ("./mlruns", "recorded here", "source"),
+        ],
+    )
+    def test_an_address_that_is_none(self, uri: str, seen: str, mend: str) -> None:
+        found = rows(uri)
+        assert failed(found) == ["variables"]
+        assert seen in found["variables"].seen and mend in found["variables"].mend
+        for name in ("DNS", "TCP", "TLS", "login", "server version", "run"):
+            assert found[name].status is Status.SKIPPED and "variables" in found[name].seen
+
+    @pytest.mark.parametrize(
+        ("name", "value", "status", "seen"),
+        [
+            ("MLFLOW_TRACKING_PASSWORD", "", Status.FAILED, "MLFLOW_TRACKING_PASSWORD not set"),
+            ("MLFLOW_TRACKING_USERNAME", "'ada'", Status.FAILED, "a stray quote"),
+            ("MLFLOW_TRACKING_PASSWORD", "p\r", Status.FAILED, "line end in MLFLOW_TRACKING_PASSWORD"),
+            ("MLFLOW_TRACKING_SERVER_CERT_PATH", "/no/ca.pem", Status.FAILED, "not on this machine"),
+            ("MLFLOW_TRACKING_INSECURE_TLS", "true", Status.WARNING, "MLFLOW_TRACKING_INSECURE_TLS is set"),
+            ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "", Status.WARNING, "4 minutes"),
+            ("MLFLOW_REGISTRY_URI", "http://x", Status.WARNING, "models go to http://x"),
+        ],
+    )
+    def test_one_that_is_odd(self, name: str, value: str, status: Status, seen: str) -> None:
+        row = rows("http://127.0.0.1:1", **{name: value})["variables"]
+        assert (row.status, seen in row.seen, bool(row.mend)) == (status, True, True)
+
+    def test_a_store_that_is_half_set(self) -> None:
+        found = rows("http://127.0.0.1:1", AWS_ACCESS_KEY_ID="a", MLFLOW_S3_ENDPOINT_URL="https://s3.example.org")
+        assert "AWS_SECRET_ACCESS_KEY not set" in found["store variables"].seen
+        assert found["store"].status is Status.SKIPPED
+
+    def test_a_store_without_the_checksum_settings(self) -> None:
+        keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "s", "LABTRACK_BUCKET": "b"}
+        found = rows("http://127.0.0.1:1", MLFLOW_S3_ENDPOINT_URL="http://127.0.0.1:1", **keys)
+        assert "when_required" in found["store variables"].mend
+        assert "can't be reached" in found["store put"].seen and "login node" in found["store put"].mend
+
+
+class TestWay:
+    """The way to the server."""
+
+    def test_a_name_that_does_not_resolve(self) -> None:
+        found = rows("https://no-such-host.invalid")
+        assert failed(found) == ["DNS"] and "getent hosts" in found["DNS"].mend
+
+    def test_a_port_that_is_closed(self) -> None:
+        found = rows("https://127.0.0.1:1")
+        assert failed(found) == ["TCP"] and "refuses the connection" in found["TCP"].seen
+
+    def test_a_server_that_does_not_speak_tls(self, answering: dict) -> None:
+        found = rows(answering["url"].replace("http:", "https:"))
+        assert failed(found) == ["TLS"]
+
+    def test_a_certificate_of_another_ca(self, certificate: Path) -> None:
+        from fakes import FakeCloud
+
+        server = FakeCloud().start(certificate)
+        found = rows(f"https://localhost:{server.server_port}")
+        assert failed(found) == ["TLS"] and "get a new mlflow_env.sh" in found["TLS"].mend
+        trusted = {"MLFLOW_TRACKING_SERVER_CERT_PATH": str(certificate)}
+        assert rows(f"https://localhost:{server.server_port}", **trusted)["TLS"].status is Status.OK
+        found = rows(f"https://127.1:{server.server_port}", **trusted)
+        assert failed(found) == ["TLS"] and "must be the server's name exactly" in found["TLS"].mend
+        server.shutdown()
+
+    def test_a_proxy_in_between(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")
+        found = rows("https://mlflow.example.org")
+        assert "the proxy http://127.0.0.1:1" in found["TCP"].seen and failed(found) == ["TCP"]
+
+
+class TestLogin:
+    """What the server answers to the login."""
+
+    @pytest.mark.parametrize(
+        ("status", "body", "seen", "mend"),
+        [
+            (401, b"no", "refuses user ada with this password (401)", "newest mlflow_env.sh"),
+            (403, b"Invalid Host header", "Invalid Host header", "the server's own name"),
+            (429, b"", "too many logins", "wait a minute"),
+            (502, b"", "answered 502", "systemctl status 'mlflow@*'"),
+        ],
+    )
+    def test_refused(self, answering: dict, status: int, body: bytes, seen: str, mend: str) -> None:
+        answering["said"].update(status=status, body=body)
+        found = rows(answering["url"])
+        assert failed(found) == ["login"] and seen in found["login"].seen and mend in found["login"].mend
+        assert found["server version"].status is Status.SKIPPED
+
+    def test_an_old_server(self, answering: dict) -> None:
+        answering["said"]["body"] = b"2.9.2"
+        found = rows(answering["url"])
+        assert found["server version"].status is Status.WARNING and "exploits" in found["server version"].mend
+
+    @pytest.mark.parametrize(
+        ("date", "status"),
+        [("Sat, 01 Jan 2000 00:00:00 GMT", Status.FAILED), (None, Status.OK), ("nonsense", Status.SKIPPED)],
+    )
+    def test_the_clock(self, answering: dict, date: str | None, status: Status) -> None:
+        if date:
+            answering["said"]["headers"] = {"Date": date}
+        assert rows(answering["url"])["clock"].status is status
+
+
+class TestCommand:
+    """labtrack doctor and labtrack env check, as typed."""
+
+    @pytest.fixture
+    def file(self, lab: Lab, tmp_path: Path) -> Path:
+        path = tmp_path / "mlflow_env.sh"
+        path.write_bytes(render(Contents(lab, "ada", "it's $x", None, "2026-11-21T08:00:00Z")))
+        path.chmod(0o600)
+        return path
+
+    def test_exit_codes_and_json(self, monkeypatch: pytest.MonkeyPatch, answering: dict) -> None:
+        good = {"URI": answering["url"], "USERNAME": "ada", "PASSWORD": "p"}
+        for name, value in good.items():
+            monkeypatch.setenv(f"MLFLOW_TRACKING_{name}", value)
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+        answering["said"]["body"] = b"3.17.2"
+        assert CliRunner().invoke(cli, ["doctor"]).exit_code == 0
+        monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES")
+        assert CliRunner().invoke(cli, ["doctor"]).exit_code == 1
+        answering["said"]["status"] = 401
+        done = CliRunner().invoke(cli, ["doctor", "--json"])
+        data = json.loads(done.output)
+        assert (done.exit_code, data["status"]) == (2, "failed")
+        login = next(row for row in data["results"] if row["check"] == "login")
+        assert set(login) == {"check", "status", "seen", "mend"} and login["status"] == "failed"
+
+    def test_a_file_is_used_as_a_shell_would(self, file: Path) -> None:
+        env = of_file(file)
+        assert env["MLFLOW_TRACKING_PASSWORD"] == "it's $x"
+        assert Path(env["MLFLOW_TRACKING_SERVER_CERT_PATH"]).read_text() == CA
+
+    def test_a_file_that_can_not_be_trusted_is_not_run(self, file: Path, tmp_path: Path) -> None:
+        file.write_text(f"touch {tmp_path}/ran\n")
+        file.chmod(0o600)
+        done = CliRunner().invoke(cli, ["doctor", "--file", str(file)])
+        assert done.exit_code == 2 and "truncated" in done.output and not (tmp_path / "ran").exists()
+
+    @pytest.mark.parametrize(("damage", "code"), [("", 0), ("edited", 1), ("mode", 2), ("gone", 2)])
+    def test_env_check(self, file: Path, damage: str, code: int) -> None:
+        if damage == "edited":
+            file.write_bytes(b"# mine\n" + file.read_bytes())
+        elif damage == "mode":
+            file.chmod(0o644)
+        elif damage == "gone":
+            file.unlink()
+        done = CliRunner().invoke(cli, ["env", "check", str(file)])
+        assert done.exit_code == code, done.output
+        assert ("To fix" in done.output) == bool(damage)
+
+    def test_no_output_shows_the_password(self, file: Path) -> None:
+        for command in (["doctor", "--file", str(file)], ["env", "check", str(file)]):
+            for more in ([], ["--json"]):
+                assert "it's $x" not in CliRunner().invoke(cli, [*command, *more]).output
+
+
+class TestClosed:
+    """verify, against a server that lets everybody in."""
+
+    def test_what_is_open_is_failed(self, answering: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+        outside = closed._Outside("127.0.0.1", None, 1.0)
+        outside.url = answering["url"]
+        row = outside.expect("x", {401}, "POST", "/api/2.0/mlflow/experiments/search", "refused", json={})
+        assert row.status is Status.FAILED and "answered 200, not 401" in row.seen and "deploy.yml" in row.mend
+        port = int(answering["url"].rpartition(":")[2])
+        assert closed._port("127.0.0.1", port, "MLflow", 1.0).status is Status.FAILED
+        assert closed._port("127.0.0.1", 1, "MLflow", 1.0).status is Status.OK
+
+    def test_a_server_that_can_not_be_reached_proves_nothing(self) -> None:
+        found = list(closed.check("127.0.0.1", ("a", "b"), None, 0.5))
+        tried = [row for row in found if not row.check.startswith(("port", "forged"))]
+        assert all(row.status is Status.FAILED and "could not be tried" in row.seen for row in tried)
+
+    def test_a_netrc_does_not_log_in_for_us(self, answering: dict, tmp_path: Path) -> None:
+        (tmp_path / "home" / ".netrc").write_text("machine 127.0.0.1 login a password b\n")
+        outside = closed._Outside("127.0.0.1", None, 1.0)
+        answer = outside.session.request("GET", answering["url"], auth=closed._no_login, timeout=1)
+        assert "Authorization" not in answer.request.headers

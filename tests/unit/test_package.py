@@ -1,0 +1,96 @@
+"""What a researcher installs: quick, small, and without the admin's libraries."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+LABTRACK = Path(sys.executable).with_name("labtrack")
+ADMINS = ("ansible", "jinja2", "jsonschema", "keystoneauth1", "openstack", "yaml")
+
+
+@pytest.fixture
+def without_admin(tmp_path: Path) -> dict[str, str]:
+    """An environment in which the admin's libraries can't be imported."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Missing:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name.partition('.')[0] in {ADMINS!r}:\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Missing())\n"
+    )
+    return {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], "PYTHONPATH": str(tmp_path)}
+
+
+def run(*arguments: str, **more: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([LABTRACK, *arguments], capture_output=True, text=True, check=False, timeout=60, **more)
+
+
+def test_help_comes_at_once() -> None:
+    taken = []
+    for _ in range(5):
+        before = time.perf_counter()
+        assert run("--help").returncode == 0
+        taken.append(time.perf_counter() - before)
+    assert min(taken) < 0.3, taken
+
+
+def test_help_imports_nothing_heavy() -> None:
+    script = "import json, sys, labtrack.cli; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[0] for name in json.loads(done.stdout)}
+    assert loaded & {"boto3", "botocore", "requests", *ADMINS} == set()
+
+
+def test_the_client_needs_nothing_of_the_admins(without_admin: dict[str, str], tmp_path: Path) -> None:
+    doctor = run("doctor", env=without_admin)
+    assert doctor.returncode == 2 and "MLFLOW_TRACKING_URI is not set" in doctor.stdout
+    check = run("env", "check", str(tmp_path / "none.sh"), env=without_admin)
+    assert check.returncode == 2 and "To fix" in check.stdout
+
+
+@pytest.mark.parametrize(
+    "command", [("preflight", "x"), ("env", "create", "x", "ada"), ("users", "sync", "x"), ("secrets", "ensure", "x")]
+)
+def test_the_admins_commands_say_what_to_install(command: tuple[str, ...], without_admin: dict[str, str]) -> None:
+    done = run(*command, env=without_admin)
+    assert done.returncode == 2 and 'pip install "labtrack[admin]"' in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_wrong_usage_is_2() -> None:
+    assert run("env", "create").returncode == 2
+    assert run("nonsense").returncode == 2
+
+
+def test_an_installed_package_has_schema_and_template(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index",
+         "--wheel-dir", tmp_path, _copy_of_the_checkout(tmp_path / "source")],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as found:
+        assert found.read("labtrack/lab.json") == (ROOT / "schema" / "lab.json").read_bytes()
+        assert "labtrack/envfile/mlflow_env.sh.j2" in found.namelist()
+        assert not any(name.startswith(("dev/", "vault")) for name in found.namelist())
+
+
+def _copy_of_the_checkout(place: Path) -> Path:
+    """What git has of it, links as links; a build writes into its source."""
+    place.mkdir()
+    listed = ["git", "ls-files", "-z", "pyproject.toml", "README.md", "schema", "scripts/labtrack"]
+    names = subprocess.run(listed, cwd=ROOT, capture_output=True, check=True).stdout
+    archive = ["tar", "--create", "--null", "--files-from=-"]
+    packed = subprocess.run(archive, cwd=ROOT, input=names, capture_output=True, check=True).stdout
+    subprocess.run(["tar", "--extract"], cwd=place, input=packed, check=True)
+    return place
