@@ -14,13 +14,15 @@ from labtrack.envfile.read import COMPLETE
 from labtrack.errors import BadInputError
 from labtrack.lab import Lab
 
-# MLflow's own limits hold a job 247 s at each call to a dead server (field).  These survive a restart of
-# the server (tries after 0, 2, 6 and 14 s) and give up a dead one in about 15 s; docs/researcher says more.
+# With MLflow's own limits each call to a dead server takes 4 minutes, to a silent one 20 (field).  With these it
+# tries four times in 13 s, or in 92 s when nothing comes back; docs/researcher/mlflow_env.md has the table.
 LIMITS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
 }
+# The server answers an upload only when the store has it all.
+PROXIED_LIMITS = {**LIMITS, "MLFLOW_HTTP_REQUEST_TIMEOUT": "120"}
 STORE_LIMITS = {"AWS_RETRY_MODE": "standard", "AWS_MAX_ATTEMPTS": "3"}
 # What an earlier set-up may have left and what would win over, or clash with, this file's values.
 IN_THE_WAY = (
@@ -66,7 +68,7 @@ def render(contents: Contents) -> bytes:
     }
     certificates = _certificates(lab, with_store=key is not None)
     removed = [*IN_THE_WAY, *(STORE_IN_THE_WAY if key else ())]
-    defaults = {**LIMITS, **(STORE_LIMITS if key else {})}
+    defaults = {**LIMITS, **STORE_LIMITS} if key else PROXIED_LIMITS
     replaced = [*exports, *removed, *(name for name, _, _ in certificates if name not in removed)]
     text = _template().render(
         lab=lab.name,

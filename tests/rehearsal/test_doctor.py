@@ -1,0 +1,109 @@
+"""doctor and verify on the deployed server, from the machine that plays the cluster's login node."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Rehearsal
+
+Doctor = Callable[..., tuple[int, dict[str, dict[str, str]]]]
+HOME = "/tmp/doctor-test"
+
+
+@pytest.fixture(scope="module")
+def doctor(rehearsal: Rehearsal) -> Iterator[Doctor]:
+    """Runs doctor on `login`, in the researchers' Python, with Ada's file sourced; gives exit code and rows."""
+    packed = subprocess.run(
+        ["tar", "--create", "--dereference", "--exclude=__pycache__", "labtrack"],
+        cwd=rehearsal.root / "scripts", capture_output=True, check=True,
+    ).stdout  # fmt: skip
+    address, user = rehearsal.addresses["login"]
+    # the fixture's ssh carries text; a package is bytes
+    copy = ["ssh", "-q", "-i", str(rehearsal.private / "id_ed25519"), "-o",
+            f"UserKnownHostsFile={rehearsal.private / 'known_hosts'}", f"{user}@{address}",
+            f"rm -rf {HOME} && mkdir -m 700 {HOME} && tar --extract -C {HOME}"]  # fmt: skip
+    subprocess.run(copy, input=packed, check=True)
+    file = (rehearsal.private / "ada" / "mlflow_env.sh").read_text()
+    rehearsal.ssh("login", f"umask 077; cat > {HOME}/mlflow_env.sh", stdin=file, check=True)
+
+    def run(*arguments: str, before: str = ":") -> tuple[int, dict[str, dict[str, str]]]:
+        command = f"cd {HOME} && . ./mlflow_env.sh && {before}; {rehearsal.PYTHON} -m labtrack doctor --json"
+        done = rehearsal.ssh("login", f"{command} {shlex.join(arguments)}")
+        assert done.stdout, done.stderr
+        return done.returncode, {row["check"]: row for row in json.loads(done.stdout)["results"]}
+
+    yield run
+    rehearsal.ssh("login", f"rm -rf {HOME}", check=True)
+
+
+def failed(rows: dict[str, dict[str, str]]) -> list[str]:
+    return [name for name, row in rows.items() if row["status"] == "failed"]
+
+
+def test_a_healthy_lab_is_healthy(doctor: Doctor) -> None:
+    code, rows = doctor("--write")
+    bad = {name: row for name, row in rows.items() if row["status"] not in ("ok", "skipped")}
+    assert (code, bad) == (0, {})
+    for check in ("DNS", "TCP", "TLS", "login", "server version", "run", "artifact", "clock", "file mode"):
+        assert rows[check]["status"] == "ok"
+    for check in ("put", "get", "multipart", "presigned", "delete"):
+        assert rows[f"store {check}"]["status"] == "ok"
+
+
+def test_what_the_seed_wrote_is_named(doctor: Doctor) -> None:
+    code, rows = doctor(before="export MLFLOW_TRACKING_URI=$(getent hosts mlflow.rehearsal.test | cut -d' ' -f1):5000")
+    assert code == 2 and failed(rows) == ["variables"]
+    assert "without https://" in rows["variables"]["seen"]
+
+
+@pytest.mark.parametrize(
+    ("before", "check", "mend"),
+    [
+        ("export MLFLOW_TRACKING_PASSWORD=wrong", "login", "newest mlflow_env.sh"),
+        ("unset MLFLOW_TRACKING_SERVER_CERT_PATH", "TLS", "get a new mlflow_env.sh"),
+        ("export MLFLOW_TRACKING_URI=https://mlflow.rehearsal.test:444", "TCP", "login node"),
+        ("export AWS_SECRET_ACCESS_KEY=wrong", "store put", "rotated or revoked"),
+        ("export AWS_ACCESS_KEY_ID=wrong", "store put", "rotated or revoked"),
+        ("unset AWS_CA_BUNDLE", "store put", "source mlflow_env.sh again"),
+        ("chmod 644 mlflow_env.sh; trap 'chmod 600 mlflow_env.sh' EXIT", "file", "chmod 600"),
+    ],
+)
+def test_each_fault_is_found_where_it_is(doctor: Doctor, before: str, check: str, mend: str) -> None:
+    code, rows = doctor(before=before)
+    assert code == 2 and failed(rows) == [check], rows
+    assert mend in rows[check]["mend"]
+
+
+@pytest.mark.parametrize(
+    ("unit", "check", "seen"), [("nginx", "TCP", "refuses the connection"), ("mlflow@*", "login", "50")]
+)
+def test_a_service_that_is_down(doctor: Doctor, rehearsal: Rehearsal, unit: str, check: str, seen: str) -> None:
+    units = rehearsal.ssh("mlflow", f"systemctl list-units --plain --no-legend '{unit}.service'", check=True).stdout
+    names = " ".join(line.split()[0] for line in units.splitlines())
+    rehearsal.ssh("mlflow", f"systemctl stop {names}", check=True)
+    try:
+        code, rows = doctor()
+    finally:
+        rehearsal.ssh("mlflow", f"systemctl start {names}", check=True)
+    assert code == 2 and failed(rows) == [check]
+    assert seen in rows[check]["seen"] and "admin" in rows[check]["mend"]
+
+
+def test_verify_finds_every_door_closed(rehearsal: Rehearsal) -> None:
+    done = rehearsal.run("labtrack", "verify", "--json", str(rehearsal.lab_dir))
+    rows = json.loads(done.stdout)["results"]
+    assert (done.returncode, [row for row in rows if row["status"] != "ok"]) == (0, [])
+    assert len(rows) >= 18
+
+
+def test_verify_playbook_ends_with_the_address(rehearsal: Rehearsal) -> None:
+    done = rehearsal.playbook("playbooks/verify.yml", check=True)
+    assert "changed=0" in done.stdout
+    assert f"keeps its doors closed: {rehearsal.url}" in done.stdout
