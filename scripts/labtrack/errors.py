@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 
 
 class Exit(enum.IntEnum):
@@ -38,3 +39,15 @@ class BadInputError(LabtrackError):
 
     def __init__(self, what: str, mend: str = "") -> None:
         super().__init__(what, mend, Exit.BAD_INPUT)
+
+
+def innermost(error: BaseException) -> str:
+    """The words of the first cause of an error, without the addresses and line numbers around them."""
+    seen: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause and cause not in seen:
+        seen.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    said = re.sub(r" \(_ssl\.c:\d+\)", "", str(seen[-1]))
+    said = re.sub(r"^.*(certificate verify failed: |Errno [-0-9]+\] |: )", "", said).strip("'\")( ").rstrip(".")
+    return said or type(seen[-1]).__name__

@@ -8,7 +8,7 @@ from typing import Any
 
 import requests
 
-from labtrack.errors import LabtrackError
+from labtrack.errors import LabtrackError, innermost
 
 TIMEOUT = 30.0  # seconds
 USERS = "/api/2.0/mlflow/users"
@@ -29,18 +29,17 @@ class Server:
     session: requests.Session = field(default_factory=requests.Session, repr=False)
 
     def __post_init__(self) -> None:
-        # not session.auth: requests lets a ~/.netrc entry of the host win over nothing, but not over this
         self.session.auth = (self.user, self.password)
-        if self.ca_file:
-            self.session.verify = str(self.ca_file)
 
     def ask(self, method: str, path: str, **more: Any) -> requests.Response:
         """One request, whatever the answer's status.  Raises LabtrackError when no answer comes."""
+        # with each request: REQUESTS_CA_BUNDLE would win over session.verify
+        verify = str(self.ca_file) if self.ca_file else None
         try:
-            return self.session.request(method, self.url + path, timeout=self.timeout, **more)
+            return self.session.request(method, self.url + path, timeout=self.timeout, verify=verify, **more)
         except requests.exceptions.SSLError as error:
             raise LabtrackError(
-                f"{self.url} shows a certificate that is not trusted here: {_innermost(error)}.",
+                f"{self.url} shows a certificate that is not trusted here: {innermost(error)}.",
                 "with lab_certificate: selfsigned, run playbooks/deploy.yml, which fetches the lab's CA; "
                 "else look at the certificate's name and date.",
             ) from None
@@ -50,7 +49,7 @@ class Server:
             ) from None
         except requests.exceptions.RequestException as error:
             raise LabtrackError(
-                f"{self.url} can't be reached: {_innermost(error)}.",
+                f"{self.url} can't be reached: {innermost(error)}.",
                 "is the server deployed, does its name resolve (`getent hosts`), is port 443 open?",
             ) from None
 
@@ -114,9 +113,3 @@ def _code(answer: requests.Response) -> str:
         return str(answer.json().get("error_code", ""))
     except ValueError:
         return ""
-
-
-def _innermost(error: BaseException) -> str:
-    while error.__context__ or error.__cause__:
-        error = error.__cause__ or error.__context__ or error
-    return str(error).split(": ", maxsplit=1)[-1].rstrip(".") or type(error).__name__

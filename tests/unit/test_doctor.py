@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import certifi
 import pytest
 from click.testing import CliRunner
 from conftest import CA
+from fakes import FakeCloud
 
 from labtrack.cli import cli
 from labtrack.doctor import closed
@@ -19,6 +21,7 @@ from labtrack.doctor.result import Result, Status
 from labtrack.doctor.run import examine
 from labtrack.envfile.render import Contents, render
 from labtrack.lab import Lab
+from labtrack.server import Server
 
 
 @pytest.fixture
@@ -132,8 +135,6 @@ class TestWay:
         assert failed(found) == ["TLS"]
 
     def test_a_certificate_of_another_ca(self, certificate: Path) -> None:
-        from fakes import FakeCloud
-
         server = FakeCloud().start(certificate)
         found = rows(f"https://localhost:{server.server_port}")
         assert failed(found) == ["TLS"] and "get a new mlflow_env.sh" in found["TLS"].mend
@@ -141,6 +142,21 @@ class TestWay:
         assert rows(f"https://localhost:{server.server_port}", **trusted)["TLS"].status is Status.OK
         found = rows(f"https://127.1:{server.server_port}", **trusted)
         assert failed(found) == ["TLS"] and "must be the server's name exactly" in found["TLS"].mend
+        server.shutdown()
+
+    def test_the_labs_ca_wins_over_the_one_of_the_site(
+        self, certificate: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fake = FakeCloud()
+        server = fake.start(certificate)
+        url = fake.url.replace("127.0.0.1", "localhost")
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", certifi.where())
+        assert Server(url, "admin", fake.accounts["admin"], certificate).login_works()
+        mine = {"USERNAME": "admin", "PASSWORD": fake.accounts["admin"], "SERVER_CERT_PATH": str(certificate)}
+        found = rows(url, **{f"MLFLOW_TRACKING_{name}": value for name, value in mine.items()})
+        assert found["login"].status is Status.OK
+        outside = closed._Outside("localhost", certificate, 1.0)
+        assert outside.expect("x", {401}, "GET", f"{url}/api/2.0/mlflow/users/current", "").status is Status.OK
         server.shutdown()
 
     def test_a_proxy_in_between(self, monkeypatch: pytest.MonkeyPatch) -> None:

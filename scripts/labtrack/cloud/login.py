@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from keystoneauth1.session import Session
 from openstack.config import OpenStackConfig
 from openstack.exceptions import ConfigException
 
-from labtrack.errors import BadInputError, LabtrackError
+from labtrack.errors import BadInputError, LabtrackError, innermost
 from labtrack.lab import Lab
 
 TIMEOUT = 20.0  # seconds to wait for a connection, and for each answer
@@ -225,7 +224,7 @@ def _connection(url: str, error: BaseException) -> LabtrackError:
 
     if any_of(keystone.SSLError, requests.exceptions.SSLError):
         return LabtrackError(
-            f"Keystone at {url} shows a certificate that is not trusted here: {_last(causes)}.",
+            f"Keystone at {url} shows a certificate that is not trusted here: {innermost(error)}.",
             "name the CA's file as `cacert` in clouds.yaml or as OS_CACERT; a public cloud needs none, so look at "
             "auth_url, the clock (`date`), and whether a proxy sits in between.",
         )
@@ -234,12 +233,6 @@ def _connection(url: str, error: BaseException) -> LabtrackError:
             f"Keystone at {url} does not answer in time.", "check the network (VPN? firewall?) and try again."
         )
     return LabtrackError(
-        f"Keystone at {url} can't be reached: {_last(causes)}.",
+        f"Keystone at {url} can't be reached: {innermost(error)}.",
         "check auth_url in clouds.yaml (or OS_AUTH_URL), the network and the VPN.",
     )
-
-
-def _last(causes: list[BaseException]) -> str:
-    """The innermost words, without the object addresses and line numbers around them."""
-    said = re.sub(r" \(_ssl\.c:\d+\)", "", str(causes[-1]))
-    return re.sub(r"^.*(certificate verify failed: |Errno [-0-9]+\] |: )", "", said).strip("'\")( ").rstrip(".")

@@ -30,8 +30,8 @@ def _ask(context: Context, method: str, path: str, **more: Any) -> requests.Resp
     env = context.env
     session = requests.Session()
     session.auth = (env["MLFLOW_TRACKING_USERNAME"], env["MLFLOW_TRACKING_PASSWORD"])
-    session.verify = context.trust("MLFLOW_TRACKING_SERVER_CERT_PATH")
-    answer = session.request(method, context.uri + path, timeout=context.timeout, **more)
+    trusted = context.trust("MLFLOW_TRACKING_SERVER_CERT_PATH")
+    answer = session.request(method, context.uri + path, timeout=context.timeout, verify=trusted, **more)
     with contextlib.suppress(KeyError, ValueError, TypeError):
         theirs = parsedate_to_datetime(answer.headers["Date"]).timestamp()
         context.dates.setdefault("server", (theirs, time.time() - answer.elapsed.total_seconds() / 2))
@@ -96,23 +96,29 @@ def _client() -> str:
 
 
 def write(context: Context) -> Iterator[Result]:
-    """Writes a run with a metric and an artifact, reads both back, and deletes them."""
-    name = f"labtrack-doctor/{context.env['MLFLOW_TRACKING_USERNAME']}"
+    """Writes a run with a metric and an artifact, reads both back, and deletes them.
+
+    In an experiment of its own, deleted at the end: an old one might belong to a former account of that name.
+    """
+    name = f"labtrack-doctor/{context.env['MLFLOW_TRACKING_USERNAME']}/{uuid.uuid4().hex[:8]}"
     try:
-        experiment = _experiment(context, name)
-        run = _json(context, "POST", "runs/create", {"experiment_id": experiment, "start_time": _now()})["run"]["info"]
+        experiment = _json(context, "POST", "experiments/create", {"name": name})["experiment_id"]
     except (_Answered, requests.exceptions.RequestException) as error:
-        yield failed("run", f"no run could be made: {error}", _LATER)
+        yield failed("run", f"no experiment could be made: {error}", _LATER)
         return
     try:
+        run = _json(context, "POST", "runs/create", {"experiment_id": experiment, "start_time": _now()})["run"]["info"]
         yield _metric(context, run["run_id"])
         yield from _artifact(context, run["artifact_uri"])
+        _json(context, "POST", "runs/update", {"run_id": run["run_id"], "status": "FINISHED", "end_time": _now()})
+        _json(context, "POST", "runs/delete", {"run_id": run["run_id"]})
+    except (_Answered, requests.exceptions.RequestException) as error:
+        yield failed("run", f"it could not be made or deleted: {error}", _LATER)
     finally:
         try:
-            _json(context, "POST", "runs/update", {"run_id": run["run_id"], "status": "FINISHED", "end_time": _now()})
-            _json(context, "POST", "runs/delete", {"run_id": run["run_id"]})
+            _json(context, "POST", "experiments/delete", {"experiment_id": experiment})
         except (_Answered, requests.exceptions.RequestException) as error:
-            yield warning("run", f"the run {run['run_id']} could not be deleted: {error}", "delete it in the web page.")
+            yield warning("run", f"the experiment {name} could not be deleted: {error}", "delete it in the web page.")
 
 
 def _metric(context: Context, run_id: str) -> Result:
@@ -162,16 +168,6 @@ def _through_the_server(context: Context, path: str) -> Result:
     except requests.exceptions.RequestException as error:
         return failed("artifact", f"no answer: {type(error).__name__}", _LATER)
     return ok("artifact", "through the server: written, read back, deleted")
-
-
-def _experiment(context: Context, name: str) -> str:
-    found = _ask(context, "GET", f"{API}/experiments/get-by-name", params={"experiment_name": name})
-    if found.status_code == requests.codes.not_found:
-        return str(_json(context, "POST", "experiments/create", {"name": name})["experiment_id"])
-    experiment = _body(found)["experiment"]
-    if experiment.get("lifecycle_stage") == "deleted":
-        _json(context, "POST", "experiments/restore", {"experiment_id": experiment["experiment_id"]})
-    return str(experiment["experiment_id"])
 
 
 def _json(context: Context, method: str, path: str, body: Any = None, **more: Any) -> Any:
