@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from labtrack import secrets
 from labtrack.envfile import lifecycle
 from labtrack.envfile.lifecycle import Desk, Outcome
 from labtrack.errors import LabtrackError
@@ -32,10 +31,9 @@ def sync(desk: Desk) -> Iterator[Person]:
     server can't be asked at all.
     """
     desk.server.has_user(ADMIN_USER)
-    verify_password = secrets.get(desk.lab, "secret_verify_password")
     for user in desk.lab.users:
-        yield _one(desk, user.name, None, present=user.present)
-    yield _one(desk, VERIFY_USER, verify_password, present=True)
+        yield _one(desk, user.name, present=user.present)
+    yield _one(desk, VERIFY_USER, present=True)
     listed = {user.name for user in desk.lab.users} | {VERIFY_USER, SERVER_OWNER}
     for name in sorted({entry.owner for entry in desk.keys.register.keys.values()} - listed):
         outcome = Outcome(name, desk.file_of(name))
@@ -45,10 +43,10 @@ def sync(desk: Desk) -> Iterator[Person]:
         yield Person(outcome)
 
 
-def _one(desk: Desk, name: str, password: str | None, *, present: bool) -> Person:
+def _one(desk: Desk, name: str, *, present: bool) -> Person:
     try:
         if present:
-            return Person(lifecycle.create(desk, name, password=password))
+            return Person(lifecycle.create(desk, name))
         return Person(lifecycle.revoke(desk, name))
     except LabtrackError as error:
         return Person(Outcome(name, desk.file_of(name)), str(error))

@@ -21,7 +21,7 @@ from labtrack.envfile.read import EnvFile
 from labtrack.envfile.register import ACTIVE, NEW
 from labtrack.envfile.render import Contents, render
 from labtrack.errors import BadInputError
-from labtrack.lab import ADMIN_USER, SERVER_OWNER, Lab
+from labtrack.lab import ADMIN_USER, SERVER_OWNER, VERIFY_USER, Lab
 from labtrack.server import Server
 
 GRACE = 15.0  # seconds that an old key stays valid after the swap, for uploads that are under way
@@ -83,17 +83,16 @@ def create(
     *,
     output: Path | None = None,
     handed_in: Key | None = None,
-    password: str | None = None,
     force: bool = False,
 ) -> Outcome:
     """Sees to it that `user` has an account, a key that works and a file; changes only what is not so.
 
-    output: another place for the file.  handed_in: a key made elsewhere.  password: a given one for
-    the account (a generated one otherwise).  force: write over a truncated or edited file.
+    output: another place for the file.  handed_in: a key made elsewhere.  force: write over a truncated
+    or edited file.
     """
     with _ready(desk, user, output, force) as (there, outcome):
         key = _key(desk, user, there, handed_in, outcome) if desk.lab.direct else None
-        _hand_out(desk, outcome, there, key, password)
+        _hand_out(desk, outcome, there, key)
         _finish(desk, outcome)
         return outcome
 
@@ -260,13 +259,11 @@ def _distrust_password(desk: Desk, user: str) -> None:
         desk.keys.register.save()
 
 
-def _hand_out(
-    desk: Desk, outcome: Outcome, there: EnvFile | None, key: Key | None, password: str | None = None
-) -> None:
+def _hand_out(desk: Desk, outcome: Outcome, there: EnvFile | None, key: Key | None) -> None:
     """The account and the file; afterwards the register says what is in use."""
     user = outcome.user
     old = there.variables["MLFLOW_TRACKING_PASSWORD"] if there else None
-    password = _account(desk, user, old, password, outcome)
+    password = _account(desk, user, old, outcome)
     same = there and old == password and there.access == (key.access if key else "")
     contents = Contents(desk.lab, user, password, key, there.written if there and same else now())
     data = render(contents)
@@ -281,9 +278,10 @@ def _hand_out(
         desk.keys.use(user, key.access if key else None)
 
 
-def _account(desk: Desk, user: str, old: str | None, given: str | None, outcome: Outcome) -> str:
+def _account(desk: Desk, user: str, old: str | None, outcome: Outcome) -> str:
     """The account with the password that the file will hold; gives that password."""
     doubted = user in desk.keys.register.passwords
+    given = secrets.get(desk.lab, "secret_verify_password") if user == VERIFY_USER else None
     password = given or (None if doubted else old) or secrets.generate()
     if not desk.server.has_user(user):
         desk.step("make the account")
