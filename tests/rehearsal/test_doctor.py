@@ -85,13 +85,13 @@ def test_each_fault_is_found_where_it_is(doctor: Doctor, before: str, check: str
     ("unit", "check", "seen"), [("nginx", "TCP", "refuses the connection"), ("mlflow@*", "login", "50")]
 )
 def test_a_service_that_is_down(doctor: Doctor, rehearsal: Rehearsal, unit: str, check: str, seen: str) -> None:
-    units = rehearsal.ssh("mlflow", f"systemctl list-units --plain --no-legend '{unit}.service'", check=True).stdout
+    units = rehearsal.ssh("server", f"systemctl list-units --plain --no-legend '{unit}.service'", check=True).stdout
     names = " ".join(line.split()[0] for line in units.splitlines())
-    rehearsal.ssh("mlflow", f"systemctl stop {names}", check=True)
+    rehearsal.ssh("server", f"systemctl stop {names}", check=True)
     try:
         code, rows = doctor()
     finally:
-        rehearsal.ssh("mlflow", f"systemctl start {names}", check=True)
+        rehearsal.ssh("server", f"systemctl start {names}", check=True)
     assert code == 2 and failed(rows) == [check]
     assert seen in rows[check]["seen"] and "admin" in rows[check]["mend"]
 
