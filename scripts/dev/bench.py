@@ -42,7 +42,7 @@ def remote(host: dict[str, Any], base: Path, command: str, **more: Any) -> subpr
 def measure(lab_dir: Path, *, seconds: float, rounds: int) -> dict[str, Any]:
     """The figures of both servers, as bench_probe.py prints them."""
     lab = labs.load(lab_dir)
-    host = yaml.safe_load((lab_dir / "hosts.yml").read_text())["mlflow"]["hosts"]["mlflow"]
+    host = yaml.safe_load((lab_dir / "hosts.yml").read_text())["mlflow"]["hosts"]["server"]
     order = {
         "fqdn": lab.fqdn,
         "password": secrets.get(lab, "secret_mlflow_admin_password"),

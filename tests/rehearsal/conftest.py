@@ -68,11 +68,11 @@ class Rehearsal:
     def addresses(self) -> dict[str, tuple[str, str]]:
         """For each machine its address and the user who logs in."""
         hosts = yaml.safe_load((self.lab_dir / "hosts.yml").read_text())
-        server = hosts["mlflow"]["hosts"]["mlflow"]
+        server = hosts["mlflow"]["hosts"]["server"]
         return {
             "cloud": ("10.99.0.10", "root"),
             "login": ("10.99.0.20", "root"),
-            "mlflow": (server["ansible_host"], server["ansible_user"]),
+            "server": (server["ansible_host"], server["ansible_user"]),
         }
 
     def run(
@@ -94,7 +94,7 @@ class Rehearsal:
     def ssh(
         self, host: str, command: str, *, check: bool = False, timeout: float = 300, stdin: str | None = None
     ) -> subprocess.CompletedProcess:
-        """Run a shell command on `cloud`, `login` (as root) or `mlflow` (as root through sudo)."""
+        """Run a shell command on `cloud`, `login` (as root) or `server` (as root through sudo)."""
         address, user = self.addresses[host]
         as_root = ["sudo", "sh", "-c", shlex.quote(command)] if user != "root" else [command]
         return self.run(
@@ -120,7 +120,7 @@ class Rehearsal:
     @property
     def server(self) -> testinfra.host.Host:
         """The lab's server, for testinfra."""
-        address, user = self.addresses["mlflow"]
+        address, user = self.addresses["server"]
         options = f"-o UserKnownHostsFile={self.private / 'known_hosts'} -o StrictHostKeyChecking=yes"
         return testinfra.get_host(
             f"ssh://{user}@{address}?sudo=true",

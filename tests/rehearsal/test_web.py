@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from labtrack.envfile import read_envfile
 from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from labtrack.envfile import read_envfile
 
 if TYPE_CHECKING:
     from conftest import Rehearsal

@@ -1,0 +1,112 @@
+"""What is killed comes back by itself, and what was acknowledged is there afterwards."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import requests
+from api import Api, account
+
+pytestmark = pytest.mark.rehearsal
+
+
+class Ledger(threading.Thread):
+    """Logs one step after the other and notes which of them the server acknowledged."""
+
+    def __init__(self, api: Api) -> None:
+        super().__init__(daemon=True)
+        self.api, self.run_id = api, api.new_run()
+        self.acknowledged: list[int] = []
+        self.silences: list[float] = []
+        self.over = threading.Event()
+
+    def run(self) -> None:
+        step, last = 0, time.monotonic()
+        while not self.over.is_set():
+            step += 1
+            try:
+                ok = self.api.log(self.run_id, step, timeout=10).status_code == 200
+            except requests.RequestException:
+                ok = False
+            if ok:
+                self.acknowledged.append(step)
+                self.silences.append(time.monotonic() - last)
+                last = time.monotonic()
+            else:
+                time.sleep(0.05)
+
+    def wait(self, more: int, seconds: float) -> None:
+        """Wait until so many more were acknowledged."""
+        until, wanted = time.monotonic() + seconds, len(self.acknowledged) + more
+        while len(self.acknowledged) < wanted:
+            assert time.monotonic() < until, f"nothing was acknowledged for {seconds} s"
+            time.sleep(0.02)
+
+    def lost(self) -> set[int]:
+        """Acknowledged and not there."""
+        self.over.set()
+        self.join(timeout=30)
+        return set(self.acknowledged) - set(self.api.steps(self.run_id))
+
+
+@pytest.fixture
+def ledger(rehearsal: Any) -> Iterator[Ledger]:
+    admin = Api(rehearsal.url, str(rehearsal.ca), ("admin", rehearsal.secrets["secret_mlflow_admin_password"]))
+    with account(admin) as api:
+        thread = Ledger(api)
+        thread.start()
+        try:
+            thread.wait(20, 30)
+            yield thread
+        finally:
+            thread.over.set()
+            thread.join(timeout=30)
+
+
+KILL = """
+old=$(systemctl show -p MainPID --value {unit}); kill -9 $old; start=$(date +%s%N)
+for turn in $(seq {turns}); do
+    new=$(systemctl show -p MainPID --value {unit})
+    [ "$new" != 0 ] && [ "$new" != "$old" ] && systemctl -q is-active {unit} && break
+    sleep 0.05
+done
+echo $(( ($(date +%s%N) - start) / 1000000 ))
+"""
+
+
+@pytest.mark.parametrize(("unit", "seconds"), [("nginx", 3), ("mlflow@1", 60), ("postgresql@*-main", 10)])
+def test_what_is_killed_comes_back_and_loses_nothing(rehearsal: Any, ledger: Ledger, unit: str, seconds: int) -> None:
+    find = f"systemctl list-units --plain --no-legend '{unit}.service' | cut -d' ' -f1"
+    name = rehearsal.ssh("server", find, check=True).stdout.strip()
+    done = rehearsal.ssh("server", KILL.format(unit=name, turns=seconds * 40), check=True)
+    back = int(done.stdout) / 1000
+    ledger.wait(20, 30)
+    print(f"{unit}: back after {back:.1f} s, longest silence {max(ledger.silences):.1f} s")
+    assert back <= seconds
+    assert ledger.lost() == set()
+    if unit == "mlflow@1":
+        assert max(ledger.silences) < 3, "the other instance has to take over at once"
+
+
+def test_a_reboot_brings_everything_back(rehearsal: Any, ledger: Ledger) -> None:
+    before = rehearsal.ssh("server", "cat /proc/sys/kernel/random/boot_id; systemctl show -p UserspaceTimestamp").stdout
+    rehearsal.ssh("server", "systemctl reboot")
+    start = time.monotonic()
+    time.sleep(5)
+    ledger.wait(20, 180)
+    took = time.monotonic() - start
+    assert rehearsal.ssh("server", "systemctl show -p UserspaceTimestamp", check=True).stdout not in before
+    for _ in range(60):
+        health = rehearsal.ssh("server", "mlflowctl health")
+        if health.returncode == 0:
+            break
+        time.sleep(1)
+    assert health.returncode == 0, health.stdout
+    failed = rehearsal.ssh("server", "systemctl --failed --plain --no-legend", check=True).stdout
+    assert failed == ""
+    print(f"reboot: metrics are taken again after {took:.0f} s")
+    assert ledger.lost() == set()

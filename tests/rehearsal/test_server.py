@@ -1,0 +1,333 @@
+"""The deployed server as it is seen from outside, and what it keeps closed."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import requests
+from api import Api, account
+
+pytestmark = pytest.mark.rehearsal
+
+STRAIGHT = "/api/2.0/mlflow/runs/log-metric"
+# What this version of MLflow has, by family, and whether the lab's server lets it through.
+OPEN = {
+    "/", "/get-artifact", "/graphql", "/health", "/model-versions", "/static-files", "/version",
+    "2.0/artifacts", "2.0/experiments", "2.0/get-trace-artifact", "2.0/logged-models", "2.0/metrics",
+    "2.0/model-versions", "2.0/registered-models", "2.0/runs", "2.0/traces", "2.0/unified-traces", "2.0/users",
+    "3.0/datasets", "3.0/get-trace-artifact", "3.0/label-schemas", "3.0/review-queues", "3.0/roles", "3.0/server-info",
+    "3.0/traces", "3.0/users",
+}  # fmt: skip
+CLOSED = {
+    "/build", "/gateway", "/signup", "/v1", "2.0/gateway-proxy", "2.0/get-online-trace-details", "2.0/upload-artifact",
+    "2.0/webhooks", "3.0/assistant", "3.0/demo", "3.0/gateway", "3.0/genai", "3.0/issues", "3.0/jobs",
+    "3.0/mcp-servers", "3.0/prompt-optimization", "3.0/scorer", "3.0/scorers", "3.0/ui-telemetry", "3.0/workspaces",
+    "jobs", "mlflow-artifacts", "odd",
+}  # fmt: skip
+ROUTES = """
+import os
+os.environ.update(_MLFLOW_SGI_NAME="uvicorn", MLFLOW_FLASK_SERVER_SECRET_KEY="x")
+from mlflow.server import app
+from mlflow.server.auth import routes
+from mlflow.server.fastapi_app import create_fastapi_app
+
+def flat(these, prefix=""):
+    for route in these:
+        router = getattr(route, "original_router", None)
+        if router:
+            yield from flat(router.routes, prefix + route.include_context.prefix)
+        elif getattr(route, "path", ""):
+            yield prefix + route.path
+
+print(*(str(rule) for rule in app.url_map.iter_rules()), *flat(create_fastapi_app().routes),
+      *(value for name, value in vars(routes).items() if name.isupper() and isinstance(value, str)), sep="\\n")
+"""
+
+
+@pytest.fixture(scope="module")
+def admin(rehearsal: Any) -> Api:
+    return Api(rehearsal.url, str(rehearsal.ca), ("admin", rehearsal.secrets["secret_mlflow_admin_password"]))
+
+
+@pytest.fixture(scope="module")
+def ann(admin: Api) -> Iterator[Api]:
+    with account(admin) as api:
+        yield api
+
+
+@pytest.fixture(scope="module")
+def bob(admin: Api) -> Iterator[Api]:
+    with account(admin) as api:
+        yield api
+
+
+@pytest.fixture(scope="module")
+def nobody(admin: Api) -> Api:
+    return Api(admin.url, admin.ca, None)
+
+
+# --- who may come in
+
+
+def test_without_login_the_browser_is_asked_for_one(nobody: Api) -> None:
+    answer = nobody.get("/")
+    assert answer.status_code == 401
+    assert answer.headers["WWW-Authenticate"].startswith("Basic")
+
+
+@pytest.mark.parametrize("path", ["experiments/search", "runs/log-metric", "users/create", "/graphql"])
+def test_without_login_nothing_is_answered(nobody: Api, path: str) -> None:
+    assert nobody.call(path, {}).status_code == 401
+
+
+def test_who_guesses_passwords_is_slowed_and_who_is_logged_in_does_not_notice(ann: Api) -> None:
+    assert ann.get("users/current").status_code == 200
+    seen = []
+    for guess in range(25):
+        wrong = Api(ann.url, ann.ca, (ann.login[0], f"wrong-{guess}"))
+        seen.append(wrong.get("users/current").status_code)
+        assert ann.get("users/current").status_code == 200
+    assert seen[:5] == [401] * 5
+    assert set(seen) == {401, 429}
+    assert seen == sorted(seen)
+
+
+def test_many_calls_with_the_right_password_are_not_slowed(ann: Api) -> None:
+    assert {ann.get("users/current").status_code for _ in range(150)} == {200}
+
+
+# --- what an account may do
+
+
+def test_another_account_may_read_and_not_write(ann: Api, bob: Api) -> None:
+    run = ann.new_run()
+    assert bob.get(f"runs/get?run_id={run}").status_code == 200
+    assert bob.log(run, 1).status_code == 403
+    body = {"run_id": run, "metrics": [{"key": "x", "value": 1, "timestamp": 1, "step": 1}]}
+    assert bob.call("runs/log-batch", body).status_code == 403
+    assert ann.steps(run) == []
+
+
+def test_a_permission_counts_at_once_and_ends_soon(ann: Api, bob: Api) -> None:
+    experiment = ann.new_experiment()
+    run = ann.new_run(experiment)
+    grant = {
+        "username": bob.login[0],
+        "resource_type": "experiment",
+        "resource_pattern": experiment,
+        "permission": "EDIT",
+    }
+    assert bob.log(run, 1).status_code == 403
+    given = ann.call("/api/3.0/mlflow/users/permissions/grant", grant)
+    assert given.status_code == 200, given.text
+    assert [bob.log(run, step).status_code for step in range(1, 9)] == [200] * 8
+    taken = ann.call("/api/3.0/mlflow/users/permissions/revoke", grant)
+    assert taken.status_code == 200, taken.text
+    time.sleep(16)
+    assert [bob.log(run, step).status_code for step in range(20, 28)] == [403] * 8
+    assert sorted(ann.steps(run)) == list(range(1, 9))
+
+
+def test_a_deleted_account_is_out_within_a_minute(admin: Api) -> None:
+    with account(admin) as gone:
+        run = gone.new_run()
+        assert gone.log(run, 1).status_code == 200
+    time.sleep(61)
+    assert {gone.log(run, step).status_code for step in range(2, 6)} == {401}
+
+
+def test_models_and_artifacts_of_other_places_are_refused(ann: Api) -> None:
+    name = f"test-{time.time_ns()}"
+    ann.call("registered-models/create", {"name": name}).raise_for_status()
+    for source in ("s3://another-bucket/model", "file:///etc", "http://169.254.169.254/latest"):
+        answer = ann.call("model-versions/create", {"name": name, "source": source})
+        assert answer.status_code == 400, (source, answer.text)
+
+
+# --- who asks, and from which page
+
+
+@pytest.mark.parametrize("path", ["/ajax-api/2.0/mlflow/experiments/search", STRAIGHT])
+def test_the_page_s_own_posts_work_and_those_of_another_page_do_not(ann: Api, path: str) -> None:
+    if path == STRAIGHT:
+        body: dict[str, Any] = {"run_id": ann.new_run(), "key": "x", "value": 1, "timestamp": 1, "step": 1}
+    else:
+        body = {"max_results": 5}
+    assert ann.call(path, body, headers={"Origin": ann.url}).status_code == 200
+    assert ann.call(path, body, headers={"Origin": "https://elsewhere.example"}).status_code == 403
+
+
+@pytest.mark.parametrize("path", ["/api/2.0/mlflow/experiments/search", STRAIGHT])
+def test_a_forged_host_gets_nothing(ann: Api, path: str) -> None:
+    try:
+        answer = ann.call(path, {"max_results": 5}, headers={"Host": "elsewhere.example"})
+    except requests.ConnectionError:
+        return
+    assert answer.status_code == 421
+    assert "experiments" not in answer.text
+
+
+@pytest.mark.parametrize("path", ["/api/2.0/mlflow/experiments/search", STRAIGHT])
+def test_mlflow_itself_checks_host_origin_and_login_too(rehearsal: Any, path: str) -> None:
+    def inside(*headers: str) -> str:
+        more = " ".join(f"-H '{header}'" for header in ("Content-Type: application/json", *headers))
+        ask = f"curl -s -o /dev/null -w '%{{http_code}}' --unix-socket /run/mlflow/1.sock -d '{{}}' {more}"
+        return rehearsal.ssh("server", f"{ask} http://x{path}", check=True).stdout
+
+    assert inside("Host: elsewhere.example") == "403"
+    assert inside(f"Host: {rehearsal.fqdn}", "Origin: https://elsewhere.example") == "403"
+    assert inside(f"Host: {rehearsal.fqdn}") == "401"
+    assert inside(f"Host: {rehearsal.fqdn}", "Authorization: Basic YWRtaW46YWRtaW4=") == "401"
+
+
+def test_a_client_cannot_pretend_to_come_from_the_server_itself(ann: Api) -> None:
+    forged = {"X-Forwarded-For": "127.0.0.1", "X-Real-IP": "127.0.0.1", "Forwarded": "for=127.0.0.1"}
+    answer = ann.call("/ajax-api/3.0/mlflow/assistant/config", {}, "PUT", headers=forged)
+    assert answer.status_code == 404
+
+
+def test_http_is_sent_on_to_https(rehearsal: Any) -> None:
+    answer = requests.get(f"http://{rehearsal.fqdn}/some?where=1", allow_redirects=False, timeout=10)
+    assert answer.status_code == 308
+    assert answer.headers["Location"] == f"https://{rehearsal.fqdn}/some?where=1"
+
+
+# --- which routes there are
+
+
+def family(route: str) -> str:
+    """The part of a route by which it is open or closed."""
+    if match := re.match(r"/(?:ajax-)?api/([0-9.]+)/mlflow/([^/<{]+)", route):
+        return f"{match[1]}/{match[2]}"
+    if match := re.match(r"/(?:ajax-)?api/[0-9.]+/(jobs|mlflow-artifacts)\b", route):
+        return match[1]
+    if "api/" in route:
+        return "odd"
+    return "/" + route.split("/")[1]
+
+
+def served(api: Api, route: str) -> bool:
+    """Does the request get past nginx?"""
+    answer = api.get(re.sub(r"[<{][^>}]*[>}]", "x", route))
+    return "does not serve this path" not in answer.text
+
+
+def test_every_route_of_this_mlflow_is_open_or_closed_on_purpose(rehearsal: Any, ann: Api) -> None:
+    listed = rehearsal.ssh("server", "/opt/mlflow/current/bin/python - 2>/dev/null", stdin=ROUTES, check=True).stdout
+    routes = {line for line in listed.splitlines() if line.startswith("/")}
+    assert len(routes) > 400
+    new = {family(route) for route in routes} - OPEN - CLOSED
+    assert new == set(), f"unknown families: {new}: open them in roles/nginx/vars/main.yml or list them as closed here"
+    assert {family(route) for route in routes} == OPEN | CLOSED, "a family has gone"
+
+    one_of_each = {family(route): route for route in sorted(routes)}
+    wrong = {name for name, route in one_of_each.items() if served(ann, route) != (name in OPEN)}
+    if rehearsal.lab.get("lab_artifact_access") == "proxied":
+        wrong.discard("mlflow-artifacts")
+    assert wrong == set()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/get-artifact?path=../../etc/passwd", "/get-artifact?path=..%2f..%2fetc%2fpasswd", "/static-files/../x",
+        "/static-files/..%2f..%2f..%2fsettings.env", "/static-files/%2e%2e/%2e%2e/x", "/api/2.0/mlflow/runs/..;/users",
+        "/static-files/..%5c..%5cx", "/static-files/%252e%252e%252fx", "/get-artifact?path=a%00b", "/%c0%ae%c0%ae/x",
+    ],
+)  # fmt: skip
+def test_traversal_is_refused_in_every_spelling(rehearsal: Any, ann: Api, path: str) -> None:
+    user, password = ann.login
+    command = ["curl", "-s", "--path-as-is", "-o", "/dev/null", "-w", "%{http_code}", "--cacert", ann.ca, "-K", "-"]
+    done = rehearsal.run(*command, ann.url + path, check=True, input=f'user = "{user}:{password}"\n')
+    assert done.stdout == "400"
+
+
+# --- limits, errors, headers
+
+
+def test_too_large_a_request_is_refused_with_a_word(ann: Api) -> None:
+    answer = ann.session.post(f"{ann.url}{STRAIGHT}", data=b"x" * 17 * 2**20, timeout=30)
+    assert answer.status_code == 413
+    assert "smaller batches" in answer.json()["message"]
+
+
+def test_headers_are_on_every_answer(ann: Api, nobody: Api) -> None:
+    answers = [ann.get("/"), nobody.get("/"), ann.get("/nowhere"), ann.get("users/current")]
+    assert [answer.status_code for answer in answers] == [200, 401, 404, 200]
+    for answer in answers:
+        assert answer.headers["Strict-Transport-Security"] == "max-age=63072000"
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["X-Frame-Options"] == "SAMEORIGIN"
+        assert "frame-ancestors" in answer.headers["Content-Security-Policy"]
+        assert not re.search(r"\d", answer.headers["Server"])
+
+
+def test_what_people_upload_is_shown_without_the_right_to_run(ann: Api) -> None:
+    answer = ann.get(f"/get-artifact?run_id={ann.new_run()}&path=page.html")
+    assert answer.headers["Content-Security-Policy"].startswith("sandbox;")
+
+
+# --- certificate
+
+
+def openssl(rehearsal: Any, *arguments: str) -> str:
+    done = rehearsal.run("openssl", *arguments, input="")
+    return done.stdout + done.stderr
+
+
+def test_the_authority_may_sign_for_this_name_only(rehearsal: Any) -> None:
+    text = openssl(rehearsal, "x509", "-in", str(rehearsal.ca), "-noout", "-text")
+    assert re.search(rf"Name Constraints: critical\s+Permitted:\s+DNS:{re.escape(rehearsal.fqdn)}\s+Excluded:", text)
+    assert "CA:TRUE, pathlen:0" in text
+
+
+def test_the_certificate_is_young_and_of_the_right_kind(rehearsal: Any) -> None:
+    text = rehearsal.ssh("server", "openssl x509 -in /etc/ssl/labtrack/server.pem -noout -text", check=True).stdout
+    assert "ASN1 OID: prime256v1" in text
+    assert f"DNS:{rehearsal.fqdn}" in text
+    days = rehearsal.ssh("server", "openssl x509 -in /etc/ssl/labtrack/server.pem -noout -checkend $((366*86400))")
+    assert days.returncode == 1
+    modes = rehearsal.ssh("server", "stat -c '%U %a' /etc/ssl/labtrack/*.key", check=True).stdout
+    assert set(modes.splitlines()) == {"root 600"}
+
+
+@pytest.mark.parametrize(("version", "works"), [("tls1_1", False), ("tls1_2", True), ("tls1_3", True)])
+def test_old_tls_is_refused(rehearsal: Any, version: str, works: bool) -> None:
+    ask = ["s_client", "-connect", f"{rehearsal.fqdn}:443", "-servername", rehearsal.fqdn, f"-{version}"]
+    said = openssl(rehearsal, *ask, "-CAfile", str(rehearsal.ca), "-verify_return_error")
+    assert ("no peer certificate available" not in said) is works
+    assert "Verify return code: 0 (ok)" in said
+
+
+def test_another_name_gets_no_certificate(rehearsal: Any) -> None:
+    said = openssl(rehearsal, "s_client", "-connect", f"{rehearsal.fqdn}:443", "-servername", "elsewhere.example")
+    assert "no peer certificate available" in said
+
+
+# --- health
+
+
+def test_health_asks_database_accounts_store_and_instances(rehearsal: Any) -> None:
+    done = rehearsal.ssh("server", "mlflowctl health --json", check=True)
+    said = json.loads(done.stdout)
+    assert said["ok"] is True
+    assert [check["name"] for check in said["checks"]] == ["database", "accounts", "store", "instances"]
+
+
+def test_health_says_what_is_wrong_while_mlflow_s_own_does_not(rehearsal: Any, nobody: Api) -> None:
+    find = "systemctl list-units --plain --no-legend 'postgresql@*' | cut -d' ' -f1"
+    unit = rehearsal.ssh("server", find, check=True).stdout.strip()
+    rehearsal.ssh("server", f"systemctl stop {unit}", check=True)
+    try:
+        done = rehearsal.ssh("server", "mlflowctl health")
+        assert nobody.get("/health").status_code == 200
+    finally:
+        rehearsal.ssh("server", f"systemctl start {unit}", check=True)
+    rows = {line.split()[0]: line.split()[1] for line in done.stdout.splitlines()}
+    assert rows == {"database": "FAILED", "accounts": "FAILED", "store": "ok", "instances": "ok"}
+    assert done.returncode == 1
