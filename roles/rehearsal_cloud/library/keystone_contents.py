@@ -133,7 +133,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    import openstack  # noqa: PLC0415 - only where the module runs, and it takes a second
+    import openstack
 
     given = module.params
     config = openstack.config.OpenStackConfig(config_files=[given["clouds_file"]], load_envvars=False)

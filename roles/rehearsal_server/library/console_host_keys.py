@@ -1,0 +1,76 @@
+#!/usr/bin/python
+"""Ansible module: the SSH host keys that a server has printed on its console."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+DOCUMENTATION = r"""
+module: console_host_keys
+short_description: Learn a server's SSH host keys from its console
+description:
+  - cloud-init prints them at the first boot, and the cloud's API, which TLS protects, shows the console.
+  - So the first login already knows whom it talks to.
+options:
+  cloud: {type: str, required: true, description: Name of the cloud in C(clouds_file).}
+  clouds_file: {type: path, required: true, description: The clouds.yaml.}
+  server: {type: str, required: true, description: Id of the server.}
+  timeout: {type: int, default: 180, description: Seconds to wait for the keys.}
+"""
+
+EXAMPLES = r"""
+- name: Learn the server's SSH host keys
+  console_host_keys:
+    cloud: climate
+    clouds_file: clouds.yaml
+    server: 0b9ee3f0-0000-4000-8000-000000000000
+"""
+
+RETURN = r"""
+host_keys: {type: list, returned: success, description: "Each with type and key, as in C(known_hosts)."}
+"""
+
+BEGIN, END = "-----BEGIN SSH HOST KEY KEYS-----", "-----END SSH HOST KEY KEYS-----"
+LATE = """The server's console shows no SSH host keys after {timeout} s.
+To fix: look at `openstack console log show {server}`; an image without cloud-init does not print them."""
+
+
+def host_keys(console: str) -> list[str]:
+    """The keys of the last block on a console; empty as long as it is not complete."""
+    _, begin, block = console.rpartition(BEGIN)
+    block, end, _ = block.partition(END)
+    if not (begin and end):
+        return []
+    lines = [line.split() for line in block.splitlines()]
+    return sorted(" ".join(words[:2]) for words in lines if len(words) > 1)
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "cloud": {"type": "str", "required": True},
+            "clouds_file": {"type": "path", "required": True},
+            "server": {"type": "str", "required": True},
+            "timeout": {"type": "int", "default": 180},
+        },
+        supports_check_mode=True,
+    )
+    import openstack
+
+    given: dict[str, Any] = module.params
+    config = openstack.config.OpenStackConfig(config_files=[given["clouds_file"]], load_envvars=False)
+    compute = openstack.connection.Connection(config=config.get_one(cloud=given["cloud"])).compute
+    deadline = time.monotonic() + given["timeout"]
+    while not (keys := host_keys(compute.get_server_console_output(given["server"])["output"])):
+        if time.monotonic() > deadline:
+            module.fail_json(msg=LATE.format(**given))
+        time.sleep(1)
+    module.exit_json(changed=False, host_keys=keys)
+
+
+if __name__ == "__main__":
+    main()
