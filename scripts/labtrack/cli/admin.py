@@ -194,13 +194,17 @@ def sync(lab_dir: Path, cloud: str | None, as_data: bool, verbose: bool) -> None
     loaded = lab.load(lab_dir)
     with lifecycle.opened(loaded, "labtrack users sync", cloud, _step(verbose)) as desk:
         done = list(people.sync(desk))
+    lines = [
+        f"{person.outcome.user}: {line}"
+        for person in done
+        for line in person.outcome.changed or ["unchanged"] * (not person.error)
+    ]
     if as_data:
         changed = any(person.outcome.changed for person in done)
-        output.data({"changed": changed, "people": [person.as_data() for person in done]})
+        output.data({"changed": changed, "lines": lines, "people": [person.as_data() for person in done]})
     else:
-        for person in done:
-            for line in person.outcome.changed or ["unchanged"] * (not person.error):
-                click.echo(f"{person.outcome.user}: {line}")
+        for line in lines:
+            click.echo(line)
     for person in done:
         for text in filter(None, (*person.outcome.notes, person.error)):
             click.echo(f"{person.outcome.user}: {text}", err=True)

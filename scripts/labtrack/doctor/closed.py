@@ -13,6 +13,7 @@ from labtrack.doctor.result import Result, failed, ok
 from labtrack.errors import innermost
 
 TIMEOUT = 10.0  # seconds for an answer
+PORT_TIMEOUT = 3.0  # seconds: a firewall that drops gives none
 PORTS = {5000: "MLflow", 5432: "PostgreSQL"}
 # Calls that must not work without a login: method, path, JSON.
 API: tuple[tuple[str, str, Any], ...] = (
@@ -41,7 +42,7 @@ MEND = "run playbooks/deploy.yml again; if it stays open, stop nginx on the serv
 def check(fqdn: str, login: tuple[str, str], ca_file: Path | None, timeout: float = TIMEOUT) -> Iterator[Result]:
     """Tries the doors of the server `fqdn`.  login: an ordinary account."""
     outside = _Outside(fqdn, ca_file, timeout)
-    yield from (_port(fqdn, port, name, timeout) for port, name in PORTS.items())
+    yield from (_port(fqdn, port, name, min(timeout, PORT_TIMEOUT)) for port, name in PORTS.items())
     yield outside.expect("http", {301, 302, 307, 308}, "GET", f"http://{fqdn}/", "redirects to https")
     for method, path, body in API:
         # 404: with direct access nginx does not let artifacts through at all
