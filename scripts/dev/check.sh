@@ -8,7 +8,7 @@ lint() {
     ruff check --quiet .
     ruff format --check --quiet .
     yamllint --strict .
-    ansible-lint --quiet
+    ansible-lint -q
     git ls-files -z '*.sh' scripts/vault-password .ci/run | xargs -0 -r shellcheck
 }
 types() { mypy; }
