@@ -119,7 +119,7 @@ def test_a_permission_counts_at_once_and_ends_soon(ann: Api, bob: Api) -> None:
     grant = {
         "username": bob.login[0],
         "resource_type": "experiment",
-        "resource_pattern": experiment,
+        "resource_id": experiment,
         "permission": "EDIT",
     }
     assert bob.log(run, 1).status_code == 403
