@@ -14,6 +14,7 @@ import botocore.exceptions
 from botocore.config import Config
 
 PROBES = ".labtrack-probe"  # objects under this prefix live for a second
+PATIENCE = 60.0  # seconds: a store under load may take long to put an object together
 PART = 5 * 2**20  # bytes: the smallest part S3 allows before the last
 
 
@@ -44,7 +45,7 @@ class Store:
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",
                 connect_timeout=self.timeout,
-                read_timeout=self.timeout,
+                read_timeout=max(self.timeout, PATIENCE),
                 retries={"max_attempts": 2, "mode": "standard"},
             ),
         )

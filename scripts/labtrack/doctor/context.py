@@ -30,6 +30,7 @@ class Context:
     write: bool = False
     timeout: float = TIMEOUT
     dates: dict[str, tuple[float, float]] = field(default_factory=dict)
+    session: requests.Session = field(default_factory=requests.Session, repr=False)
 
     @property
     def uri(self) -> str:

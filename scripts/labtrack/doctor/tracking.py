@@ -27,11 +27,15 @@ class _Answered(Exception):
 
 
 def _ask(context: Context, method: str, path: str, **more: Any) -> requests.Response:
-    env = context.env
-    session = requests.Session()
-    session.auth = (env["MLFLOW_TRACKING_USERNAME"], env["MLFLOW_TRACKING_PASSWORD"])
-    trusted = context.trust("MLFLOW_TRACKING_SERVER_CERT_PATH")
-    answer = session.request(method, context.uri + path, timeout=context.timeout, verify=trusted, **more)
+    answer = context.session.request(
+        method,
+        context.uri + path,
+        auth=(context.env["MLFLOW_TRACKING_USERNAME"], context.env["MLFLOW_TRACKING_PASSWORD"]),
+        timeout=context.timeout,
+        # with each request: REQUESTS_CA_BUNDLE would win over session.verify
+        verify=context.trust("MLFLOW_TRACKING_SERVER_CERT_PATH"),
+        **more,
+    )
     with contextlib.suppress(KeyError, ValueError, TypeError):
         theirs = parsedate_to_datetime(answer.headers["Date"]).timestamp()
         context.dates.setdefault("server", (theirs, time.time() - answer.elapsed.total_seconds() / 2))
