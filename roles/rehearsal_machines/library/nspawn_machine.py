@@ -32,6 +32,10 @@ options:
     choices: [present, started, stopped, absent]
     default: started
     description: C(present) unpacks the image where there is no tree yet, and boots nothing.
+  files:
+    type: dict
+    default: {}
+    description: Path in the tree and content. Readable by all, but for those in root's home.
   image: {type: path, description: Tar archive of a file tree. Needed where there is no tree yet.}
   bridge: {type: str, description: Bridge of the host that the machine is plugged into.}
   options: {type: list, elements: str, default: [], description: More options of systemd-nspawn.}
@@ -113,6 +117,23 @@ class Machine:
         part.chmod(0o755)
         part.rename(self.root)
         return True
+
+    def write_files(self) -> bool:
+        """Write the files that make this machine another one than the next."""
+        different = []
+        for name, content in self.module.params["files"].items():
+            path = self.root / name.lstrip("/")
+            if path.is_symlink() or not path.exists() or path.read_text() != content:
+                different.append((path, content))
+        for path, content in [] if self.module.check_mode else different:
+            private = path.is_relative_to(self.root / "root")
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700 if private else 0o755)
+            # not through a link, which would be followed on the host
+            part = path.with_name(path.name + ".part")
+            part.write_text(content)
+            part.chmod(0o600 if private else 0o644)
+            part.replace(path)
+        return bool(different)
 
     def remove_tree(self, tree: Path) -> None:
         """Remove a file tree, and first whatever is still mounted in it."""
@@ -265,6 +286,7 @@ def main() -> None:
             "name": {"type": "str", "required": True},
             "folder": {"type": "path", "required": True},
             "state": {"type": "str", "default": "started", "choices": ["present", "started", "stopped", "absent"]},
+            "files": {"type": "dict", "default": {}},
             "image": {"type": "path"},
             "bridge": {"type": "str"},
             "options": {"type": "list", "elements": "str", "default": []},
@@ -274,11 +296,11 @@ def main() -> None:
         supports_check_mode=True,
     )
     machine = Machine(module)
-    if module.params["state"] == "present":
+    if module.params["state"] in ("present", "started"):
         changed = machine.unpack()
-    elif module.params["state"] == "started":
-        changed = machine.unpack()
-        changed = machine.start() or changed
+        changed = machine.write_files() or changed
+        if module.params["state"] == "started":
+            changed = machine.start() or changed
     elif module.params["state"] == "stopped":
         changed = machine.stop()
     else:
