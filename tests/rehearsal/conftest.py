@@ -167,9 +167,8 @@ def server(rehearsal: Rehearsal) -> testinfra.host.Host:
 
 @pytest.fixture(scope="session")
 def trained(rehearsal: Rehearsal) -> str:
-    """The id of a run that Ada's unmodified script has logged in the experiment `digits-of-the-test`."""
-    rehearsal.playbook("playbooks/rehearse_train.yml", check=True)
-    said = rehearsal.as_ada(f"{rehearsal.PYTHON} train.py --experiment digits-of-the-test --epochs 5")
+    """The id of the run that Ada's unmodified script has logged in the experiment `digits`."""
+    said = rehearsal.playbook("playbooks/rehearse_train.yml", check=True).stdout
     match = re.search(r"run (\w{32}): loss", said)
     assert match, said
     return match[1]

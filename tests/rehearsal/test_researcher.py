@@ -30,24 +30,24 @@ def test_a_script_that_knows_nothing_of_the_kit_logs_a_whole_run(rehearsal: Rehe
     assert run["info"]["status"] == "FINISHED"
     assert run["info"]["user_id"] == "ada"
     assert {p["key"]: p["value"] for p in run["data"]["params"]} == {
-        "epochs": "5", "learning_rate": "0.001", "model": "SGDClassifier"
+        "epochs": "20", "learning_rate": "0.001", "model": "SGDClassifier"
     }  # fmt: skip
 
     history = rest(rehearsal, "metrics/get-history", run_id=trained, metric_key="loss")["metrics"]
-    assert [m["step"] for m in history] == list(range(5))
+    assert [m["step"] for m in history] == list(range(20))
     assert history[0]["value"] > history[-1]["value"] > 0
 
     files = {f["path"] for f in rest(rehearsal, "artifacts/list", run_id=trained)["files"]}
     assert {"figures", "report.txt"} <= files
 
-    version = rest(rehearsal, "registered-models/get", name="digits-of-the-test")["registered_model"]
+    version = rest(rehearsal, "registered-models/get", name="digits")["registered_model"]
     assert version["latest_versions"][0]["run_id"] == trained
 
 
 def test_the_registered_model_comes_back_and_predicts(rehearsal: Rehearsal, trained: str) -> None:
     code = (
         "import mlflow, sklearn.datasets as d; x, y = d.load_digits(return_X_y=True);"
-        "m = mlflow.sklearn.load_model('models:/digits-of-the-test/1'); print('score', m.score(x / 16, y))"
+        "m = mlflow.sklearn.load_model('models:/digits/latest'); print('score', m.score(x / 16, y))"
     )
     said = rehearsal.as_ada(f"{rehearsal.PYTHON} -c {shlex.quote(code)}")
     assert float(said.split("score")[1]) > 0.5

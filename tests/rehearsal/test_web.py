@@ -59,7 +59,7 @@ def test_a_person_finds_the_run_its_chart_and_its_artifacts(
     page: Page, rehearsal: Rehearsal, trained: str, results: Path
 ) -> None:
     page.goto(f"{rehearsal.url}/#/experiments")
-    page.get_by_role("link", name="digits-of-the-test", exact=True).click()
+    page.get_by_role("link", name="digits", exact=True).click()
     page.screenshot(path=results / "web-1-experiment.png")
     experiment = re.search(r"experiments/(\d+)", page.url)
     assert experiment, page.url
