@@ -171,7 +171,9 @@ class Machine:
             self.start_as_unit(command)
         else:
             self.start_detached(command)
-        if not self.wait(self.leader):
+        # nspawn that ends before it has booted is not waited for
+        self.wait(lambda: self.leader() or not self.nspawn())
+        if not self.leader():
             log = (self.folder / "console.log").read_text(errors="replace")[-2000:]
             self.module.fail_json(msg=f"The machine {self.name} does not boot. The end of its console:\n{log}")
         return True
@@ -196,6 +198,7 @@ class Machine:
         for group in self.cgroups():
             self.make_cgroup(group)
         with (self.folder / "console.log").open("ab") as console:
+            # Popen returns when the new process has become systemd-nspawn
             subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -263,12 +266,11 @@ class Machine:
         return True
 
     def remove(self) -> bool:
-        stopped = self.stop()
-        if not self.folder.exists():
-            return stopped
+        changed = self.stop() or self.folder.exists()
         if not self.module.check_mode:
+            self.end()
             self.remove_tree(self.folder)
-        return True
+        return changed
 
     def wait(self, condition: Callable[[], object]) -> bool:
         deadline = time.monotonic() + self.timeout
