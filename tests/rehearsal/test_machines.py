@@ -1,0 +1,70 @@
+"""The machines of the rehearsal: mended, not made again, and held by one checkout."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Rehearsal
+
+pytestmark = pytest.mark.rehearsal
+
+
+def changes(output: str) -> dict[str, int]:
+    """From the end of a playbook's output: for each host how many tasks changed something."""
+    return {host: int(count) for host, count in re.findall(r"^(\S+)\s+: ok=\d+\s+changed=(\d+)", output, re.M)}
+
+
+def test_a_second_run_changes_nothing(rehearsal: Rehearsal) -> None:
+    done = rehearsal.playbook("playbooks/rehearse.yml", check=True)
+    assert changes(done.stdout) == {"localhost": 0, "cloud": 0, "login": 0}
+
+
+def test_provisioning_again_changes_nothing(rehearsal: Rehearsal) -> None:
+    done = rehearsal.playbook("playbooks/provision.yml", check=True)
+    assert set(changes(done.stdout).values()) == {0}
+    assert "stand-in for Terraform" in done.stdout
+
+
+def test_another_checkout_is_refused_and_told_who_holds_it(rehearsal: Rehearsal, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    for part in ("inventory", "playbooks", "roles", "scripts"):
+        shutil.copytree(rehearsal.root / part, other / part)
+    shutil.copy(rehearsal.root / "ansible.cfg", other)
+    done = rehearsal.playbook(str(other / "playbooks/rehearse.yml"), env={"ANSIBLE_CONFIG": str(other / "ansible.cfg")})
+    assert done.returncode != 0
+    told = " ".join((done.stdout + done.stderr).split())
+    assert f"held by another checkout: {rehearsal.root} (user" in told
+    assert "make down" in told
+    assert not (other / "private").exists()
+    assert rehearsal.ssh("login", "true").returncode == 0
+
+
+def test_machines_know_each_other_and_reach_packages(rehearsal: Rehearsal) -> None:
+    found = rehearsal.ssh("login", f"getent hosts cloud.rehearsal.test {rehearsal.fqdn} && apt-get update -qq")
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.startswith("10.99.0.10")
+    assert "W:" not in found.stderr
+
+
+def test_homes_are_closed_to_other_researchers(rehearsal: Rehearsal) -> None:
+    listed = rehearsal.ssh("login", "su ada -c 'ls /home/grace'")
+    assert "Permission denied" in listed.stderr
+
+
+def test_a_killed_machine_is_booted_again(rehearsal: Rehearsal) -> None:
+    rehearsal.ssh("login", "touch /root/leftover && sync", check=True)
+    (machine,) = (
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if "--machine=login" in (process.info["cmdline"] or []) and "systemd-nspawn" in process.info["cmdline"][0]
+    )
+    machine.kill()
+    rehearsal.playbook("playbooks/rehearse.yml", check=True)
+    rehearsal.ssh("login", "rm /root/leftover", check=True)
