@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import secrets
+import socket
 import statistics
 import subprocess
 import sys
@@ -202,12 +203,15 @@ def measure(server, order):
     }
 
 
+def over_loopback(fqdn):
+    """Have the server's name mean this machine, for this process alone."""
+    resolve = socket.getaddrinfo
+    socket.getaddrinfo = lambda host, *more, **named: resolve("127.0.0.1" if host == fqdn else host, *more, **named)
+
+
 def main():
     order = json.load(sys.stdin)
-    hosts = Path("/etc/hosts")
-    known = order["fqdn"] in hosts.read_text()
-    if not known:
-        raise SystemExit(f"{order['fqdn']} has to resolve to this machine: see /etc/hosts")
+    over_loopback(order["fqdn"])
     units = [
         line.split()[0] for line in run("systemctl", "list-units", "--plain", "--no-legend", "mlflow@*").splitlines()
     ]

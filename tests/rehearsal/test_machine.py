@@ -293,7 +293,7 @@ def test_no_secret_is_where_others_can_see_it(rehearsal: Any) -> None:
     done = rehearsal.ssh("server", f"bash -c {shlex.quote(LEAKS)}", stdin="\n".join(values) + "\n", check=True)
     assert done.stdout == ""
     planted = rehearsal.ssh(
-        "mlflow", f"systemd-cat echo {values[0]}x; sleep 1; bash -c {shlex.quote(LEAKS)}", stdin=values[0] + "x\n"
+        "server", f"systemd-cat echo {values[0]}x; sleep 1; bash -c {shlex.quote(LEAKS)}", stdin=values[0] + "x\n"
     )
     assert "journal" in planted.stdout, "the search itself must be able to find something"
 
