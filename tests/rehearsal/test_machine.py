@@ -77,7 +77,7 @@ def test_one_run_repairs_what_was_changed_by_hand_and_rotates_what_is_new(
     old = rehearsal.secrets
     new = {name: secrets.token_hex(20) for name in old if name.endswith("_password") and "verify" not in name}
     rehearsal.ssh(
-        "mlflow",
+        "server",
         "echo '# by hand' >> /etc/nginx/nginx.conf; chmod 644 /etc/mlflow/secrets.env;"
         "useradd --create-home mallory && install -d -o mallory -m 700 ~mallory/.ssh &&"
         "install -o mallory -m 600 ~debian/.ssh/authorized_keys ~mallory/.ssh/ && echo 'host all all all trust' >>"
