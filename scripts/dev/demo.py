@@ -21,6 +21,7 @@ NEXT = """
   The cloud             export OS_CLIENT_CONFIG_FILE=private/rehearsal/clouds.yaml OS_CLOUD=climate
                         .venv/bin/openstack server list
   All that was printed  build/logs/
+  Pictures of its pages test-results/, when `make test` has been run
 
 Look at it in a browser: log in as [bold]ada[/] with MLFLOW_TRACKING_PASSWORD from her file.
   on this machine       https://{fqdn}
