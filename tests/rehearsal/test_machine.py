@@ -172,6 +172,29 @@ def test_a_wrong_certificate_is_refused_before_anything_is_changed(
     assert rehearsal.ssh("server", "sha256sum /etc/ssl/labtrack/*", check=True).stdout == before
 
 
+def served_serial(rehearsal: Any) -> str:
+    """The serial number of the certificate that clients get."""
+    connect = ["s_client", "-connect", f"{rehearsal.fqdn}:443", "-servername", rehearsal.fqdn]
+    return rehearsal.run(
+        "openssl", "x509", "-noout", "-serial", input=rehearsal.run("openssl", *connect, input="").stdout
+    ).stdout
+
+
+def test_a_certificate_in_its_last_third_is_renewed_and_served_without_a_restart(rehearsal: Any, extra: Any) -> None:
+    serial, before = served_serial(rehearsal), started(rehearsal)
+    assert serial
+    try:
+        # A year is less than a third of this.
+        rehearsal.playbook(DEPLOY, "--tags", "nginx", extra({"certificates_days": 1200}), check=True)
+        assert served_serial(rehearsal) != serial
+    finally:
+        rehearsal.ssh("server", "rm /etc/ssl/labtrack/server.pem", check=True)
+        rehearsal.playbook(DEPLOY, "--tags", "nginx", check=True)
+    assert started(rehearsal) == before
+    year = rehearsal.ssh("server", "openssl x509 -in /etc/ssl/labtrack/server.pem -noout -checkend $((366*86400))")
+    assert year.returncode == 1
+
+
 def make_certificate(x509: Any, hashes: Any, key: Any, name: str, days: int) -> Any:
     from datetime import datetime, timedelta, timezone
 
