@@ -147,6 +147,14 @@ class TestFile:
         self.refused(desk, "There is no folder", output=tmp_path / "no" / "mlflow_env.sh")
 
 
+@pytest.mark.parametrize("name", ["../ada", "Ada", "a", "ada/..", "ada\n", "admin", "server", ""])
+def test_a_name_that_is_none(name: str, lab: Lab, cloud: FakeCloud, desk) -> None:
+    for call in (lifecycle.create, lifecycle.revoke, lifecycle.rotate):
+        with desk() as opened, pytest.raises(BadInputError):
+            call(opened, name)
+    assert nothing_was_made(lab, cloud)
+
+
 class TestGit:
     """A password must not be where git would take it up."""
 

@@ -8,12 +8,13 @@ delete the old key.
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from labtrack import files, secrets
+from labtrack import files, labfile, secrets
 from labtrack.cloud.key import Key, KeyStore
 from labtrack.envfile import read, register
 from labtrack.envfile.keys import Keys, Step, now
@@ -220,8 +221,12 @@ def _ready(desk: Desk, user: str, output: Path | None, force: bool) -> Iterator[
 
 
 def _refuse_own(user: str) -> None:
+    """The rules of lab_users, for a name that was typed: it becomes a folder's name too."""
     if user in (ADMIN_USER, SERVER_OWNER):
         raise BadInputError(f"{user} is a name that the kit uses itself.", "choose another one.")
+    rule = labfile.schema()["properties"]["lab_users"]["items"]["properties"]["name"]
+    if not re.fullmatch(rule["pattern"].strip("^$"), user):
+        raise BadInputError(f"{user!r} can't be the name of an account.", f"Allowed: {rule['x-allowed']}.")
 
 
 def _key(desk: Desk, user: str, there: EnvFile | None, handed_in: Key | None, outcome: Outcome) -> Key:
