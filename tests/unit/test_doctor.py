@@ -224,8 +224,8 @@ class TestCommand:
         login = next(row for row in data["results"] if row["check"] == "login")
         assert set(login) == {"check", "status", "seen", "mend"} and login["status"] == "failed"
 
-    def test_a_file_is_used_as_a_shell_would(self, file: Path) -> None:
-        env = of_file(file)
+    def test_a_file_is_used_as_a_shell_would(self, file: Path, tmp_path: Path) -> None:
+        env = of_file(file, tmp_path / "certificates")
         assert env["MLFLOW_TRACKING_PASSWORD"] == "it's $x"
         assert Path(env["MLFLOW_TRACKING_SERVER_CERT_PATH"]).read_text() == CA
 
@@ -246,6 +246,11 @@ class TestCommand:
         done = CliRunner().invoke(cli, ["env", "check", str(file)])
         assert done.exit_code == code, done.output
         assert ("To fix" in done.output) == bool(damage)
+
+    def test_a_look_at_a_file_leaves_nothing_behind(self, file: Path, tmp_path: Path) -> None:
+        before = sorted(tmp_path.rglob("*"))
+        CliRunner().invoke(cli, ["doctor", "--file", str(file)])
+        assert sorted(tmp_path.rglob("*")) == before
 
     def test_no_output_shows_the_password(self, file: Path) -> None:
         for command in (["doctor", "--file", str(file)], ["env", "check", str(file)]):

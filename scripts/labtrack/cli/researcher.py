@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import click
@@ -49,17 +50,18 @@ def doctor(write: bool, as_data: bool, file: Path | None) -> None:
     from labtrack.doctor import context, run
     from labtrack.envfile import read
 
-    if file is not None:
-        looked_at = read.check(file)
-        if worst(looked_at) is Status.FAILED:  # what can't be trusted is not sourced
-            sys.exit(output.DOCTOR_EXIT[output.results(looked_at, as_data=as_data)])
-        variables = context.of_file(file)
-    else:
-        variables = dict(os.environ)
-        known = variables.get("LABTRACK_ENV_FILE")
-        file = Path(known) if known and Path(known).exists() else None
-    found = run.examine(context.Context(variables, file, write))
-    sys.exit(output.DOCTOR_EXIT[output.results(found, as_data=as_data)])
+    with tempfile.TemporaryDirectory(prefix="labtrack-doctor-") as folder:
+        if file is not None:
+            looked_at = read.check(file)
+            if worst(looked_at) is Status.FAILED:  # what can't be trusted is not sourced
+                sys.exit(output.DOCTOR_EXIT[output.results(looked_at, as_data=as_data)])
+            variables = context.of_file(file, Path(folder))
+        else:
+            variables = dict(os.environ)
+            known = variables.get("LABTRACK_ENV_FILE")
+            file = Path(known) if known and Path(known).exists() else None
+        found = run.examine(context.Context(variables, file, write))
+        sys.exit(output.DOCTOR_EXIT[output.results(found, as_data=as_data)])
 
 
 COMMANDS: tuple[click.Command, ...] = (doctor, env)

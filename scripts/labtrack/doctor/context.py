@@ -59,14 +59,18 @@ class Context:
         return str(requests.utils.get_environ_proxies(url).get(urlsplit(url).scheme, ""))
 
 
-def of_file(file: Path, shell: str = "/bin/sh") -> dict[str, str]:
+def of_file(file: Path, folder: Path, shell: str = "/bin/sh") -> dict[str, str]:
     """The environment that sourcing `file` gives.  Only for a file that was looked at before.
 
+    folder: where its certificates go, which a look at somebody's file should not leave in one's own cache.
     Raises LabtrackError when the shell can't source it.
     """
     script = 'PATH=$PATH; . "$1" && exec env -0'
     done = subprocess.run(
-        [shell, "-c", script, shell, str(file.absolute())], capture_output=True, check=False, env=dict(os.environ)
+        [shell, "-c", script, shell, str(file.absolute())],
+        capture_output=True,
+        check=False,
+        env={**os.environ, "XDG_CACHE_HOME": str(folder)},
     )
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip()[-300:]
