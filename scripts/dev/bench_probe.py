@@ -7,13 +7,13 @@ and the experiment on the kit's server.
 
 import contextlib
 import json
+import multiprocessing
 import os
 import secrets
 import socket
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -90,25 +90,26 @@ def latency(server, action, seconds):
 
 
 def throughput(server, clients, seconds):
-    """log_metric calls in a second that CLIENTS make together, each a process as on a cluster."""
-    ready, counts = threading.Barrier(clients), [0] * clients
-    end = [0.0]
+    """log_metric calls in a second that CLIENTS make together, each a process of its own as on a cluster."""
+    fork = multiprocessing.get_context("fork")
+    ready, counts = fork.Barrier(clients), fork.Array("q", clients)
 
     def client(number):
         session = server.session()
         server.log_metric(session, 0, number)
-        if ready.wait() == 0:
-            end[0] = time.perf_counter() + seconds
-        ready.wait()
-        while time.perf_counter() < end[0]:
-            server.log_metric(session, counts[number], number)
+        ready.wait(timeout=60)
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            server.log_metric(session, counts[number] + 1, number)
             counts[number] += 1
 
-    threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    processes = [fork.Process(target=client, args=(number,)) for number in range(clients)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    if any(process.exitcode for process in processes):
+        raise SystemExit(f"a client of {server.base} failed: see above")
     return sum(counts) / seconds
 
 
