@@ -32,7 +32,7 @@ def until(condition: Callable[[], Any], seconds: float = 120) -> Any:
 
 def boot_id(rehearsal: Rehearsal) -> str | None:
     """When the server's first process started; None as long as SSH does not answer."""
-    done = rehearsal.ssh("server", "stat -c %Y /proc/1", timeout=30)
+    done = rehearsal.ssh("server", "cut -d ' ' -f 22 /proc/1/stat", timeout=30)
     return done.stdout.strip() if done.returncode == 0 else None
 
 
@@ -154,6 +154,7 @@ def test_reboot_stop_and_start_of_the_server(rehearsal: Rehearsal, tenant: Conne
     first = boot_id(rehearsal)
     tenant.compute.reboot_server(server, "SOFT")
     second = until(lambda: (now := boot_id(rehearsal)) != first and now)
+    tenant.compute.wait_for_server(server, status="ACTIVE", wait=90)
 
     tenant.compute.stop_server(server)
     tenant.compute.wait_for_server(server, status="SHUTOFF", wait=90)
