@@ -50,7 +50,7 @@ class Step:
 REHEARSE = Step(
     "Start the rehearsal: machines, and an OpenStack cloud in one of them",
     "playbooks/rehearse.yml",
-    "some 6 minutes the first time, 1 to 2 from its cached image",
+    "some 10 minutes the first time, less from its cached image",
 )
 SITE = Step("Deploy the lab: ansible-playbook site.yml", "site.yml", "3 to 5 minutes the first time, 1 to 2 again")
 TRAIN = Step("Train as a researcher, from the cluster's login node", "playbooks/rehearse_train.yml", "half a minute")
