@@ -315,10 +315,10 @@ def test_no_secret_is_where_others_can_see_it(rehearsal: Any) -> None:
     values = [value for name, value in rehearsal.secrets.items() if not name.endswith("access_key_id")]
     done = rehearsal.ssh("server", f"bash -c {shlex.quote(LEAKS)}", stdin="\n".join(values) + "\n", check=True)
     assert done.stdout == ""
-    planted = rehearsal.ssh(
-        "server", f"systemd-cat echo {values[0]}x; sleep 1; bash -c {shlex.quote(LEAKS)}", stdin=values[0] + "x\n"
-    )
-    assert "journal" in planted.stdout, "the search itself must be able to find something"
+    marker = secrets.token_hex(20)
+    look = f"echo {marker} | systemd-cat; journalctl --sync; bash -c {shlex.quote(LEAKS)}"
+    planted = rehearsal.ssh("server", look, stdin=f"{marker}\n")
+    assert "journal" in planted.stdout.split(), "the search itself must be able to find something"
 
 
 def test_no_secret_is_in_git(rehearsal: Any) -> None:
