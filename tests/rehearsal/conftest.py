@@ -150,6 +150,8 @@ def rehearsal() -> Iterator[Rehearsal]:
     was_up = STATE.exists()
     # A terminated run takes down what it started, as an interrupted one does.
     before = signal.signal(signal.SIGTERM, _interrupt)
+    # Started in the background of a script, this process ignores Ctrl-C, and so would every command that it tests.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         steps.run_steps([steps.REHEARSE, steps.SITE], Console(file=sys.__stderr__, highlight=False))
         yield Rehearsal()
