@@ -36,8 +36,6 @@ resolv_conf: {type: str, returned: always, description: Content of a resolv.conf
 environment: {type: dict, returned: always, description: Proxy variables.}
 """
 
-MIRROR = "http://deb.debian.org/debian"
-SECURITY = "http://security.debian.org/debian-security"
 # Settings that decide if an archive can be reached; the others are the host's own business.
 REACH = ("http", "https", "ForceIPv4", "ForceIPv6", "Check-Valid-Until", "Check-Date", "Retries", "Max-Future-Time")
 PIP_KEYS = ("index-url", "extra-index-url", "trusted-host", "proxy", "timeout")
@@ -58,7 +56,10 @@ def mirrors(module: AnsibleModule) -> tuple[str, str]:
         if uri.startswith(("http:", "https:")) and "debian" in uri:
             kind = "security" if release.endswith("-security") else "main" if "-" not in release else None
             found.setdefault(kind, uri)
-    return found.get("main", MIRROR), found.get("security", SECURITY)
+    if "main" not in found:
+        raise ValueError("apt has no Debian archive here. To fix: run the rehearsal on a Debian machine.")
+    # mirrors keep the security archive beside the main one
+    return found["main"], found.get("security", f"{found['main'].rstrip('/')}-security")
 
 
 def apt_conf(module: AnsibleModule) -> list[str]:
