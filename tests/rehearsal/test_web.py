@@ -60,6 +60,8 @@ def test_a_person_finds_the_run_its_chart_and_its_artifacts(
 ) -> None:
     page.goto(f"{rehearsal.url}/#/experiments")
     page.get_by_role("link", name="digits", exact=True).click()
+    # the page forwards itself to one of its tabs; going on before that would be overtaken by it
+    page.wait_for_url(re.compile(r"experiments/\d+/\w+"), timeout=WAIT)
     page.screenshot(path=results / "web-1-experiment.png")
     experiment = re.search(r"experiments/(\d+)", page.url)
     assert experiment, page.url
