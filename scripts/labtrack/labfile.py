@@ -243,12 +243,15 @@ def _beyond_the_schema(lab: LabFile, folder: Path, root: Path) -> None:
         lab.add(("lab_name",), f"lab_name is {name}, but the lab's folder is {folder.name}.", mend)
     for key in ("lab_users", "lab_admins"):
         _no_name_twice(lab, key)
-    for index, text in _items(lab, "lab_admin_networks"):
+    for here, text in _networks(lab):
         try:
-            ipaddress.ip_network(text)
+            everybody = ipaddress.ip_network(text).prefixlen == 0
         except ValueError as error:
-            here: Keys = ("lab_admin_networks", index)
             lab.add(here, f"{text!r} is not a network: {error}.", f"Allowed: {_allowed(here)}.")
+            continue
+        if everybody:
+            mend = "Name the networks that the admins work from; one address is 203.0.113.7/32."
+            lab.add(here, f"{text!r} is everybody, and SSH is for the admins' own networks.", mend)
     for keys, path_text in _paths(lab):
         path = expand(path_text, root)
         if not path.is_file():
@@ -274,6 +277,14 @@ def _items(lab: LabFile, key: str) -> Iterator[tuple[int, Any]]:
     value = lab.data.get(key)
     if isinstance(value, list):
         yield from enumerate(value)
+
+
+def _networks(lab: LabFile) -> Iterator[tuple[Keys, str]]:
+    for index, text in _items(lab, "lab_admin_networks"):
+        yield ("lab_admin_networks", index), text
+    for key in ("lab_network_cidr", "lab_floating_ip"):
+        if isinstance(lab.data.get(key), str):
+            yield (key,), lab.data[key]
 
 
 def _paths(lab: LabFile) -> Iterator[tuple[Keys, str]]:

@@ -66,6 +66,11 @@ CASES = {
     "root as admin": (with_(lab_admins=[{"name": "root", "ssh_keys": ["ssh-rsa AAAA x"]}]), 'is "root"', "not root"),
     "yes for true": (with_() + "lab_clients_reach_store: no\n", "is written 'no'", "Write false"),
     "provided without files": (with_(lab_certificate="provided"), "lab_certificate_file is missing", "PEM"),
+    "everybody as admin": (with_(lab_admin_networks=["0.0.0.0/0"]), "'0.0.0.0/0' is everybody", "203.0.113.7/32"),
+    "no network of its own": (with_(lab_network_cidr="10.20.0.1/24"), "host bits set", "from /8 to /28"),
+    "no floating IP": (with_(lab_floating_ip="203.0.113.300"), "is not a network", "openstack floating ip list"),
+    "router of a given network": (with_(lab_network="n", lab_router="r"), "lab_router has no effect", "router"),
+    "a volume smaller than PostgreSQL": (with_(lab_data_volume_gb=1), "lab_data_volume_gb is 1", "from 5 to 16384"),
     "files without provided": (with_() + "lab_certificate_file: lab.yml\n", "has no effect here", "provided"),
 }
 
