@@ -1,0 +1,269 @@
+"""What was recorded, as plain data: experiments, runs, metric points, datasets, models, artifacts.
+
+The words are MLflow's.  Times are milliseconds since 1970, None where the recorder wrote none.  Every
+object is frozen and light: a run has its parameters and tags, never its metric points, which are
+millions and come from `Store.points` one after the other.
+
+`Store` is what every reader is; `labtrack.stores.open_store` finds the right one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, Protocol, Union
+
+ACTIVE = "active"
+DELETED = "deleted"
+RUNNING = "RUNNING"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A named set of runs.  `id` is unique in its store only; `name` is what a person knows."""
+
+    id: str
+    name: str
+    artifact_location: str = ""
+    lifecycle_stage: str = ACTIVE
+    creation_time: int | None = None
+    last_update_time: int | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DatasetInput:
+    """A dataset that a run read (MLflow >= 2.4).  `tags` are those of the input, as `mlflow.data.context`."""
+
+    name: str
+    digest: str
+    source_type: str
+    source: str
+    schema: str | None = None
+    profile: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+class ModelLink(NamedTuple):
+    """A logged model (MLflow >= 3.0) that a run read or made; `step` only of one that it made."""
+
+    model_id: str
+    step: int | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run, without its metric points.
+
+    status: RUNNING, SCHEDULED, FINISHED, FAILED or KILLED.  name: also where only the tag
+    `mlflow.runName` has it.  artifact_uri: as recorded; `Store.artifacts` finds the files where they are now.
+    """
+
+    id: str
+    experiment_id: str
+    name: str = ""
+    user_id: str = ""
+    status: str = "FINISHED"
+    start_time: int | None = None
+    end_time: int | None = None
+    lifecycle_stage: str = ACTIVE
+    artifact_uri: str = ""
+    params: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    inputs: tuple[DatasetInput, ...] = ()
+    model_inputs: tuple[ModelLink, ...] = ()
+    model_outputs: tuple[ModelLink, ...] = ()
+
+    @property
+    def parent_id(self) -> str | None:
+        """The run that this one is nested in, by its id in the same store."""
+        return self.tags.get("mlflow.parentRunId") or None
+
+
+class MetricPoint(NamedTuple):
+    """One value of a metric.  `value` may be nan or infinite, `step` negative; `timestamp` in ms."""
+
+    key: str
+    value: float
+    timestamp: int
+    step: int
+
+
+class ModelPoint(NamedTuple):
+    """A metric point that also belongs to a logged model, and the dataset it was computed on if any.
+
+    The run's own points have it too: it is the same point, linked.
+    """
+
+    point: MetricPoint
+    run_id: str
+    dataset_name: str | None = None
+    dataset_digest: str | None = None
+
+
+@dataclass(frozen=True)
+class LoggedModel:
+    """A model of MLflow >= 3.0, which lives beside its run.  status: PENDING, READY or FAILED (upload failed)."""
+
+    id: str
+    experiment_id: str
+    name: str
+    artifact_location: str = ""
+    status: str = "READY"
+    status_message: str = ""
+    model_type: str = ""
+    source_run_id: str | None = None
+    lifecycle_stage: str = ACTIVE
+    creation_time: int | None = None
+    last_update_time: int | None = None
+    params: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """A version in the model registry; `run_id` and `model_id` link it to what was recorded."""
+
+    name: str
+    version: str
+    run_id: str | None = None
+    model_id: str | None = None
+    source: str = ""
+    stage: str = "None"
+    status: str = "READY"
+    description: str = ""
+    user_id: str = ""
+    creation_time: int | None = None
+    last_update_time: int | None = None
+    aliases: tuple[str, ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RegisteredModel:
+    """A name in the model registry, with its versions in the order of their numbers."""
+
+    name: str
+    description: str = ""
+    creation_time: int | None = None
+    last_update_time: int | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    versions: tuple[ModelVersion, ...] = ()
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file of a run or of a logged model.  path: posix, relative.  size: bytes.  modified: ms, if known."""
+
+    path: str
+    size: int
+    modified: int | None = None
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something in the store that could not be read and was left out.
+
+    place: a run id, a file or a table, as the user can find it.  what: a sentence.
+    """
+
+    place: str
+    what: str
+    run_id: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.what}"
+
+
+Owner = Union[Run, LoggedModel]
+
+
+class Store(Protocol):
+    """A recording, read-only.  Nothing in it is ever written, upgraded or kept locked.
+
+    Use it as a context manager.  One thread at a time; open it once more for another thread.  A job may
+    be writing: every call sees what is there at that moment.
+    """
+
+    @property
+    def kind(self) -> str:
+        """`sqlite`, `files`, `server` or `reports`."""
+
+    @property
+    def location(self) -> str:
+        """Where it is, as a person would write it: a path or an address without password."""
+
+    @property
+    def identity(self) -> str:
+        """32 hex digits that stay the same when the store is moved, copied or grows: see `identity_of`."""
+
+    def experiments(self, *, deleted: bool = False) -> list[Experiment]:
+        """All experiments, oldest first; deleted ones too if asked."""
+
+    def runs(self, experiment_id: str | None = None, *, deleted: bool = False) -> Iterator[Run]:
+        """All runs, or those of one experiment, oldest first; deleted ones too if asked.
+
+        Runs that can't be read are left out and told by `problems`.
+        """
+
+    def run(self, run_id: str) -> Run:
+        """One run, also a deleted one, as it is now.  Raises BadInputError that names near ids when there is none."""
+
+    def metric_keys(self, run_id: str) -> dict[str, int]:
+        """Each metric's number of points at this moment; quick enough to be asked often."""
+
+    def points(self, run_id: str, skip: Mapping[str, int] | None = None) -> Iterator[MetricPoint]:
+        """The points of all metrics of a run, without the first skip[key] of each key.
+
+        The order of the points of one key never changes, and new ones come at its end, so that
+        a count of points per key is a place to go on from.  How the keys are mixed is not defined.
+        """
+
+    def artifacts(self, owner: Owner) -> Iterator[Artifact]:
+        """The files of a run or of a logged model, sorted by path, wherever they have been moved with the store.
+
+        A folder that can't be found is told by `problems`.
+        """
+
+    def local_path(self, owner: Owner, path: str) -> Path | None:
+        """Where an artifact is on this machine; None where it is not a local file."""
+
+    def open_artifact(self, owner: Owner, path: str) -> BinaryIO:
+        """An artifact's bytes.  Raises LabtrackError when it is gone."""
+
+    def logged_models(self, *, deleted: bool = False) -> Iterator[LoggedModel]:
+        """The models that MLflow >= 3.0 keeps beside runs."""
+
+    def model_points(self, model_id: str) -> Iterator[ModelPoint]:
+        """The metric points that are linked to a logged model."""
+
+    def registered_models(self) -> list[RegisteredModel]:
+        """The model registry, where the store has one."""
+
+    def problems(self) -> list[Problem]:
+        """What the calls so far had to leave out."""
+
+    def close(self) -> None:
+        """Lets go of files and connections; also when called twice."""
+
+    def __enter__(self) -> Store: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def identity_of(experiments: Iterable[Experiment]) -> str:
+    """The id of a store: made from its first experiment's id, birth and place at birth.
+
+    MLflow makes experiment 0 together with the store and never changes these facts of it, so the id is
+    the same when the store is moved, copied, renamed, grows, is upgraded or is served by a server.  A part
+    of a store without experiment 0 has the id that its oldest experiment gives.  Two stores can only share
+    an id where MLflow 1.x (which noted no time) made both in the same folder; their runs' ids still differ.
+    """
+    found = list(experiments)
+    if not found:
+        return hashlib.sha256(b"empty").hexdigest()[:32]
+    first = min(found, key=lambda one: (one.id != "0", one.creation_time or 0, one.id))
+    facts = "\n".join((first.id, str(first.creation_time or ""), first.artifact_location))
+    return hashlib.sha256(facts.encode("utf-8", "surrogatepass")).hexdigest()[:32]
