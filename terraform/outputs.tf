@@ -1,0 +1,30 @@
+output "hosts" {
+  description = "The machines: name, address, account, groups, Nova's id, and the volume of the data (empty: none)."
+  value       = local.hosts
+}
+
+output "hosts_yml" {
+  description = "inventory/<lab>/hosts.yml, as playbooks/provision.yml writes it."
+  value = templatefile("${path.module}/templates/hosts.yml.tftpl", {
+    hosts   = local.hosts
+    private = local.private
+    own_key = fileexists("${local.root}/${local.private}/id_ed25519")
+    project = data.openstack_identity_auth_scope_v3.login.project_id
+    made_by = "Terraform"
+  })
+}
+
+output "bucket" {
+  description = "The bucket of artifacts."
+  value       = module.bucket.name
+}
+
+output "s3_endpoint" {
+  description = "Where S3 answers."
+  value       = local.lab.lab_s3_endpoint
+}
+
+output "url" {
+  description = "Where the lab's server will answer."
+  value       = "https://${local.lab.lab_fqdn}"
+}
