@@ -13,6 +13,7 @@ from labtrack.errors import BadInputError
 VERIFY_USER = "labtrack-verify"
 SERVER_OWNER = "server"
 ADMIN_USER = "admin"
+MADE_HERE = "Written by playbooks/provision.yml"  # in the first line of a hosts.yml that may be written again
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,28 @@ class User:
 
 
 @dataclass(frozen=True)
+class Machine:
+    """What the kit makes the server from, where it makes one.  Empty or 0: not given."""
+
+    image: str
+    flavor: str
+    external_network: str
+    network: str
+    router: str
+    floating_ip: str
+    key_pair: str
+    data_volume: str  # none, manage, or the one to use
+    data_volume_gb: int
+    boot_volume_gb: int
+    bucket_manage: bool
+
+    @property
+    def needs_volumes(self) -> bool:
+        """Whether the cloud must have Cinder."""
+        return self.data_volume != "none" or self.boot_volume_gb > 0
+
+
+@dataclass(frozen=True)
 class Lab:
     """The settings of one lab that the kit's own tools need, with the defaults filled in."""
 
@@ -31,6 +54,7 @@ class Lab:
     root: Path
     name: str
     fqdn: str
+    admin_networks: tuple[str, ...]
     users: tuple[User, ...]
     cloud: str
     clouds_file: Path | None
@@ -41,6 +65,7 @@ class Lab:
     artifact_access: str
     clients_reach_store: bool
     certificate: str
+    machine: Machine
 
     @property
     def url(self) -> str:
@@ -61,6 +86,15 @@ class Lab:
     def secrets_file(self) -> Path:
         """The lab's generated secrets, encrypted."""
         return self.folder / "group_vars" / "all" / "secrets.yml"
+
+    @property
+    def own_machine(self) -> bool:
+        """Whether the lab brought its machine: its hosts.yml is there, and playbooks/provision.yml didn't write it."""
+        try:
+            with (self.folder / "hosts.yml").open(encoding="utf-8") as file:
+                return MADE_HERE not in file.readline()
+        except FileNotFoundError:
+            return False
 
     @property
     def ca_file(self) -> Path:
@@ -115,6 +149,7 @@ def _lab(data: Mapping[str, Any], folder: Path, root: Path, properties: Mapping[
         root=root,
         name=data["lab_name"],
         fqdn=data["lab_fqdn"],
+        admin_networks=tuple(data["lab_admin_networks"]),
         users=tuple(User(u["name"], u.get("state", "present") == "present") for u in data["lab_users"]),
         cloud=data["lab_cloud"],
         clouds_file=path("lab_clouds_file"),
@@ -125,4 +160,17 @@ def _lab(data: Mapping[str, Any], folder: Path, root: Path, properties: Mapping[
         artifact_access=value("lab_artifact_access"),
         clients_reach_store=value("lab_clients_reach_store"),
         certificate=value("lab_certificate"),
+        machine=Machine(
+            image=value("lab_image") or "",
+            flavor=value("lab_flavor") or "",
+            external_network=value("lab_external_network") or "",
+            network=value("lab_network") or "",
+            router=value("lab_router") or "",
+            floating_ip=value("lab_floating_ip") or "",
+            key_pair=value("lab_key_pair") or "",
+            data_volume=value("lab_data_volume"),
+            data_volume_gb=value("lab_data_volume_gb"),
+            boot_volume_gb=value("lab_boot_volume_gb") or 0,
+            bucket_manage=value("lab_bucket_manage"),
+        ),
     )

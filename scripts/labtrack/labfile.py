@@ -199,6 +199,8 @@ def _explain(error: ValidationError, lab: LabFile, broken: set[int]) -> None:
         lab.add(keys, f"{_name(keys)} has no SSH key.", "Add ssh_keys (text) or ssh_key_files (paths of .pub files).")
     elif error.validator == "not" and not error.validator_value:  # nothing is allowed: it needs another setting
         lab.add(keys, f"{_name(keys)} has no effect here.", _description(keys))
+    elif error.instance is None:
+        lab.add(keys, f"{_name(keys)} is not filled in.", f"Write {_allowed(keys)}.")
     elif lab.line(keys) not in broken:
         shown = json.dumps(error.instance, default=str)
         shown = shown if len(shown) <= SHOWN else shown[:SHOWN] + "..."

@@ -6,11 +6,13 @@ import functools
 import os
 import uuid
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
 import boto3
 import botocore.exceptions
+import requests
 from botocore.config import Config
 
 PROBES = ".labtrack-probe"  # objects under this prefix live for a second
@@ -30,8 +32,8 @@ class Store:
     ca_file: Path | None = None
     timeout: float = 20.0
 
-    def client(self) -> Any:
-        """A boto3 client with the settings that stores beside Amazon's need (field: path style, no extra sums)."""
+    def client(self, checksums: str = "when_required") -> Any:
+        """A boto3 client with the settings that stores beside Amazon's need: path style, no checksums unless asked."""
         return _session().client(
             "s3",
             endpoint_url=self.endpoint,
@@ -42,8 +44,8 @@ class Store:
             config=Config(
                 s3={"addressing_style": "path"},
                 signature_version="s3v4",
-                request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",
+                request_checksum_calculation=checksums,
+                response_checksum_validation=checksums,
                 connect_timeout=self.timeout,
                 read_timeout=max(self.timeout, PATIENCE),
                 retries={"max_attempts": 2, "mode": "standard"},
@@ -55,6 +57,17 @@ class Store:
 def _session() -> Any:
     """One session: each reads 200 ms of descriptions of Amazon's services."""
     return boto3.session.Session()
+
+
+def speaks_s3(endpoint: str, verify: Any) -> tuple[bool, int]:
+    """Asks with a key that nobody has: whether the answer is S3's, and its HTTP status.
+
+    verify: as in requests.  Raises requests.RequestException when there is no answer.
+    """
+    # OpenStack's store takes a request without a signature for one in its own language
+    unsigned = {"Authorization": "AWS nobody:bm90aGluZw==", "Date": formatdate(usegmt=True)}
+    answer = requests.get(f"{endpoint}/", headers=unsigned, timeout=PATIENCE / 4, verify=verify)
+    return "<Error>" in answer.text or "<ListAllMyBucketsResult" in answer.text, answer.status_code
 
 
 class Refusal(Exception):

@@ -17,6 +17,7 @@ from labtrack.lab import lab_yml, root_of
 
 PYTHON = (3, 11)
 ANSIBLE = (2, 19)
+TERRAFORM = ("terraform", "tofu")
 PROGRAMS = {"git": "apt install git", "ssh": "apt install openssh-client"}
 
 
@@ -63,6 +64,9 @@ def _tools() -> Iterator[Result]:
     for program, mend in PROGRAMS.items():
         path = shutil.which(program)
         yield ok(program, path) if path else failed(program, "not found", mend)
+    terraform = next(filter(None, map(shutil.which, TERRAFORM)), None)
+    mend = "Install Terraform 1.9 or OpenTofu 1.9, or newer; or bring your own machine: docs/admin/own-machine.md"
+    yield ok("Terraform", terraform) if terraform else warning("Terraform", "not found; it makes the machine", mend)
 
 
 def _vault(root: Path) -> Iterator[Result]:

@@ -153,7 +153,7 @@ def test_preflight_prints_one_table_and_each_failed_row_says_how_to_mend(lab_dir
 
 def test_preflight_is_content_with_a_good_lab_and_changes_nothing(lab_dir: Path, tmp_path: Path) -> None:
     before = sorted(path for path in tmp_path.rglob("*"))
-    done = CliRunner().invoke(cli, ["preflight", str(lab_dir)])
+    done = CliRunner().invoke(cli, ["preflight", "--local", str(lab_dir)])
     assert (done.exit_code, "failed" in done.output) == (0, False), done.output
     assert sorted(path for path in tmp_path.rglob("*")) == before
 

@@ -214,14 +214,40 @@ def sync(lab_dir: Path, cloud: str | None, as_data: bool, verbose: bool) -> None
 
 @click.command()
 @LAB
-@JSON
-def preflight(lab_dir: Path, as_data: bool) -> None:
-    """Check what can be checked before anything is made: lab.yml, tools, vault."""
-    from labtrack import preflight as local
+@CLOUD
+@click.option(
+    "--clouds-file", type=click.Path(path_type=Path, exists=True), metavar="FILE", help="Read this clouds.yaml."
+)
+def init(lab_dir: Path, cloud: str | None, clouds_file: Path | None) -> None:
+    """Write the lab.yml of a new lab, filled in with what its cloud has."""
+    from labtrack import lab, newlab
 
-    rows = list(local.check(lab_dir))
+    found = newlab.init(lab_dir, cloud, clouds_file)
+    click.echo(f"Written: {lab.lab_yml(lab_dir)}, from what {found.title} has.")
+    click.echo(f"Fill in: {', '.join(found.missing)}; they are marked FILL IN.")
+    click.echo(f"Then:    labtrack preflight {lab_dir}")
+
+
+@click.command()
+@LAB
+@CLOUD
+@click.option("--local", is_flag=True, help="Look at this machine alone; ask no cloud.")
+@JSON
+def preflight(lab_dir: Path, cloud: str | None, local: bool, as_data: bool) -> None:
+    """Check what can be checked before anything is made: lab.yml, tools, vault; login, quotas, names in the cloud.
+
+    Nothing is changed anywhere.
+    """
+    from labtrack import preflight as on_this_machine
+
+    rows = list(on_this_machine.check(lab_dir))
+    bad_lab = any(row.status is Status.FAILED and row.check.startswith("lab.yml") for row in rows)
+    if not (local or bad_lab):
+        from labtrack import lab
+        from labtrack.cloud import preflight as in_the_cloud
+
+        rows += in_the_cloud.check(lab.load(lab_dir), cloud)
     if output.results(rows, as_data=as_data) is Status.FAILED:
-        bad_lab = any(row.status is Status.FAILED and row.check.startswith("lab.yml") for row in rows)
         sys.exit(Exit.BAD_INPUT if bad_lab else Exit.FAILED)
 
 
@@ -243,4 +269,4 @@ def verify(lab_dir: Path, as_data: bool) -> None:
 
 
 ENV_COMMANDS: tuple[click.Command, ...] = (create, list_, rotate, revoke)
-COMMANDS: tuple[click.Command, ...] = (preflight, secrets, users, verify)
+COMMANDS: tuple[click.Command, ...] = (init, preflight, secrets, users, verify)

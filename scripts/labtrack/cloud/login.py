@@ -6,19 +6,20 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import requests
 from keystoneauth1 import exceptions as keystone
 from keystoneauth1.identity import v3
 from keystoneauth1.session import Session
 from openstack.config import OpenStackConfig
+from openstack.config.cloud_region import CloudRegion
+from openstack.connection import Connection
 from openstack.exceptions import ConfigException
 
 from labtrack.errors import BadInputError, LabtrackError, innermost
-from labtrack.lab import Lab
 
 TIMEOUT = 20.0  # seconds to wait for a connection, and for each answer
 WAYS_OUT = """one of the three ways to a key:
@@ -27,6 +28,18 @@ WAYS_OUT = """one of the three ways to a key:
   - with a key made elsewhere: openstack ec2 credentials create -f json | labtrack ... --keys -"""
 # keystoneauth warns of what is then said in our own words
 logging.getLogger("keystoneauth").addHandler(logging.NullHandler())
+
+
+class Named(Protocol):
+    """What names the credentials: a Lab does."""
+
+    @property
+    def cloud(self) -> str:
+        """An entry of clouds.yaml."""
+
+    @property
+    def clouds_file(self) -> Path | None:
+        """Which clouds.yaml; None for the usual places."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +54,19 @@ class Login:
     project_name: str
     roles: tuple[str, ...]
     delegated: bool  # by an application credential
+    found: str  # where the credentials were
+    region: CloudRegion = field(repr=False)
+
+    def connect(self) -> Connection:
+        """The cloud's other services, through the same session."""
+        region = CloudRegion(self.region.name, self.region.region_name, self.region.config, session=self.session)
+        return Connection(config=region)
 
     def __str__(self) -> str:
         return f"{self.user_name} in project {self.project_name} at {self.url}"
 
 
-def login(lab: Lab, cloud: str | None = None, timeout: float = TIMEOUT) -> Login:
+def login(lab: Named, cloud: str | None = None, timeout: float = TIMEOUT) -> Login:
     """Logs in for the lab.
 
     cloud: an entry of clouds.yaml.  Without it the shell's OS_AUTH_URL and its kin are taken when they
@@ -55,7 +75,7 @@ def login(lab: Lab, cloud: str | None = None, timeout: float = TIMEOUT) -> Login
 
     Raises BadInputError for what is missing or wrong here, LabtrackError for what the cloud refuses.
     """
-    region = _region(lab, cloud)
+    region, found = _region(lab, cloud)
     auth_url = region.config.get("auth", {}).get("auth_url", "")
     verify, cert = region.get_requests_verify_args()
     if isinstance(verify, str) and not Path(verify).is_file():
@@ -87,23 +107,27 @@ def login(lab: Lab, cloud: str | None = None, timeout: float = TIMEOUT) -> Login
         project_name=access.project_name,
         roles=tuple(access.role_names),
         delegated=bool(access.application_credential_id),
+        found=found,
+        region=region,
     )
 
 
-def _region(lab: Lab, cloud: str | None) -> Any:
-    """The cloud's settings, from where they were found."""
+def _region(lab: Named, cloud: str | None) -> tuple[CloudRegion, str]:
+    """The cloud's settings, and where they were found."""
     try:
         if cloud is None and os.environ.get("OS_AUTH_URL"):
             config = OpenStackConfig(load_yaml_config=False)
             kind = {"auth_type": "v3token"} if _token() and not os.environ.get("OS_AUTH_TYPE") else {}
-            return config.get_one(**kind)
+            return config.get_one(**kind), "OS_AUTH_URL and its kin in the shell"
         name = cloud or lab.cloud
         named = lab.clouds_file or os.environ.get("OS_CLIENT_CONFIG_FILE")
         config = OpenStackConfig(config_files=[str(named)] if named else None, load_envvars=False)
         if name not in config.get_cloud_names():
             raise _no_such_cloud(name, config, named)
         # an entry that a token of the shell completes is not complete by itself
-        return config.get_one(cloud=name, validate=not _token())
+        token = " with OS_TOKEN of the shell" if _token() else ""
+        found = f"the entry {name} of {config.config_filename}{token}"
+        return config.get_one(cloud=name, validate=not _token()), found
     except keystone.NoMatchingPlugin as error:
         mend = f"pip install the package that brings it, or use {WAYS_OUT}"
         raise BadInputError(f"The way to log in {error.name!r} is not installed here.", mend) from None

@@ -1,0 +1,68 @@
+"""What would stop Terraform, found before it starts: the cloud is asked, and never changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import requests
+from keystoneauth1 import exceptions as keystone
+from openstack.exceptions import SDKException
+
+from labtrack.cloud import profiles
+from labtrack.cloud.login import login
+from labtrack.cloud.preflight import identity, machine, quota, store
+from labtrack.cloud.preflight.context import Context
+from labtrack.doctor.result import Result, failed, ok
+from labtrack.errors import LabtrackError, innermost
+from labtrack.lab import Lab
+
+Check = Callable[[Context], "Result | Iterator[Result]"]
+
+ALWAYS: tuple[Check, ...] = (
+    identity.credentials, identity.ec2_keys, identity.services, identity.clock,
+    store.endpoint, store.bucket, store.abilities,
+)  # fmt: skip
+WHERE_A_MACHINE_IS_MADE: tuple[Check, ...] = (
+    machine.image, machine.flavor, machine.network, machine.external_network, machine.key_pair, machine.floating_ip,
+    machine.admin_access, machine.dns, quota.quotas,
+)  # fmt: skip
+AT_ONCE = 6  # the checks wait for answers most of their time
+
+
+def check(lab: Lab, cloud: str | None = None) -> Iterator[Result]:
+    """All checks of the cloud for a lab, in a fixed order.
+
+    cloud: an entry of clouds.yaml instead of `lab_cloud`.  Nothing is raised for what the cloud answers.
+    """
+    try:
+        logged_in = login(lab, cloud)
+    except LabtrackError as error:
+        yield failed("login", error.what, error.mend)
+        return
+    left = profiles.moved(logged_in.url)
+    if left:
+        mend = f"Set auth_url in clouds.yaml: {left.auth_url}"
+        yield failed("login", f"{logged_in.url} is an address that {left.title} gave up", mend)
+    else:
+        yield ok("login", f"Keystone at {logged_in.url}")
+    context = Context(lab, logged_in, profiles.of(logged_in.url), logged_in.connect())
+    checks = ALWAYS if lab.own_machine else (*ALWAYS, *WHERE_A_MACHINE_IS_MADE)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for rows in pool.map(lambda one: _rows(one, context), checks):
+            yield from rows
+
+
+def _rows(asked: Check, context: Context) -> list[Result]:
+    """One check's rows; what the cloud refuses or breaks is a row too."""
+    rows: list[Result] = []
+    name = asked.__name__.replace("_", " ").replace("dns", "DNS")
+    try:
+        found = asked(context)
+        rows.extend([found] if isinstance(found, Result) else found)
+    except keystone.EndpointNotFound:
+        rows.append(failed(name, "the cloud has no such service in this region", "See the rows of the services."))
+    except (SDKException, keystone.ClientException, requests.exceptions.RequestException) as error:
+        mend = "Try again in a minute; if it stays, ask the cloud's support, with this line."
+        rows.append(failed(name, f"the cloud's answer: {innermost(error)}", mend))
+    return rows

@@ -1,0 +1,105 @@
+"""`labtrack init`: a lab.yml for a new lab, filled in with what its cloud has."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+import yaml
+from openstack.config import OpenStackConfig
+
+from labtrack import labfile
+from labtrack.cloud.login import WAYS_OUT, login
+from labtrack.errors import BadInputError
+from labtrack.files import write_private
+from labtrack.lab import lab_yml, root_of
+from labtrack.newlab.ask import Found, ask
+
+
+@dataclass(frozen=True)
+class CloudEntry:
+    """Which credentials to use."""
+
+    cloud: str
+    clouds_file: Path | None
+
+
+def init(folder: Path, cloud: str | None = None, clouds_file: Path | None = None) -> Found:
+    """Writes group_vars/all/lab.yml into `folder` (inventory/<lab>), and nothing else.
+
+    Raises BadInputError when there is one already, when the folder's name can't be a lab's, or when
+    there are no credentials; LabtrackError for what the cloud refuses.
+    """
+    folder = folder.resolve()
+    file = lab_yml(folder)
+    if file.exists():
+        raise BadInputError(
+            f"{file} is there already; it is not written over.",
+            f"change it by hand (`labtrack preflight {folder}` checks it), or take another name.",
+        )
+    pattern = labfile.schema()["properties"]["lab_name"]
+    if not re.match(pattern["pattern"], folder.name):
+        raise BadInputError(
+            f"A lab can't be named {folder.name!r}.",
+            f"name the folder with {pattern['x-allowed']}: labtrack init inventory/climate",
+        )
+    entry = CloudEntry(cloud or _only_cloud(clouds_file), clouds_file)
+    found = ask(login(entry, cloud))
+    names = {
+        "lab_name": folder.name,
+        "lab_cloud": entry.cloud,
+        "lab_clouds_file": _shown(clouds_file, root_of(folder)),
+        "lab_s3_ca_file": _shown(found.s3_ca_file, root_of(folder)),
+        "lab_bucket": f"{folder.name}-mlflow",
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_private(file, _template().render(found=found, **names).encode())
+    return found
+
+
+def _only_cloud(clouds_file: Path | None) -> str:
+    """The entry of clouds.yaml that OS_CLOUD names, or the only one."""
+    if os.environ.get("OS_CLOUD"):
+        return os.environ["OS_CLOUD"]
+    config = OpenStackConfig(config_files=[str(clouds_file)] if clouds_file else None, load_envvars=False)
+    names = [name for name in config.get_cloud_names() if name != "defaults"]
+    if len(names) == 1:
+        return str(names[0])
+    if names:
+        raise BadInputError(f"clouds.yaml has several entries: {', '.join(names)}.", "choose one: --cloud NAME")
+    raise BadInputError(
+        "No clouds.yaml was found, so there is no cloud to ask.",
+        f"put the one that your cloud's dashboard offers into ~/.config/openstack/clouds.yaml, or use {WAYS_OUT}",
+    )
+
+
+def _shown(path: Path | None, root: Path) -> str:
+    if path is None:
+        return ""
+    path = path.resolve()
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("labtrack.newlab", "."),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,  # noqa: S701 - YAML, not HTML: values pass through the filter `yaml`
+    )
+    environment.filters["yaml"] = _as_yaml
+    return environment.get_template("lab.yml.j2")
+
+
+def _as_yaml(value: object) -> str:
+    """A value as YAML writes it in one line, in quotes only where it needs them."""
+    plain = isinstance(value, str) and "#" not in value
+    if plain and yaml.safe_load(f"key: {value}") == {"key": value}:
+        return str(value)
+    return json.dumps(value, ensure_ascii=False)
