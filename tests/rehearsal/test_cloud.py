@@ -56,7 +56,7 @@ def test_the_tenant_sees_only_its_own(rehearsal: Rehearsal, tenant: Connection) 
         list(tenant.identity.users())
     with pytest.raises(ForbiddenException):
         list(tenant.compute.hypervisors())
-    assert [server.name for server in tenant.compute.servers()] == ["mlflow"]
+    assert [server.name for server in tenant.compute.servers()] == ["rehearsal-mlflow"]
     assert list(rehearsal.cloud("climate-backup").compute.servers()) == []
 
 
@@ -70,7 +70,7 @@ def test_the_cloud_offers_what_a_lab_asks_for(tenant: Connection) -> None:
 @pytest.mark.parametrize("name", ["climate-appcred", "climate-appcred-unrestricted"])
 def test_an_application_credential_can_log_in_but_not_make_ec2_keys(rehearsal: Rehearsal, name: str) -> None:
     cloud = rehearsal.cloud(name)
-    assert [server.name for server in cloud.compute.servers()] == ["mlflow"]
+    assert [server.name for server in cloud.compute.servers()] == ["rehearsal-mlflow"]
     answer = cloud.session.post(
         f"/users/{cloud.current_user_id}/credentials/OS-EC2",
         endpoint_filter={"service_type": "identity", "interface": "public"},
@@ -150,7 +150,7 @@ def test_the_flavor_s_memory_and_cpus_are_the_server_s(rehearsal: Rehearsal) -> 
 
 
 def test_reboot_stop_and_start_of_the_server(rehearsal: Rehearsal, tenant: Connection) -> None:
-    server = tenant.compute.find_server("mlflow")
+    server = tenant.compute.find_server("rehearsal-mlflow")
     first = boot_id(rehearsal)
     tenant.compute.reboot_server(server, "SOFT")
     second = until(lambda: (now := boot_id(rehearsal)) != first and now)

@@ -14,9 +14,8 @@ short_description: Learn a server's SSH host keys from its console
 description:
   - cloud-init prints them at the first boot, and the cloud's API, which TLS protects, shows the console.
   - So the first login already knows whom it talks to.
+  - The cloud is the one that the environment names (C(OS_CLOUD) or C(OS_AUTH_URL) and its kin). Changes nothing.
 options:
-  cloud: {type: str, required: true, description: Name of the cloud in C(clouds_file).}
-  clouds_file: {type: path, required: true, description: The clouds.yaml.}
   server: {type: str, required: true, description: Id of the server.}
   timeout: {type: int, default: 180, description: Seconds to wait for the keys.}
 """
@@ -24,8 +23,6 @@ options:
 EXAMPLES = r"""
 - name: Learn the server's SSH host keys
   console_host_keys:
-    cloud: climate
-    clouds_file: clouds.yaml
     server: 0b9ee3f0-0000-4000-8000-000000000000
 """
 
@@ -52,8 +49,6 @@ def main() -> None:
     """Run the module."""
     module = AnsibleModule(
         argument_spec={
-            "cloud": {"type": "str", "required": True},
-            "clouds_file": {"type": "path", "required": True},
             "server": {"type": "str", "required": True},
             "timeout": {"type": "int", "default": 180},
         },
@@ -62,8 +57,7 @@ def main() -> None:
     import openstack
 
     given: dict[str, Any] = module.params
-    config = openstack.config.OpenStackConfig(config_files=[given["clouds_file"]], load_envvars=False)
-    compute = openstack.connection.Connection(config=config.get_one(cloud=given["cloud"])).compute
+    compute = openstack.connect().compute
     deadline = time.monotonic() + given["timeout"]
     while not (keys := host_keys(compute.get_server_console_output(given["server"])["output"])):
         if time.monotonic() > deadline:
