@@ -17,6 +17,7 @@ from labtrack.stores.model import (
     Run,
     Store,
 )
+from labtrack.stores.opening import open_store
 
 __all__ = [
     "Artifact",
@@ -32,4 +33,5 @@ __all__ = [
     "RegisteredModel",
     "Run",
     "Store",
+    "open_store",
 ]

@@ -1,0 +1,119 @@
+"""From what a person writes to the store that is meant."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from labtrack.errors import BadInputError
+from labtrack.stores.database import HEADER
+from labtrack.stores.sqlite import SqliteStore
+
+if TYPE_CHECKING:
+    from labtrack.stores.model import Store
+
+# what MLflow, JupyterHub's launchers and Anemoi name their files, in the order in which they are looked for
+_DATABASES = ("mlflow.db", "mlruns.db")
+_OTHER_DATABASES = ("postgresql", "mysql", "mssql", "oracle")
+
+
+def open_store(where: str | os.PathLike[str]) -> Store:
+    """Opens a recording for reading.
+
+    where: `sqlite:////abs/file.db`, `file:///…`, a path to a SQLite file or a folder with one, an mlruns folder or a
+    folder with one.
+    Raises BadInputError where there is no store, or more than one, with words on what to name instead.
+    """
+    text = os.fspath(where).strip()
+    if not text:
+        raise BadInputError(
+            "No store was named.", "name a SQLite file, an mlruns folder or a server's https:// address."
+        )
+    scheme = _scheme(text)
+    if scheme == "sqlite":
+        return _of_file(_sqlite_path(text), text)
+    if scheme.split("+")[0] in _OTHER_DATABASES:
+        raise BadInputError(
+            f"{scheme}:// is a server's own database, which is not read directly.",
+            "name the address of the tracking server in front of it: https://…",
+        )
+    if scheme and scheme != "file":
+        raise BadInputError(f"{scheme}:// is not a place for recorded runs.", "name a path, sqlite:///… or https://…")
+    path = Path(unquote(urlsplit(text).path)) if scheme == "file" else Path(text).expanduser()
+    return _of_path(path, text)
+
+
+def _scheme(text: str) -> str:
+    found = re.match(r"([a-zA-Z][a-zA-Z0-9+.-]*):/", text)
+    return found[1].lower() if found else ""
+
+
+def _sqlite_path(text: str) -> Path:
+    """The file of a SQLAlchemy address: three slashes and a relative path, or four and an absolute one."""
+    rest = text.split(":", 1)[1]
+    if not rest.startswith("///"):
+        raise BadInputError(
+            f"{text} has too few slashes: what stands after `sqlite://` is a host, and there is none.",
+            f"sqlite:///{rest.lstrip('/')} for a path from here, sqlite:////… for an absolute one.",
+        )
+    name = unquote(rest[3:].partition("?")[0])
+    if not name or name == ":memory:":
+        raise BadInputError(f"{text} names no file.", "sqlite:////abs/path/mlflow.db")
+    return Path(name)
+
+
+def _of_path(path: Path, text: str) -> Store:
+    try:
+        if path.is_dir():
+            return _of_folder(path)
+    except OSError as error:
+        raise BadInputError(f"{path} can't be looked at: {error.strerror}.", f"look at `ls -ld {path}`.") from error
+    return _of_file(path, text)
+
+
+def _of_file(path: Path, text: str) -> Store:
+    if path.is_dir():
+        raise BadInputError(
+            f"{text} is a folder, not a SQLite file.", "name the file, often mlflow.db, or the folder alone."
+        )
+    if not path.exists():
+        raise BadInputError(f"There is no {path.absolute()}.", _hint(path, text))
+    return SqliteStore(path)
+
+
+def _hint(path: Path, text: str) -> str:
+    if text.startswith("sqlite:///") and not text.startswith("sqlite:////") and Path("/", path).exists():
+        return f"was sqlite:///{Path('/', path)} meant? An absolute path needs four slashes."
+    if re.fullmatch(r"[\w.-]+\.[\w.-]+(:\d+)?(/.*)?", text) and not text.endswith(".db"):
+        return f"if it is a server: https://{text}"
+    if path.parent.is_dir():
+        there = sorted(one.name for one in path.parent.iterdir() if one.suffix == ".db" or one.name == "mlruns")
+        return f"in {path.parent.absolute()} there is {', '.join(there)}." if there else "is the path right?"
+    return f"there is no folder {path.parent.absolute()} either; is the file system mounted here?"
+
+
+def _of_folder(folder: Path) -> Store:
+    databases = [folder / name for name in _DATABASES if (folder / name).is_file()]
+    if not databases:
+        databases = [path for path in sorted(folder.glob("*.db")) if _starts_like_sqlite(path)]
+    if len(databases) > 1:
+        raise BadInputError(
+            f"{folder} holds more than one store: {', '.join(path.name for path in databases)}.", "name one of them."
+        )
+    if databases:
+        return SqliteStore(databases[0])
+    raise BadInputError(
+        f"{folder} holds no runs of MLflow: no mlflow.db, and no folder of experiments with a meta.yaml.",
+        "name the folder that was MLflow's tracking location, often `mlruns`, or the SQLite file.",
+    )
+
+
+def _starts_like_sqlite(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(HEADER)) == HEADER
+    except OSError:
+        return False
