@@ -35,11 +35,13 @@ class Step:
         title: what it does, as the person who waits reads it.
         playbook: its path, relative to the checkout.
         duration: how long it takes, in words.
+        arguments: what the playbook is told beside.
     """
 
     title: str
     playbook: str
     duration: str
+    arguments: tuple[str, ...] = ()
 
     @property
     def log(self) -> Path:
@@ -52,7 +54,12 @@ REHEARSE = Step(
     "playbooks/rehearse.yml",
     "some 10 minutes the first time, less from its cached image",
 )
-SITE = Step("Deploy the lab: ansible-playbook site.yml", "site.yml", "3 to 5 minutes the first time, 1 to 2 again")
+SITE = Step(
+    "Deploy the lab: ansible-playbook site.yml -e auto_approve=true",
+    "site.yml",
+    "3 to 5 minutes the first time, 1 to 2 again",
+    ("-e", "auto_approve=true"),  # a rehearsal's plan needs nobody's yes
+)
 TRAIN = Step("Train as a researcher, from the cluster's login node", "playbooks/rehearse_train.yml", "half a minute")
 
 
@@ -86,7 +93,7 @@ def run_steps(steps: Iterable[Step], console: Console) -> None:
 def run_step(step: Step, console: Console) -> None:
     """Run one playbook.  Raises StepFailed."""
     LOGS.mkdir(parents=True, exist_ok=True)
-    command = [str(Path(sys.executable).parent / "ansible-playbook"), step.playbook]
+    command = [str(Path(sys.executable).parent / "ansible-playbook"), step.playbook, *step.arguments]
     with (
         open(step.log, "w", opener=_private_opener) as log,
         subprocess.Popen(
