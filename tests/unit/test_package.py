@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT
 
 LABTRACK = Path(sys.executable).with_name("labtrack")
-ADMINS = ("ansible", "jinja2", "jsonschema", "keystoneauth1", "openstack", "yaml")
+ADMINS = ("ansible", "jinja2", "jsonschema", "keystoneauth1", "openstack")
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from labtrack import __version__
 from labtrack.cli import admin, researcher
 from labtrack.errors import Exit, LabtrackError
 
-_ADMIN_PACKAGES = ("ansible", "jinja2", "jsonschema", "keystoneauth1", "openstack", "yaml")
+_ADMIN_PACKAGES = ("ansible", "jinja2", "jsonschema", "keystoneauth1", "openstack")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

@@ -29,6 +29,10 @@ class LocalArtifacts:
         self._named: set[str] = set()
         self._found: dict[str, Path] = {}
 
+    def prefer(self, owner: Owner, folder: Path) -> None:
+        """Says where the artifacts of `owner` are, whatever was recorded."""
+        self._found[_recorded(owner)] = folder
+
     def list(self, owner: Owner) -> Iterator[Artifact]:
         """The files, sorted by path; what leads out of the artifact folder is a problem, not an artifact."""
         folder = self.folder(owner)
@@ -77,7 +81,7 @@ class LocalArtifacts:
 
     def folder(self, owner: Owner) -> Path | None:
         """The folder of `owner`'s artifacts; None where it has none, or none on this machine (then a problem)."""
-        recorded = owner.artifact_location if isinstance(owner, LoggedModel) else owner.artifact_uri
+        recorded = _recorded(owner)
         if recorded in self._found:
             return self._found[recorded]
         path, scheme = as_path(recorded)
@@ -122,6 +126,10 @@ class LocalArtifacts:
         self._named.add(place)
         if problem not in self.problems:
             self.problems.append(problem)
+
+
+def _recorded(owner: Owner) -> str:
+    return owner.artifact_location if isinstance(owner, LoggedModel) else owner.artifact_uri
 
 
 def as_path(uri: str) -> tuple[Path | None, str]:

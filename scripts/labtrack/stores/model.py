@@ -254,16 +254,17 @@ class Store(Protocol):
 
 
 def identity_of(experiments: Iterable[Experiment]) -> str:
-    """The id of a store: made from its first experiment's id, birth and place at birth.
+    """The id of a store: made from its first experiment's id and birth.
 
     MLflow makes experiment 0 together with the store and never changes these facts of it, so the id is
     the same when the store is moved, copied, renamed, grows, is upgraded or is served by a server.  A part
-    of a store without experiment 0 has the id that its oldest experiment gives.  Two stores can only share
-    an id where MLflow 1.x (which noted no time) made both in the same folder; their runs' ids still differ.
+    of a store without experiment 0 has the id that its oldest experiment gives.  Versions before 1.30 noted
+    no time of birth; for them the place of birth stands in.  Two stores can share an id when they were
+    born in the same millisecond; their runs' ids still differ, so who looks for a run looks for both.
     """
     found = list(experiments)
     if not found:
         return hashlib.sha256(b"empty").hexdigest()[:32]
     first = min(found, key=lambda one: (one.id != "0", one.creation_time or 0, one.id))
-    facts = "\n".join((first.id, str(first.creation_time or ""), first.artifact_location))
-    return hashlib.sha256(facts.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    birth = first.creation_time or first.artifact_location
+    return hashlib.sha256(f"{first.id}\n{birth}".encode("utf-8", "surrogatepass")).hexdigest()[:32]

@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from labtrack.errors import BadInputError
 from labtrack.stores.database import HEADER
+from labtrack.stores.files import META, FileStore, holds_experiments
 from labtrack.stores.sqlite import SqliteStore
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 # what MLflow, JupyterHub's launchers and Anemoi name their files, in the order in which they are looked for
 _DATABASES = ("mlflow.db", "mlruns.db")
+_FOLDERS = ("mlruns", "mlflow")  # Anemoi: <logs>/mlflow
 _OTHER_DATABASES = ("postgresql", "mysql", "mssql", "oracle")
 
 
@@ -96,19 +98,31 @@ def _hint(path: Path, text: str) -> str:
 
 
 def _of_folder(folder: Path) -> Store:
+    """The one store that a folder is or holds."""
+    if holds_experiments(folder):
+        return FileStore(folder)
     databases = [folder / name for name in _DATABASES if (folder / name).is_file()]
     if not databases:
         databases = [path for path in sorted(folder.glob("*.db")) if _starts_like_sqlite(path)]
-    if len(databases) > 1:
+    # MLflow makes an empty mlruns folder beside its database
+    folders = [folder / name for name in _FOLDERS if not databases and holds_experiments(folder / name)]
+    found = [*databases, *folders]
+    if len(found) > 1:
         raise BadInputError(
-            f"{folder} holds more than one store: {', '.join(path.name for path in databases)}.", "name one of them."
+            f"{folder} holds more than one store: {', '.join(path.name for path in found)}.", "name one of them."
         )
-    if databases:
-        return SqliteStore(databases[0])
-    raise BadInputError(
-        f"{folder} holds no runs of MLflow: no mlflow.db, and no folder of experiments with a meta.yaml.",
-        "name the folder that was MLflow's tracking location, often `mlruns`, or the SQLite file.",
-    )
+    if found:
+        return FileStore(found[0]) if folders else SqliteStore(found[0])
+    raise BadInputError(f"{folder} holds no runs of MLflow: no mlflow.db, and no experiments.", _where_instead(folder))
+
+
+def _where_instead(folder: Path) -> str:
+    for above in (folder, *folder.absolute().parents[:2]):
+        if (above / META).is_file() and holds_experiments(above.parent):
+            return f"{folder} is a part of a store: name {above.parent}."
+    if any(holds_experiments(one) for one in folder.glob("*/mlruns")):
+        return f"there are stores further down: {', '.join(sorted(str(one) for one in folder.glob('*/mlruns')))}"
+    return "name the folder that was MLflow's tracking location, often `mlruns`, or the SQLite file."
 
 
 def _starts_like_sqlite(path: Path) -> bool:
