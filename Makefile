@@ -1,5 +1,5 @@
 # Each target calls something that can also be called by hand.
-.PHONY: help demo test check lint types unit venv lock bench down clean docs
+.PHONY: help demo test check lint types unit infra venv lock bench down clean docs
 .DEFAULT_GOAL := help
 VENV := .venv/bin
 
@@ -12,10 +12,10 @@ demo: venv ## a rehearsal cloud, a deployed server, a training run: from nothing
 test: venv ## everything that this machine can test
 	@scripts/dev/test.sh
 
-check: venv ## lint, types and unit tests: no machines
+check: venv ## lint, types, unit tests and terraform's: no machines
 	@scripts/dev/check.sh
 
-lint types unit: venv
+lint types unit infra: venv
 	@scripts/dev/check.sh $@
 
 bench: venv ## the kit's server against the usual `mlflow server`, on the rehearsal

@@ -117,7 +117,7 @@ def test_the_stand_in_writes_the_same_inventory(program: str, tmp_path: Path) ->
 
     template = (ROOT / "roles/rehearsal_server/templates/hosts.yml.j2").read_text()
     machine = {"server": {"id": HOSTS["server"]["server_id"], "project_id": "f" * 32}}
-    stand_in = jinja2.Environment(trim_blocks=True).from_string(template)
+    stand_in = jinja2.Environment(trim_blocks=True, autoescape=False).from_string(template)  # noqa: S701 - YAML, not HTML
     written = stand_in.render(
         __rehearsal_server_address="203.0.113.10", rehearsal_server_prefix="climate", __rehearsal_server_machine=machine
     )
