@@ -81,7 +81,7 @@ def refuse_open_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def lock(path: Path, doing: str) -> Iterator[None]:
+def lock(path: Path, doing: str, on: str = "this lab") -> Iterator[None]:
     """Holds the lock file `path`; the kernel lets go of it however the process ends.
 
     Raises LabtrackError with Exit.LOCKED, naming the holder, when another call has it.
@@ -93,7 +93,7 @@ def lock(path: Path, doing: str) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise LabtrackError(
-                f"Another call is at work on this lab: {_holder(descriptor)}.",
+                f"Another call is at work on {on}: {_holder(descriptor)}.",
                 "wait until it has ended and run the command again.",
                 Exit.LOCKED,
             ) from None

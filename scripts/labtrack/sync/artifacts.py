@@ -1,0 +1,226 @@
+"""Files to where the server keeps artifacts: through the server, straight into S3, or into a folder."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import posixpath
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+from urllib.parse import quote, unquote, urlsplit
+
+import requests
+
+from labtrack.errors import BadInputError, LabtrackError
+from labtrack.sync.http import Http
+
+_PROXY = "/api/2.0/mlflow-artifacts/artifacts"
+CHUNK = 2**20  # bytes
+_PART = ".labtrack-part"  # a file that is still being written
+Open = Callable[[], BinaryIO]
+
+
+class ChangedError(Exception):
+    """The file became shorter while it was being sent."""
+
+
+class Body:
+    """Exactly `size` bytes of a file, though a job may be writing to it: the length is sent before the bytes."""
+
+    def __init__(self, file: BinaryIO, size: int, sent: Callable[[int], None]) -> None:
+        self._file, self._left, self._size, self._sent = file, size, size, sent
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iter__(self) -> Iterator[bytes]:
+        while self._left:
+            yield self.read(CHUNK)
+
+    def read(self, count: int = -1) -> bytes:
+        """The next bytes.  Raises ChangedError where the file has ended too early."""
+        data = self._file.read(self._left if count < 0 else min(count, self._left))
+        if not data and self._left:
+            raise ChangedError
+        self._left -= len(data)
+        self._sent(len(data))
+        return data
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+class Target(Protocol):
+    """Where one run's, or one logged model's, artifacts are."""
+
+    def sizes(self) -> dict[str, int]:
+        """What is there: path to size in bytes."""
+
+    def put(self, path: str, size: int, opened: Open, sent: Callable[[int], None]) -> None:
+        """Puts a file there, whole or not at all."""
+
+    def digest(self, path: str) -> str:
+        """The SHA-256 of a file that is there, by reading it back."""
+
+
+class Proxied:
+    """Through the server, which keeps the store's key to itself (`mlflow-artifacts:`)."""
+
+    def __init__(self, http: Http, root: str) -> None:
+        self._http, self._root = http, unquote(urlsplit(root).path).strip("/")
+
+    def sizes(self) -> dict[str, int]:
+        found: dict[str, int] = {}
+        folders = [""]
+        while folders:
+            folder = folders.pop()
+            where = posixpath.join(self._root, folder) if folder else self._root
+            answer = self._http.call("GET", _PROXY, params={"path": where}, missing_ok=True)
+            files = answer.json().get("files", ()) if answer.status_code == requests.codes.ok else ()
+            for one in files:
+                path = posixpath.join(folder, posixpath.basename(one["path"]))
+                if one.get("is_dir"):
+                    folders.append(path)
+                else:
+                    found[path] = int(one.get("file_size", 0))
+        return found
+
+    def put(self, path: str, size: int, opened: Open, sent: Callable[[int], None]) -> None:
+        headers = {"Content-Type": "application/octet-stream"}
+        self._http.call("PUT", self._url(path), body=lambda: Body(opened(), size, sent), headers=headers)
+
+    def digest(self, path: str) -> str:
+        with self._http.call("GET", self._url(path), stream=True) as answer:
+            return _sha256(answer.iter_content(CHUNK))
+
+    def _url(self, path: str) -> str:
+        return f"{_PROXY}/{quote(posixpath.join(self._root, path))}"
+
+
+class S3:
+    """Straight into the object store, with the key of the environment; multipart for what is big."""
+
+    def __init__(self, env: Mapping[str, str], root: str) -> None:
+        parts = urlsplit(root)
+        self._bucket, self._prefix = parts.netloc, unquote(parts.path).strip("/")
+        self._client = _s3_client(env)
+
+    def sizes(self) -> dict[str, int]:
+        with _said(self._bucket):
+            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._key(""))
+            return {one["Key"][len(self._key("")) :]: one["Size"] for page in pages for one in page.get("Contents", ())}
+
+    def put(self, path: str, size: int, opened: Open, sent: Callable[[int], None]) -> None:
+        with _said(self._bucket), contextlib.closing(Body(opened(), size, sent)) as body:
+            self._client.upload_fileobj(body, self._bucket, self._key(path))
+
+    def digest(self, path: str) -> str:
+        with _said(self._bucket):
+            return _sha256(self._client.get_object(Bucket=self._bucket, Key=self._key(path))["Body"].iter_chunks(CHUNK))
+
+    def _key(self, path: str) -> str:
+        return f"{self._prefix}/{path}"
+
+
+_s3_lock = threading.Lock()
+_s3_clients: dict[tuple[str, ...], Any] = {}
+
+
+def _s3_client(env: Mapping[str, str]) -> Any:
+    """One client for all threads: making one takes longer than a small upload."""
+    try:
+        from labtrack.objectstore import Store
+    except ModuleNotFoundError:
+        raise BadInputError("Artifacts go straight to S3, which needs boto3.", "pip install boto3") from None
+    missing = [name for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY") if not env.get(name)]
+    if missing:
+        raise BadInputError(
+            f"The server keeps artifacts in S3 and {', '.join(missing)} is not set.", "source your mlflow_env.sh."
+        )
+    region = env.get("AWS_DEFAULT_REGION") or "us-east-1"
+    endpoint = env.get("MLFLOW_S3_ENDPOINT_URL") or f"https://s3.{region}.amazonaws.com"
+    given = (endpoint, region, env["AWS_ACCESS_KEY_ID"], env["AWS_SECRET_ACCESS_KEY"], env.get("AWS_CA_BUNDLE", ""))
+    with _s3_lock:
+        if given not in _s3_clients:
+            ca_file = Path(given[4]) if given[4] else None
+            _s3_clients[given] = Store(endpoint, region, "", given[2], given[3], ca_file).client()
+        return _s3_clients[given]
+
+
+@contextlib.contextmanager
+def _said(bucket: str) -> Iterator[None]:
+    """A store's refusal in words."""
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    from labtrack.objectstore import refusal
+
+    try:
+        yield
+    except (BotoCoreError, ClientError, Boto3Error) as error:
+        cause = error.__cause__ or error.__context__ or error
+        why = refusal(cause if isinstance(cause, (BotoCoreError, ClientError)) else error)
+        raise LabtrackError(f"The store refuses on s3://{bucket}: {why}", "`labtrack doctor` looks closer.") from None
+
+
+class Folder:
+    """A folder that the server and this machine share."""
+
+    def __init__(self, root: str) -> None:
+        self._root = Path(unquote(urlsplit(root).path) if root.startswith("file:") else root)
+
+    def sizes(self) -> dict[str, int]:
+        found = (Path(folder) / name for folder, _, files in os.walk(self._root) for name in files)
+        whole = (file for file in found if file.suffix != _PART)
+        return {file.relative_to(self._root).as_posix(): file.stat().st_size for file in whole}
+
+    def put(self, path: str, size: int, opened: Open, sent: Callable[[int], None]) -> None:
+        place = self._root / path
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            temporary = place.with_name(f".{place.name}.{os.getpid()}{_PART}")
+            with contextlib.closing(Body(opened(), size, sent)) as body, temporary.open("wb") as file:
+                shutil.copyfileobj(body, file, CHUNK)
+            temporary.replace(place)
+        except OSError as error:
+            raise LabtrackError(
+                f"The server keeps artifacts in {self._root}, which can't be written here: {error.strerror}.",
+                "run the sync on the server's machine, or ask its admin to serve artifacts (--serve-artifacts).",
+            ) from None
+
+    def digest(self, path: str) -> str:
+        with (self._root / path).open("rb") as file:
+            return _sha256(iter(lambda: file.read(CHUNK), b""))
+
+
+def target(http: Http, env: Mapping[str, str], root: str) -> Target:
+    """The place that the server names as a run's artifact URI."""
+    scheme = urlsplit(root).scheme
+    if scheme == "mlflow-artifacts":
+        return Proxied(http, root)
+    if scheme == "s3":
+        return S3(env, root)
+    if scheme in ("file", "") and root:
+        return Folder(root)
+    raise LabtrackError(
+        f"The server keeps artifacts at {root!r}, a kind of place that labtrack can't write to.",
+        "ask its admin to serve artifacts itself (--serve-artifacts), or to use S3.",
+    )
+
+
+def digest_of(opened: Open) -> str:
+    """The SHA-256 of a recorded file."""
+    with opened() as file:
+        return _sha256(iter(lambda: file.read(CHUNK), b""))
+
+
+def _sha256(chunks: Iterator[bytes]) -> str:
+    found = hashlib.sha256()
+    for chunk in chunks:
+        found.update(chunk)
+    return found.hexdigest()

@@ -1,0 +1,360 @@
+"""The tracking server that runs are sent to: MLflow's REST interface, as far as a sync needs it."""
+
+from __future__ import annotations
+
+import json
+import math
+import secrets
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from labtrack.errors import BadInputError
+from labtrack.stores.model import DatasetInput, LoggedModel, MetricPoint, ModelLink, Run
+from labtrack.sync import names
+from labtrack.sync.http import ApiError, Http, ServerError, UnclearError
+
+API = "/api/2.0/mlflow"
+PAGE = 1000  # runs, models: the largest page that a server with few of memory answers quickly
+HISTORY_PAGE = 25_000  # points: MLflow's limit
+_TRIES = 6  # of a create whose answers are lost
+_MISSING = "RESOURCE_DOES_NOT_EXIST"
+_MODEL_STATUS = {"PENDING": 1, "READY": 2, "FAILED": 3}
+
+
+@dataclass(frozen=True)
+class RemoteRun:
+    """A run at the server.  keys: its metrics.  inputs: (name, digest) of its datasets."""
+
+    id: str
+    experiment_id: str
+    name: str = ""
+    user_id: str = ""
+    status: str = "RUNNING"
+    start_time: int | None = None
+    end_time: int | None = None
+    lifecycle_stage: str = "active"
+    artifact_uri: str = ""
+    params: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    keys: frozenset[str] = frozenset()
+    inputs: frozenset[tuple[str, str]] = frozenset()
+    model_inputs: frozenset[str] = frozenset()
+    model_outputs: frozenset[str] = frozenset()
+
+    @property
+    def source_id(self) -> str:
+        """The id of the recorded run that this is the copy of; empty for any other run."""
+        return self.tags.get(names.SOURCE_RUN, "")
+
+    @property
+    def age(self) -> tuple[str, str]:
+        """Sorts copies of the same run, the oldest first."""
+        return self.tags.get(names.CREATED, ""), self.id
+
+
+@dataclass(frozen=True)
+class RemoteModel:
+    """A logged model at the server."""
+
+    id: str
+    artifact_location: str
+    status: str
+    tags: Mapping[str, str]
+
+
+class Destination:
+    """What can be asked of, and sent to, the server.  May be used by several threads.
+
+    Raises ApiError where the server refuses, LabtrackError where the user has to do something.
+    """
+
+    def __init__(self, http: Http) -> None:
+        self.http = http
+        self.nonce = secrets.token_hex(4)
+
+    def _json(self, method: str, path: str, data: Mapping[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+        if method == "GET":
+            answer = self.http.call(method, f"{API}/{path}", params=data or {})
+        else:
+            answer = self.http.call(method, f"{API}/{path}", json=data or {}, **more)
+        try:
+            found = answer.json()
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise BadInputError(
+                f"{self.http.base} answers, but not as a tracking server does.",
+                "give the server's own address to -d, as MLFLOW_TRACKING_URI in your mlflow_env.sh has it.",
+            )
+        return found
+
+    def _pages(self, path: str, data: Mapping[str, Any], name: str) -> Iterator[dict[str, Any]]:
+        token = ""
+        while True:
+            found = self._json("POST", path, {**data, **({"page_token": token} if token else {})})
+            yield from found.get(name, ())
+            token = found.get("next_page_token", "")
+            if not token:
+                return
+
+    # experiments
+
+    def experiments(self) -> dict[str, tuple[str, str]]:
+        """All experiments by name: id and lifecycle stage, deleted ones too."""
+        pages = self._pages("experiments/search", {"max_results": PAGE, "view_type": "ALL"}, "experiments")
+        return {one["name"]: (one["experiment_id"], one.get("lifecycle_stage", "active")) for one in pages}
+
+    def create_experiment(self, name: str, tags: Mapping[str, str]) -> str:
+        """Makes an experiment, or finds the one that somebody else has just made; gives its id."""
+        try:
+            return str(self._json("POST", "experiments/create", {"name": name, "tags": _pairs(tags)})["experiment_id"])
+        except ApiError as error:
+            if error.code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        found = self._json("GET", "experiments/get-by-name", {"experiment_name": name})
+        return str(found["experiment"]["experiment_id"])
+
+    # runs
+
+    def search(self, experiment_ids: Sequence[str], where: str) -> Iterator[RemoteRun]:
+        """Runs by MLflow's filter, deleted ones too."""
+        if not experiment_ids:
+            return
+        data = {
+            "experiment_ids": list(experiment_ids), "filter": where, "run_view_type": "ALL", "max_results": PAGE,
+        }  # fmt: skip
+        for run in self._pages("runs/search", data, "runs"):
+            yield _run(run)
+
+    def get_run(self, run_id: str) -> RemoteRun | None:
+        """One run, or None."""
+        try:
+            return _run(self._json("GET", "runs/get", {"run_id": run_id})["run"])
+        except ApiError as error:
+            if error.code in (_MISSING, "INVALID_PARAMETER_VALUE"):
+                return None
+            raise
+
+    def copies(self, experiment_ids: Sequence[str], store: str, run_id: str) -> list[RemoteRun]:
+        """The copies of one recorded run, the oldest first."""
+        where = f"{_tag(names.SOURCE_RUN, run_id)} AND {_tag(names.SOURCE_STORE, store)}"
+        return sorted(self.search(experiment_ids, where), key=lambda run: run.age)
+
+    def create_run(self, experiment_id: str, store: str, run: Run, name: str, tags: Mapping[str, str]) -> RemoteRun:
+        """Makes the copy of a recorded run, once: after a lost answer it is looked for before trying again."""
+        identity = {
+            names.SOURCE_RUN: run.id,
+            names.SOURCE_STORE: store,
+            names.CREATED: f"{time.time_ns() // 10**6}-{self.nonce}",
+        }
+        data: dict[str, Any] = {
+            "experiment_id": experiment_id,
+            "user_id": run.user_id,
+            "run_name": name,
+            "tags": _pairs({**tags, **identity}),
+        }
+        if run.start_time is not None:
+            data["start_time"] = run.start_time
+        for tried in range(_TRIES):
+            try:
+                return _run(self._json("POST", "runs/create", data, once=True)["run"])
+            except UnclearError as error:
+                said = error
+            # what was sent may still be on its way
+            self.http.stop.wait(0.1 * 2**tried)
+            found = self.copies([experiment_id], store, run.id)
+            if found:
+                return found[0]
+        raise ServerError(
+            f"{self.http.base} lost {_TRIES} answers in a row while run {run.id} was being made: {said}.",
+            "run the same command again later: it goes on where it stopped.",
+        )
+
+    def log_batch(
+        self,
+        run_id: str,
+        points: Iterable[Mapping[str, Any]] = (),
+        params: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """One batch, within MLflow's limits.  Sending the same again changes nothing."""
+        data = {"run_id": run_id, "metrics": list(points), "params": _pairs(params or {}), "tags": _pairs(tags or {})}
+        self.http.call(
+            "POST",
+            f"{API}/runs/log-batch",
+            data=json.dumps(data, separators=(",", ":")).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+
+    def update_run(self, run_id: str, status: str, end_time: int | None) -> None:
+        """Sets status and end."""
+        data: dict[str, Any] = {"run_id": run_id, "status": status}
+        if end_time is not None:
+            data["end_time"] = end_time
+        self._json("POST", "runs/update", data)
+
+    def delete_run(self, run_id: str) -> None:
+        """Marks a run as deleted; it can be restored."""
+        self._json("POST", "runs/delete", {"run_id": run_id})
+
+    def restore_run(self, run_id: str) -> None:
+        """Takes the mark away."""
+        self._json("POST", "runs/restore", {"run_id": run_id})
+
+    def delete_tag(self, run_id: str, key: str) -> None:
+        """Takes a tag away; fine when there is none."""
+        try:
+            self._json("POST", "runs/delete-tag", {"run_id": run_id, "key": key})
+        except ApiError as error:
+            if error.code != _MISSING:
+                raise
+
+    def log_inputs(self, run_id: str, datasets: Sequence[DatasetInput], models: Iterable[str] = ()) -> None:
+        """Links datasets and logged models that the run read.  Sending the same again changes nothing."""
+        data = {
+            "run_id": run_id,
+            "datasets": [_dataset(one) for one in datasets],
+            "models": [{"model_id": model} for model in models],
+        }
+        self._json("POST", "runs/log-inputs", data)
+
+    def log_outputs(self, run_id: str, models: Sequence[ModelLink]) -> None:
+        """Links logged models that the run made.  Not to be sent twice."""
+        data = {"run_id": run_id, "models": [{"model_id": one.model_id, "step": one.step or 0} for one in models]}
+        wanted = {one.model_id for one in models}
+        try:
+            self._json("POST", "runs/outputs", data, once=True)
+        except (UnclearError, ApiError):
+            found = self.get_run(run_id)
+            left = [one for one in models if found is None or one.model_id not in found.model_outputs]
+            if len(left) == len(wanted):  # refused, not lost
+                self._json("POST", "runs/outputs", {**data, "models": data["models"]})
+            elif left:
+                self.log_outputs(run_id, left)
+
+    def history(self, run_id: str, key: str) -> Iterator[MetricPoint]:
+        """All points of a metric, sorted by time, step and value."""
+        token = ""
+        while True:
+            asked: dict[str, Any] = {"run_id": run_id, "metric_key": key, "max_results": HISTORY_PAGE}
+            found = self._json("GET", "metrics/get-history", {**asked, **({"page_token": token} if token else {})})
+            for one in found.get("metrics", ()):
+                yield MetricPoint(one["key"], float(one["value"]), int(one["timestamp"]), int(one.get("step", 0)))
+            token = found.get("next_page_token", "")
+            if not token:
+                return
+
+    # logged models
+
+    def models(self, experiment_ids: Sequence[str], store: str) -> dict[str, RemoteModel]:
+        """The copies of a recording's logged models, by their ids in the recording; the oldest copy of each."""
+        data = {
+            "experiment_ids": list(experiment_ids),
+            "filter": _tag(names.SOURCE_STORE, store),
+            "max_results": 50,
+            "order_by": [{"field_name": "creation_timestamp", "ascending": True}],
+        }
+        found: dict[str, RemoteModel] = {}
+        for one in self._pages("logged-models/search", data, "models"):
+            model = _model(one)
+            found.setdefault(model.tags.get(names.SOURCE_MODEL, ""), model)
+        return found
+
+    def create_model(self, experiment_id: str, store: str, model: LoggedModel, run_id: str | None) -> RemoteModel:
+        """Makes the copy of a logged model, once."""
+        tags = {**model.tags, names.SOURCE_MODEL: model.id, names.SOURCE_STORE: store}
+        data = {
+            "experiment_id": experiment_id,
+            "name": model.name,
+            "model_type": model.model_type,
+            "params": _pairs(model.params),
+            "tags": _pairs(tags),
+            **({"source_run_id": run_id} if run_id else {}),
+        }
+        for tried in range(_TRIES):
+            try:
+                return _model(self._json("POST", "logged-models", data, once=True)["model"])
+            except UnclearError as error:
+                said = error
+            self.http.stop.wait(0.1 * 2**tried)
+            found = self.models([experiment_id], store).get(model.id)
+            if found:
+                return found
+        raise ServerError(
+            f"{self.http.base} lost {_TRIES} answers in a row while model {model.id} was being made: {said}.",
+            "run the same command again later: it goes on where it stopped.",
+        )
+
+    def finalize_model(self, model_id: str, status: str) -> None:
+        """Says that a model's files are all there, or that its upload failed."""
+        self._json("PATCH", f"logged-models/{model_id}", {"model_id": model_id, "status": _MODEL_STATUS[status]})
+
+
+def point(one: MetricPoint, key: str = "", **more: str) -> dict[str, Any]:
+    """A metric point as the server takes it."""
+    return {"key": key or one.key, "value": _value(one.value), "timestamp": one.timestamp, "step": one.step, **more}
+
+
+def _value(value: float) -> Any:
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def _pairs(values: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"key": key, "value": value} for key, value in values.items()]
+
+
+def _plain(pairs: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    return {pair["key"]: pair.get("value", "") for pair in pairs}
+
+
+def _tag(key: str, value: str) -> str:
+    quote = "'" if "'" not in value else '"'
+    return f"tags.`{key}` = {quote}{value}{quote}"
+
+
+def _dataset(one: DatasetInput) -> dict[str, Any]:
+    facts: dict[str, str] = {
+        "name": one.name, "digest": one.digest, "source_type": one.source_type, "source": one.source,
+    }  # fmt: skip
+    if one.schema is not None:
+        facts["schema"] = one.schema
+    if one.profile is not None:
+        facts["profile"] = one.profile
+    return {"dataset": facts, "tags": _pairs(one.tags)}
+
+
+def _run(data: Mapping[str, Any]) -> RemoteRun:
+    info, inside = data["info"], data.get("data", {})
+    inputs = data.get("inputs", {})
+    datasets = [one["dataset"] for one in inputs.get("dataset_inputs", ())]
+    return RemoteRun(
+        id=info.get("run_id") or info["run_uuid"],
+        experiment_id=info["experiment_id"],
+        name=info.get("run_name", ""),
+        user_id=info.get("user_id", ""),
+        status=info.get("status", "RUNNING"),
+        start_time=info.get("start_time"),
+        end_time=info.get("end_time"),
+        lifecycle_stage=info.get("lifecycle_stage", "active"),
+        artifact_uri=info.get("artifact_uri", ""),
+        params=_plain(inside.get("params", ())),
+        tags=_plain(inside.get("tags", ())),
+        keys=frozenset(one["key"] for one in inside.get("metrics", ())),
+        inputs=frozenset((one["name"], one["digest"]) for one in datasets),
+        model_inputs=frozenset(one["model_id"] for one in inputs.get("model_inputs", ())),
+        model_outputs=frozenset(one["model_id"] for one in data.get("outputs", {}).get("model_outputs", ())),
+    )
+
+
+def _model(data: Mapping[str, Any]) -> RemoteModel:
+    info = data["info"]
+    return RemoteModel(
+        id=info["model_id"],
+        artifact_location=info.get("artifact_uri", ""),
+        status=str(info.get("status", "")),
+        tags=_plain(info.get("tags", ())),
+    )

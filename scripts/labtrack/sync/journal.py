@@ -1,0 +1,148 @@
+"""What the server has acknowledged, kept on this machine so that the next sync sends only the rest.
+
+One file of JSON lines for each recording and server, only ever appended to while a sync runs.  It makes a
+sync quick, never right: it may be lost, torn or old.  An entry counts only for the copy it was written for
+and while the state in that copy's tag is the one it knows; everything else is found out from the server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from labtrack.files import make_private_folder, write_private
+
+_COMPACT = 4 * 2**20  # bytes: beyond that a file is written anew when it is opened
+
+
+def state_folder(env: Mapping[str, str]) -> Path:
+    """Where journals and locks are: $XDG_STATE_HOME/labtrack/sync."""
+    base = env.get("XDG_STATE_HOME") or str(Path(env.get("HOME") or Path.home()) / ".local" / "state")
+    return Path(base) / "labtrack" / "sync"
+
+
+@dataclass
+class Entry:
+    """What is known of one run.
+
+    copy: the run's id at the server.  state: the tag that was last acknowledged, empty before the first.
+    next: the tag that was about to be sent; a kill may have come between.
+    points: acknowledged points of each metric.  artifacts: size and time of each file that was sent.
+    tags: a hash of each tag's recorded value when it was sent.
+    """
+
+    copy: str
+    state: str = ""
+    next: str = ""
+    points: dict[str, int] = field(default_factory=dict)
+    artifacts: dict[str, tuple[int, int]] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+
+    def take(self, line: Mapping[str, Any]) -> None:
+        """Adds what a line says."""
+        self.state, self.next = line.get("state", self.state), line.get("next", self.next)
+        self.points.update(line.get("points", {}))
+        self.artifacts.update({path: (size, time) for path, (size, time) in line.get("artifacts", {}).items()})
+        self.tags.update(line.get("tags", {}))
+
+    def line(self, run_id: str) -> dict[str, Any]:
+        """All of it as a line."""
+        return {
+            "run": run_id, "copy": self.copy, "state": self.state, "next": self.next, "points": self.points,
+            "artifacts": self.artifacts, "tags": self.tags,
+        }  # fmt: skip
+
+
+class Journal:
+    """The entries of one recording at one server.  May be written to by several threads.
+
+    trouble: why it can't be written, once that has happened; the sync goes on without it.
+    """
+
+    def __init__(self, folder: Path, server: str, store: str) -> None:
+        self.trouble = ""
+        self._lock = threading.Lock()
+        self._entries: dict[str, Entry] = {}
+        self._file: TextIO | None = None
+        name = hashlib.sha256(f"{server}\n{store}".encode()).hexdigest()[:24]
+        self.path = folder / f"{name}.jsonl"
+        make_private_folder(folder)
+        self._read()
+        self._open()
+
+    def entry(self, run_id: str, copy: str, state: str) -> Entry | None:
+        """What is known of a run, if it is about this copy in this state."""
+        found = self._entries.get(run_id)
+        return found if found is not None and found.copy == copy and state in (found.state, found.next) else None
+
+    def start(self, run_id: str, entry: Entry) -> None:
+        """Puts an entry in the place of what was known of a run."""
+        with self._lock:
+            self._entries[run_id] = entry
+            self._write({**entry.line(run_id), "new": True})
+
+    def add(self, run_id: str, **more: Any) -> None:
+        """Notes what was acknowledged: state, points, artifacts, tags."""
+        with self._lock:
+            entry = self._entries[run_id]
+            entry.take(more)
+            self._write({"run": run_id, "copy": entry.copy, **more})
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        with self._lock:
+            if self._file is not None:
+                with contextlib.suppress(OSError):
+                    self._file.close()
+                self._file = None
+
+    def _read(self) -> None:
+        with contextlib.suppress(OSError), self.path.open(encoding="utf-8", errors="replace") as file:
+            for text in file:
+                # a torn line of a killed call, or anything else: what it said is asked of the server
+                with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+                    line = json.loads(text)
+                    known = self._entries.get(line["run"])
+                    if line.get("new") or known is None or known.copy != line["copy"]:
+                        known = self._entries[line["run"]] = Entry(line["copy"])
+                    known.take(line)
+
+    def _open(self) -> None:
+        try:
+            big = self.path.exists() and self.path.stat().st_size > _COMPACT
+            if big:
+                lines = "".join(json.dumps({**one.line(run), "new": True}) + "\n" for run, one in self._entries.items())
+                write_private(self.path, lines.encode())
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            self._file = os.fdopen(descriptor, "w", encoding="utf-8", buffering=1)
+            if self.path.stat().st_size:
+                self._file.write("\n")  # ends a torn line
+        except OSError as error:
+            self._give_up(error)
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        if self._file is None:
+            return
+        try:
+            self._file.write(json.dumps(line, separators=(",", ":")) + "\n")
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        self._file = None
+        self.trouble = (
+            f"The journal {self.path} can't be written ({error.strerror}); the sync goes on without it, and after an "
+            f"interruption asks the server what it has.  To fix: free some space (`df -h {self.path.parent}`)."
+        )
+
+
+def brief(text: str) -> str:
+    """A hash that tells whether a value has changed."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]

@@ -1,0 +1,151 @@
+"""What MLflow takes, and how what is longer gets there all the same.
+
+A value that is too long is cut, a key that is too long or not allowed is shortened and marked, and the
+whole of both goes into one artifact of the run.  Limits: mlflow/utils/validation.py of MLflow 3.17.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import posixpath
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from labtrack.stores.model import DatasetInput
+
+KEY, PARAM, TAG, NAME = 250, 6000, 8000, 250  # characters
+BATCH, OTHERS = 1000, 100  # entries of a call: all, and params or tags
+BODY = 900_000  # bytes of a call: nginx takes a mebibyte where nobody told it otherwise
+_ALLOWED = re.compile(r"[/\w.\- :]*")
+_REFUSED = re.compile(r"[^/\w.\- :]")
+_DATASET = {"name": 500, "digest": 36, "source_type": 36, "source": 65_535, "schema": 1_048_575, "profile": 16_777_215}
+_INPUT_KEY, _INPUT_VALUE = 255, 500
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")  # PostgreSQL keeps no NUL, UTF-8 no half of a pair
+_RUN_NAME = "mlflow.runName"
+_MARK = 9  # characters of a sign and a hash
+
+
+@dataclass
+class Fit:
+    """What of a run is sent, and what of it had to be changed for that.
+
+    overflow: by kind (params, tags, metrics, datasets), the sent key to the original key and value.
+    """
+
+    params: dict[str, str]
+    tags: dict[str, str]
+    datasets: tuple[DatasetInput, ...] = ()
+    overflow: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    cuts: list[str] = field(default_factory=list)
+    _keys: dict[str, str] = field(default_factory=dict)
+
+    def metric(self, key: str) -> str:
+        """The key under which a metric is sent."""
+        known = self._keys.get(key)
+        if known is None:
+            known = self._keys[key] = fit_key(key)
+            if known != key:
+                self._note("metrics", known, key, None, "name changed")
+        return known
+
+    def document(self) -> bytes:
+        """The artifact with everything that was changed."""
+        about = "Values and names as recorded, which MLflow's limits did not let through; by the name sent."
+        return json.dumps({"about": about, **self.overflow}, indent=1, sort_keys=True).encode()
+
+    def summary(self) -> str:
+        """The tag: what was changed, in words."""
+        text = f"{len(self.cuts)} changed, whole in artifact labtrack/overflow.json: {'; '.join(self.cuts)}"
+        return text if len(text) <= OTHERS * 5 else text[: OTHERS * 5 - 1] + "…"
+
+    def _note(self, kind: str, sent: str, key: str, value: Any, why: str) -> None:
+        original: dict[str, Any] = {"key": key} if value is None else {"key": key, "value": value}
+        self.overflow.setdefault(kind, {})[sent] = original
+        self.cuts.append(f"{kind[:-1]} {sent[:60]} ({why})")
+
+    def _values(self, kind: str, values: Mapping[str, str], limit: int) -> dict[str, str]:
+        sent: dict[str, str] = {}
+        for key, value in values.items():
+            most = NAME if key == _RUN_NAME else limit  # it becomes the run's name, too
+            name, text = fit_key(key), fit_text(value, most)
+            if text != value or name != key:
+                size = f"{len(value):,} characters" if len(value) > most else "changed"
+                self._note(kind, name, key, value, size if text != value else "name changed")
+            sent[name] = text
+        return sent
+
+    def _dataset(self, one: DatasetInput) -> DatasetInput:
+        facts = {name: getattr(one, name) for name in _DATASET}
+        # another digest for what was cut: the server takes the first of two with the same name and digest
+        cut = {
+            name: fit_text(value, _DATASET[name]) if name not in ("name", "digest") else _short(value, _DATASET[name])
+            for name, value in facts.items()
+            if value is not None
+        }
+        tags = {_short(key, _INPUT_KEY): fit_text(value, _INPUT_VALUE) for key, value in one.tags.items()}
+        sent = dataclasses.replace(one, **{**facts, **cut}, tags=tags)
+        if any(facts[name] != cut[name] for name in cut) or tags != dict(one.tags):
+            value = {**facts, "tags": dict(one.tags)}
+            self._note("datasets", f"{sent.name}@{sent.digest}", one.name, value, "too long")
+        return sent
+
+
+def fit(params: Mapping[str, str], tags: Mapping[str, str], datasets: tuple[DatasetInput, ...] = ()) -> Fit:
+    """Makes a run's params, tags and datasets fit."""
+    found = Fit({}, {})
+    found.params = found._values("params", params, PARAM)
+    found.tags = found._values("tags", tags, TAG)
+    found.datasets = tuple(found._dataset(one) for one in datasets)
+    return found
+
+
+def fit_text(text: str, limit: int) -> str:
+    """A text as the server can keep it."""
+    return _UNSTORABLE.sub("\ufffd", text)[:limit]
+
+
+def fit_key(key: str) -> str:
+    """A key as the server takes it: shortened, with a hash of the whole where it was changed."""
+    if len(key) <= KEY and _ALLOWED.fullmatch(key) and _is_path(key) and not _UNSTORABLE.search(key):
+        return key
+    plain = _REFUSED.sub("_", key).strip("/").replace("//", "/_/")
+    plain = "/".join(part if part not in (".", "..") else "_" for part in plain.split("/"))[: KEY - _MARK]
+    return f"{plain.rstrip('/')}:{_hash(key)}"
+
+
+def _is_path(key: str) -> bool:
+    """MLflow takes a key only where it is its own normal path, as files are called after it."""
+    norm = posixpath.normpath(key)
+    return norm == key and norm != "." and not norm.startswith(("..", "/"))
+
+
+def _short(text: str, limit: int) -> str:
+    text = fit_text(text, len(text))
+    return text if len(text) <= limit else f"{text[: limit - _MARK]}~{_hash(text)}"
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[: _MARK - 1]
+
+
+def portions(params: Mapping[str, str], tags: Mapping[str, str]) -> Iterator[tuple[dict[str, str], dict[str, str]]]:
+    """Params and tags in calls of at most 99 of each and of a size that every proxy takes."""
+    some_params: dict[str, str] = {}
+    some_tags: dict[str, str] = {}
+    size = 0
+    for target, values in ((some_params, params), (some_tags, tags)):
+        for key, value in values.items():
+            more = len(json.dumps([key, value])) + 20
+            if len(target) >= OTHERS - 1 or size + more > BODY // 2:
+                yield dict(some_params), dict(some_tags)
+                some_params.clear()
+                some_tags.clear()
+                size = 0
+            target[key] = value
+            size += more
+    if some_params or some_tags:
+        yield some_params, some_tags

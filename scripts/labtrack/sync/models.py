@@ -1,0 +1,82 @@
+"""Logged models (MLflow >= 3.0): they live beside runs, have ids of their own, and are linked to runs."""
+
+from __future__ import annotations
+
+import threading
+
+import requests
+
+from labtrack.stores.model import LoggedModel, ModelLink, Run
+from labtrack.sync.destination import Destination, RemoteModel, RemoteRun
+from labtrack.sync.files import Sender
+from labtrack.sync.http import ApiError
+from labtrack.sync.source import Source
+
+
+class ModelSender:
+    """Sends logged models, each once.  copies: recorded model id to the server's."""
+
+    def __init__(self, source: Source, destination: Destination, files: Sender, experiment_ids: list[str]) -> None:
+        self._source, self._destination, self._files = source, destination, files
+        self._experiment_ids = experiment_ids
+        self._there: dict[str, RemoteModel] | None = None
+        self._lock = threading.Lock()
+        self._whole: dict[str, str] = {}  # the status that was sent last
+        self.copies: dict[str, str] = {}
+        self.unsupported = False
+
+    def send(self, run: Run, copy: RemoteRun, notes: list[str]) -> list[str]:
+        """Sends the models that a run made, and links those that it made or read.  Gives what failed."""
+        linked = [*run.model_inputs, *run.model_outputs]
+        made = self._source.models.made_by(run)
+        if not made and not linked:
+            return []
+        failed: list[str] = []
+        try:
+            with self._lock:  # a model may be made by one run and read by others
+                for model in made:
+                    failed += self._model(model, copy)
+        except ApiError as error:
+            if error.status != requests.codes.not_found or self._there is not None:
+                raise
+            notes.append(f"{len(made)} logged models are left out: the server's MLflow is older than 3.0 and has none")
+            return failed
+        self._link(run, copy, notes)
+        return failed
+
+    def _model(self, model: LoggedModel, copy: RemoteRun) -> list[str]:
+        if self._there is None:
+            self._there = self._destination.models(self._experiment_ids, self._source.identity)
+        found, fresh = self._there.get(model.id), False
+        if found is None:
+            found = self._destination.create_model(copy.experiment_id, self._source.identity, model, copy.id)
+            self._there[model.id], fresh = found, True
+        self.copies[model.id] = found.id
+        sent = self._files.start(model, found.artifact_location, {}, fresh=fresh).finish()
+        if not sent.failed and model.status in ("READY", "FAILED") and not _is(found, model, self._whole):
+            self._destination.finalize_model(found.id, model.status)
+            self._whole[model.id] = model.status
+        return [f"model {model.name}: {one}" for one in sent.failed]
+
+    def _link(self, run: Run, copy: RemoteRun, notes: list[str]) -> None:
+        missing = {one.model_id for one in (*run.model_inputs, *run.model_outputs)} - set(self.copies)
+        if missing and self._there is None:
+            self._there = self._destination.models(self._experiment_ids, self._source.identity)
+        for one in sorted(missing & set(self._there or ())):
+            self.copies[one] = (self._there or {})[one].id
+        missing -= set(self.copies)
+        if missing:
+            notes.append(f"links to models that are not at the server are left out: {', '.join(sorted(missing))}")
+        read = {self.copies[one.model_id] for one in run.model_inputs if one.model_id in self.copies}
+        if read - copy.model_inputs:
+            self._destination.log_inputs(copy.id, [], sorted(read - copy.model_inputs))
+        made = [ModelLink(self.copies[one.model_id], one.step) for one in run.model_outputs if one[0] in self.copies]
+        left = [one for one in made if one.model_id not in copy.model_outputs]
+        if left:
+            self._destination.log_outputs(copy.id, left)
+
+
+def _is(found: RemoteModel, model: LoggedModel, whole: dict[str, str]) -> bool:
+    """Whether the copy already has the recorded status."""
+    known = {"LOGGED_MODEL_READY": "READY", "LOGGED_MODEL_UPLOAD_FAILED": "FAILED"}.get(found.status, found.status)
+    return model.status in (known, whole.get(model.id))

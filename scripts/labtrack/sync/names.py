@@ -1,0 +1,23 @@
+"""The tags by which a run at the server is known as a copy of a recorded one.
+
+MLflow gives every run a new id and lets nobody choose it, so a copy's identity is kept in tags that go
+into `runs/create` itself: no copy is ever at the server without them.
+"""
+
+from __future__ import annotations
+
+PREFIX = "labtrack."
+SOURCE_RUN = "labtrack.source_run_id"  # the run's id in the recording
+SOURCE_STORE = "labtrack.source_store"  # the recording's identity, which survives moving it
+SOURCE_MODEL = "labtrack.source_model_id"  # a logged model's id in the recording
+CREATED = "labtrack.created"  # "<ms since 1970>-<nonce of the process>": which of two copies is the older
+STATE = "labtrack.sync_state"  # what was sent so far; with "complete" it is the last but one call of a run
+PENDING = "labtrack.pending"  # references to runs that are not at the server yet
+OVERFLOW = "labtrack.overflow"  # what MLflow's limits cut, in words
+DUPLICATE = "labtrack.duplicate_of"  # an empty copy that a lost answer left behind
+
+# Written by sync itself: of a source that is a server, these are the facts of an earlier copy.
+OWN = frozenset({SOURCE_RUN, SOURCE_STORE, CREATED, STATE, PENDING, OVERFLOW, DUPLICATE})
+
+FOLDER = "labtrack"  # sync's own artifacts in a run
+OVERFLOW_FILE = f"{FOLDER}/overflow.json"

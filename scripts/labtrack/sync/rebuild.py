@@ -1,0 +1,51 @@
+"""Finding out from the server what it has of a run, where the journal does not know."""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import TYPE_CHECKING
+
+from labtrack.stores.model import MetricPoint, Run
+from labtrack.sync import limits
+from labtrack.sync.destination import RemoteRun
+from labtrack.sync.journal import Entry
+
+if TYPE_CHECKING:
+    from labtrack.sync.push import Desk
+
+LARGEST = sys.float_info.max
+
+
+def as_kept(value: float) -> float:
+    """A metric's value as MLflow's database keeps it: infinities become the largest number."""
+    return math.copysign(LARGEST, value) if math.isinf(value) else value
+
+
+def kept(one: MetricPoint) -> tuple[int, int, float | str]:
+    """What tells one point of a metric from another at the server; NaN is like NaN."""
+    value = "nan" if math.isnan(one.value) else as_kept(one.value)
+    return max(0, one.timestamp), one.step, value
+
+
+def rebuilt(desk: Desk, run: Run, copy: RemoteRun, fit: limits.Fit, entry: Entry) -> Entry:
+    """The entry of a copy that was made by an earlier call, or by Anemoi's own sync.
+
+    For each metric, as many points from its beginning as the server has without a gap; the rest is sent
+    again, which the server takes as the same points.
+    """
+    recorded = desk.source.store.metric_keys(run.id)
+    if sum(recorded.values()) <= limits.BATCH or not copy.keys:
+        return entry  # sending it again costs less than asking
+    # hashes instead of points: a long run has millions
+    there = {key: {hash(kept(one)) for one in desk.destination.history(copy.id, key)} for key in copy.keys}
+    going = {key: fit.metric(key) for key in recorded if fit.metric(key) in there}
+    for one in desk.source.store.points(run.id):
+        name = going.get(one.key)
+        if name is None:
+            continue
+        if hash(kept(one)) in there[name]:
+            entry.points[one.key] = entry.points.get(one.key, 0) + 1
+        else:
+            del going[one.key]
+    return entry

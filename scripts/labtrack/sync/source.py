@@ -1,0 +1,92 @@
+"""The recording as a sync looks at it: runs with what belongs to them."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+
+from labtrack.stores.model import Artifact, LoggedModel, ModelPoint, Run, Store
+from labtrack.sync import state
+
+SERVER_KIND = "server"
+
+
+class Models:
+    """The logged models of a recording and their points, read once and then looked up by run.
+
+    Nearly all recordings have few or none of them, so they are kept in memory.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.by_id: dict[str, LoggedModel] = {model.id: model for model in store.logged_models()}
+        self._by_run: dict[str, list[LoggedModel]] = defaultdict(list)
+        self._points: dict[str, list[tuple[str, ModelPoint]]] = defaultdict(list)
+        for model in self.by_id.values():
+            self._by_run[model.source_run_id or ""].append(model)
+            for one in store.model_points(model.id):
+                self._points[one.run_id].append((model.id, one))
+
+    def made_by(self, run: Run) -> list[LoggedModel]:
+        """The models that a run made."""
+        linked = {one.model_id for one in run.model_outputs}
+        found = {model.id: model for model in self._by_run.get(run.id, ())}
+        found.update({one: self.by_id[one] for one in linked if one in self.by_id})
+        return list(found.values())
+
+    def points(self, run: Run) -> list[tuple[str, ModelPoint]]:
+        """The run's metric points that also belong to a model, with the model's id."""
+        return self._points.get(run.id, [])
+
+
+class Source:
+    """A recording that several threads read, each with a reader of its own.
+
+    opens: opens the recording once more.
+    """
+
+    def __init__(self, opens: Callable[[], Store]) -> None:
+        self._opens = opens
+        self._local = threading.local()
+        self._lock = threading.Lock()
+        self._opened: list[Store] = []
+        self.identity = self.store.identity
+        self.location = self.store.location
+        self.kind = "server2server" if self.store.kind == SERVER_KIND else "offline"
+        self.models = Models(self.store)
+
+    @property
+    def store(self) -> Store:
+        """This thread's reader."""
+        found: Store | None = getattr(self._local, "store", None)
+        if found is None:
+            found = self._local.store = self._opens()
+            with self._lock:
+                self._opened.append(found)
+        return found
+
+    def refresh(self) -> None:
+        """Looks again for logged models."""
+        self.models = Models(self.store)
+
+    def problems(self) -> list[str]:
+        """What could not be read so far."""
+        found = (str(one) for store in self._opened for one in store.problems())
+        return list(dict.fromkeys(found))
+
+    def close(self) -> None:
+        """Closes all readers."""
+        for store in self._opened:
+            store.close()
+
+    def digest(self, run: Run, points: Mapping[str, int] | None = None, files: list[Artifact] | None = None) -> str:
+        """The hash of all of a run that is to be sent, as it is now."""
+        store = self.store
+        counted = store.metric_keys(run.id) if points is None else points
+        listed = list(store.artifacts(run)) if files is None else files
+        models = [(model, tuple(store.artifacts(model))) for model in self.models.made_by(run)]
+        return state.digest(run, counted, listed, models, len(self.models.points(run)))
+
+    def runs(self, *, deleted: bool) -> Iterator[Run]:
+        """All runs."""
+        return self.store.runs(deleted=deleted)

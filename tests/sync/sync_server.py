@@ -1,0 +1,228 @@
+"""A real tracking server for the tests: MLflow as the kit locks it, with PostgreSQL, on loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import requests
+
+ROOT = Path(__file__).resolve().parents[2]
+REQUIREMENTS = ROOT / "roles" / "mlflow" / "files" / "requirements.txt"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "labtrack" / "mlflow-servers"
+STARTS = 60.0  # seconds
+_EMPTY = (
+    "import sys; from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine_with_retry as engine\n"
+    "_initialize_tables(engine('sqlite:///' + sys.argv[1]))"
+)
+
+
+def mlflow_bin() -> Path:
+    """The bin folder of an environment with the server's MLflow, made once for each lock file."""
+    folder = CACHE / hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()[:16]
+    done = folder / ".complete"
+    if not done.exists():
+        uv = Path(sys.executable).with_name("uv")
+        shutil.rmtree(folder, ignore_errors=True)
+        subprocess.run([uv, "venv", "-q", "--python", sys.executable, folder], check=True)
+        install = [
+            uv,
+            "pip",
+            "install",
+            "-q",
+            "--python",
+            folder / "bin/python",
+            "--require-hashes",
+            "-r",
+            REQUIREMENTS,
+        ]
+        subprocess.run(install, check=True)
+        done.touch()
+    return folder / "bin"
+
+
+def empty_database() -> Path:
+    """A SQLite file with the tables of the server's MLflow and nothing in them, made once for each lock file."""
+    found = mlflow_bin().parent / "empty.db"
+    if not found.exists():
+        part = found.with_suffix(".part")
+        part.unlink(missing_ok=True)
+        subprocess.run([mlflow_bin() / "python", "-c", _EMPTY, part], check=True, capture_output=True)
+        with contextlib.closing(sqlite3.connect(part)) as database:
+            database.execute("DELETE FROM experiments")
+            database.commit()
+        part.replace(found)
+    return found
+
+
+def postgresql_bin() -> Path | None:
+    """Where the distribution keeps PostgreSQL's programs."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda one: int(one.parts[4]))
+    return found[-1].parent if found else None
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+class Postgres:
+    """A throw-away cluster that listens on a socket only."""
+
+    def __init__(self, folder: Path) -> None:
+        self._bin, self.folder = postgresql_bin(), folder
+        self._data = folder / "data"
+        self._as = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
+
+    def start(self) -> None:
+        assert self._bin is not None
+        if os.getuid() == 0:
+            shutil.chown(self.folder, "postgres")
+        quick = "-c fsync=off -c full_page_writes=off -c synchronous_commit=off"
+        options = f"-c listen_addresses='' -c unix_socket_directories='{self.folder}' {quick}"
+        for command in (
+            [self._bin / "initdb", "-D", self._data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"],
+            [self._bin / "pg_ctl", "-D", self._data, "-w", "-l", self.folder / "log", "-o", options, "start"],
+        ):
+            subprocess.run([*self._as, *command], check=True, capture_output=True, cwd="/")
+
+    def create(self, name: str) -> str:
+        """Makes a database; gives its address."""
+        assert self._bin is not None
+        subprocess.run([self._bin / "createdb", "-h", self.folder, "-U", "postgres", name], check=True, cwd="/")
+        return f"postgresql+psycopg2://postgres@/{name}?host={self.folder}"
+
+    def stop(self) -> None:
+        assert self._bin is not None
+        command = [self._bin / "pg_ctl", "-D", self._data, "-m", "immediate", "stop"]
+        subprocess.run([*self._as, *command], check=False, capture_output=True, cwd="/")
+
+
+@dataclass
+class TrackingServer:
+    """`mlflow server` with its artifacts in a folder of its own."""
+
+    database: str
+    folder: Path
+    workers: int = 1
+    serve_artifacts: bool = True
+    port: int = field(default_factory=free_port)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        artifacts = self.folder / "artifacts"
+        where = ["--artifacts-destination", artifacts] if self.serve_artifacts else ["--no-serve-artifacts"]
+        root = [] if self.serve_artifacts else ["--default-artifact-root", artifacts]
+        command = [
+            mlflow_bin() / "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--backend-store-uri",
+            self.database, "--workers", str(self.workers), *where, *root,
+        ]  # fmt: skip
+        plain = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "AWS_"))}
+        env = {
+            **plain, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true",
+            "PATH": f"{mlflow_bin()}:{os.environ['PATH']}",
+        }  # fmt: skip
+        log = (self.folder / "log").open("ab")
+        self.process = subprocess.Popen(
+            command, env=env, stdout=log, stderr=log, cwd=self.folder, start_new_session=True
+        )
+        end = time.monotonic() + STARTS
+        while True:
+            with contextlib.suppress(requests.RequestException):
+                if requests.get(f"{self.url}/health", timeout=2).ok:
+                    return
+            if self.process.poll() is not None or time.monotonic() > end:
+                raise RuntimeError(f"mlflow server does not start:\n{(self.folder / 'log').read_text()[-3000:]}")
+            time.sleep(0.2)
+
+    def kill(self) -> None:
+        """kill -9, the whole group."""
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+    def post(self, path: str, **data: Any) -> dict[str, Any]:
+        """One call of the REST interface, by requests alone: an independent witness."""
+        answer = requests.post(f"{self.url}/api/2.0/mlflow/{path}", json=data, timeout=60)
+        assert answer.ok, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+    def get(self, path: str, **query: Any) -> dict[str, Any]:
+        answer = requests.get(f"{self.url}/api/2.0/mlflow/{path}", params=query, timeout=60)
+        assert answer.ok, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+    def experiments(self) -> dict[str, str]:
+        found = self.post("experiments/search", max_results=1000, view_type="ALL").get("experiments", [])
+        return {one["name"]: one["experiment_id"] for one in found}
+
+    def runs(self, *names: str) -> list[dict[str, Any]]:
+        """All runs of these experiments, or of all, deleted ones too."""
+        ids = [one for name, one in self.experiments().items() if not names or name in names]
+        found = self.post("runs/search", experiment_ids=ids, max_results=10_000, run_view_type="ALL")
+        return list(found.get("runs", []))
+
+    def history(self, run_id: str, key: str) -> list[tuple[int, int, float]]:
+        found = self.get("metrics/get-history", run_id=run_id, metric_key=key).get("metrics", [])
+        return sorted((int(one["timestamp"]), int(one.get("step", 0)), float(one["value"])) for one in found)
+
+    def files(self, artifact_uri: str) -> dict[str, bytes]:
+        """What is in the store, read where the server keeps it."""
+        inside = artifact_uri.partition("mlflow-artifacts:/")[2].strip("/")
+        root = self.folder / "artifacts" / inside if inside else Path(artifact_uri)
+        return {
+            path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()
+        }
+
+
+@contextlib.contextmanager
+def tracking_server(*, workers: int = 1) -> Iterator[TrackingServer]:
+    """PostgreSQL and a server, gone at the end."""
+    with tempfile.TemporaryDirectory(prefix="labtrack-sync-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        place = folder / "postgresql"
+        place.mkdir()
+        postgres = Postgres(place)
+        postgres.start()
+        try:
+            server = TrackingServer(postgres.create("mlflow"), folder / "mlflow", workers)
+            server.start()
+            try:
+                yield server
+            finally:
+                server.kill()
+        finally:
+            postgres.stop()
+
+
+def tag(run: dict[str, Any], key: str) -> str | None:
+    """A tag of a run as the server gives it."""
+    return {one["key"]: one["value"] for one in run["data"].get("tags", [])}.get(key)
+
+
+def parsed(text: str) -> Any:
+    return json.loads(text)
