@@ -100,6 +100,8 @@ resource "openstack_blockstorage_volume_v3" "data" {
   description = "labtrack: PostgreSQL of ${var.name}"
   size        = var.data_volume_gb
 
+  enable_online_resize = true
+
   lifecycle {
     prevent_destroy = true
   }
