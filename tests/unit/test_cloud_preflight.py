@@ -11,7 +11,7 @@ from openstack.exceptions import HttpException
 
 from labtrack.cloud import preflight, profiles
 from labtrack.cloud.preflight import machine, quota, store
-from labtrack.doctor.result import Status
+from labtrack.doctor.result import Result, Status
 from labtrack.lab import Lab
 
 
@@ -104,3 +104,37 @@ def test_a_flavor_that_is_too_small_is_not_offered() -> None:
 def test_each_thing_that_a_store_lacks_has_words(check: str) -> None:
     row = store._unable(check, "NotImplemented")
     assert "NotImplemented" in row.seen and (row.mend or row.status is Status.OK)
+
+
+class TestBucketNames:
+    """Ceph, whose names are unique over all projects, says 404 for a free name and 403 for somebody's."""
+
+    def row(self, statuses: dict[str, int], *, mine: bool = False, manage: bool = True) -> Result:
+        """What is said of the bucket `climate` on a store that answers so to one without a key."""
+        names = [SimpleNamespace(name="climate")] if mine else [SimpleNamespace(name="climate-old")]
+        return store.bucket(
+            SimpleNamespace(
+                lab=SimpleNamespace(bucket="climate", machine=SimpleNamespace(bucket_manage=manage)),
+                login=SimpleNamespace(project_id="p" * 32),
+                cloud=SimpleNamespace(object_store=SimpleNamespace(containers=lambda prefix: names)),
+                status_of=lambda name: statuses["climate" if name == "climate" else "another"],
+            )
+        )
+
+    def test_free(self) -> None:
+        row = self.row({"climate": 404, "another": 404})
+        assert row.status is Status.OK and "free" in row.seen
+
+    def test_somebody_elses(self) -> None:
+        row = self.row({"climate": 403, "another": 404})
+        assert row.status is Status.FAILED and "somebody else's" in row.seen and "lab_bucket" in row.mend
+
+    def test_ours(self) -> None:
+        assert "the project's" in self.row({"climate": 403, "another": 404}, mine=True).seen
+
+    def test_a_store_that_tells_nothing_is_believed(self) -> None:
+        assert self.row({"climate": 412, "another": 412}).status is Status.OK
+
+    def test_one_that_nobody_will_make(self) -> None:
+        row = self.row({"climate": 404, "another": 404}, manage=False)
+        assert row.status is Status.FAILED and "openstack container create climate" in row.mend

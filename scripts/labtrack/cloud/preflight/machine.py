@@ -68,7 +68,7 @@ def network(context: Context) -> Result:
     if machine.router and not asked.find_router(machine.router):
         mine = [one.name for one in asked.routers(project_id=context.login.project_id)]
         return failed("network", f"there is no router {machine.router!r}", choose("lab_router", mine))
-    made = machine.network or f"{context.lab.name}-net is made"
+    made = machine.network or f"{context.lab.name}-network is made"
     router = "" if machine.network else f", behind {machine.router or 'a router of its own'}"
     return ok("network", f"{made}{router}")
 

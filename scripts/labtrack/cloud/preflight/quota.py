@@ -64,7 +64,7 @@ def _compute(context: Context) -> list[Need]:
 
 def _network(context: Context) -> list[Need]:
     machine, name, asked = context.lab.machine, context.lab.name, context.cloud.network
-    new_network = not machine.network and not asked.find_network(f"{name}-net")
+    new_network = not machine.network and not asked.find_network(f"{name}-network")
     new_router = not machine.network and not machine.router and not asked.find_router(f"{name}-router")
     new_group = not asked.find_security_group(f"{name}-server", project_id=context.login.project_id)
     rules = RULES + RULES_OF_NEUTRON + len(context.lab.admin_networks)
