@@ -50,8 +50,9 @@ class Recording:
         self.sql(f"INSERT OR REPLACE INTO {table} ({names}) VALUES ({marks})", *values.values())  # noqa: S608
 
     def experiment(self, name: str, number: int, born: int = T0) -> None:
+        place = self.folder / "artifacts" / str(number)
         self.insert(
-            "experiments", experiment_id=number, name=name, artifact_location=str(self.folder / "artifacts" / str(number)),
+            "experiments", experiment_id=number, name=name, artifact_location=str(place),
             lifecycle_stage="active", creation_time=born, last_update_time=born, workspace="default",
         )  # fmt: skip
 
@@ -74,9 +75,10 @@ class Recording:
         run_id = run_id or new_id()
         place = self.folder / "artifacts" / str(experiment) / run_id / "artifacts"
         self.insert(
-            "runs", run_uuid=run_id, name=name, source_type="UNKNOWN", source_name="", entry_point_name="", user_id=user,
-            status=status, start_time=start, end_time=end if status not in ("RUNNING", "SCHEDULED") else None,
-            source_version="", lifecycle_stage=stage, artifact_uri=str(place), experiment_id=experiment,
+            "runs", run_uuid=run_id, name=name, source_type="UNKNOWN", source_name="", entry_point_name="",
+            user_id=user, status=status, start_time=start, source_version="",
+            end_time=end if status not in ("RUNNING", "SCHEDULED") else None,
+            lifecycle_stage=stage, artifact_uri=str(place), experiment_id=experiment,
         )  # fmt: skip
         self.params(run_id, params or {})
         self.tags(run_id, {"mlflow.user": user, "mlflow.runName": name, **(tags or {})})
@@ -161,3 +163,54 @@ def _row(run_id: str, key: str, value: float, time: int, step: int) -> tuple[Any
     if math.isinf(value):
         value = math.copysign(1.7976931348623157e308, value)
     return run_id, key, value, time, step, 0
+
+
+def anemois(run_id: str, *, parent: str = "", fork: str = "") -> dict[str, dict[str, str]]:
+    """Params and tags of a run that Anemoi recorded offline: alone, resumed from or forked off another."""
+    params = {
+        "metadata.run_id": parent or run_id,
+        "config.training.run_id": parent or run_id,
+        "config.training.fork_run_id": fork or "None",
+        "config.training.max_epochs": "2",
+    }
+    tags = {"projectName": "anemoi"}
+    if parent:
+        tags.update({"mlflow.parentRunId": parent, "resumedRun": "True"})
+    if fork:
+        tags.update({"forkedRun": "True", "forkedRunId": fork})
+    return {"params": params, "tags": tags}
+
+
+def mixed(folder: Path) -> Recording:
+    """Something of everything that a sync has to keep."""
+    found = Recording(folder, "mixed")
+    parent = found.run(name="sweep", metrics={"best": [1.0]})
+    for number in range(2):
+        tags = {"mlflow.parentRunId": parent}
+        found.run(name=f"trial {number}", tags=tags, metrics={"loss": [1.0, 0.5]}, files={"log.txt": b"x" * 100})
+    first, resumed, forked = new_id(), new_id(), new_id()
+    # the child is older in the file than its parent
+    found.run(run_id=resumed, name="resumed", metrics={"loss": [0.4]}, **anemois(resumed, parent=first))
+    found.run(run_id=first, name="first", status="FAILED", metrics={"loss": [2.0]}, **anemois(first))
+    found.run(run_id=forked, name="forked", status="KILLED", **anemois(forked, fork=first))
+    data = found.run(name="data", params={"text": "p" * 7000}, tags={"mlflow.note.content": "n" * 9000})
+    found.dataset(data, "era5", "d1", {"mlflow.data.context": "training"})
+    found.dataset(data, "orog", "d2")
+    made = found.run(name="model", metrics={"score": [0.9]})
+    found.model(made, "unet", {"MLmodel": b"flavors: {}", "data/weights.bin": b"w" * 5000})
+    found.run(name="recording", status="RUNNING", metrics={"loss": [3.0, 2.9]}, files={"out.log": b"step 1"})
+    found.run(name="deleted", stage="deleted", params={"a": "1"})
+    long = {f"m{key}": [step / (key + 1) for step in range(900)] for key in range(3)}
+    found.run(name="long", metrics=long, files={f"plots/{one}.png": bytes([one]) * 3000 for one in range(5)})
+    return found
+
+
+def another(original: Recording, folder: Path) -> Path:
+    """A copy that is another recording: its birth differs, all else is the same."""
+    shutil.copytree(original.folder, folder)
+    with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as database:
+        database.execute(
+            "UPDATE experiments SET creation_time = ? WHERE experiment_id = 0", (uuid.uuid4().int % 10**12,)
+        )
+        database.commit()
+    return folder / "mlflow.db"

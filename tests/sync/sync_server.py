@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import shutil
 import signal
@@ -224,5 +223,51 @@ def tag(run: dict[str, Any], key: str) -> str | None:
     return {one["key"]: one["value"] for one in run["data"].get("tags", [])}.get(key)
 
 
-def parsed(text: str) -> Any:
-    return json.loads(text)
+# facts of a copy that are not the recording's
+_OURS = ("labtrack.created", "labtrack.source_store")
+
+
+def snapshot(server: TrackingServer, *experiments: str) -> list[Any]:
+    """Everything that is in these experiments, with recorded ids in the place of the server's, in a fixed order.
+
+    Empty copies that a sync deleted itself, and says so, are left out; what else is there twice is there twice.
+    """
+    runs = [one for one in server.runs(*experiments) if not tag(one, "labtrack.duplicate_of")]
+    ids = {one["info"]["run_id"]: tag(one, "labtrack.source_run_id") or "?" for one in runs}
+    numbers = server.experiments()
+    models = server.post("logged-models/search", experiment_ids=[numbers[one] for one in experiments], max_results=50)
+    for model in models.get("models", []):
+        marks = {one["key"]: one["value"] for one in model["info"].get("tags", [])}
+        ids[model["info"]["model_id"]] = marks.get("labtrack.source_model_id", "?")
+
+    def old(text: str) -> str:
+        for new, recorded in ids.items():
+            text = text.replace(new, recorded)
+        return text
+
+    def pairs(values: list[dict[str, str]]) -> list[tuple[str, str]]:
+        return sorted((one["key"], old(one.get("value", ""))) for one in values if one["key"] not in _OURS)
+
+    found: list[Any] = [_run(server, one, old, pairs) for one in runs]
+    for model in models.get("models", []):
+        info = model["info"]
+        facts = [old(info["model_id"]), info["name"], info["status"], old(info.get("source_run_id", ""))]
+        data = model.get("data", {})
+        scores = sorted((one["key"], one["value"], old(one.get("run_id", ""))) for one in data.get("metrics", []))
+        found.append([*facts, pairs(info.get("tags", [])), pairs(data.get("params", [])), scores,
+                      server.files(info["artifact_uri"])])  # fmt: skip
+    return sorted(found, key=repr)
+
+
+def _run(server: TrackingServer, run: dict[str, Any], old: Any, pairs: Any) -> list[Any]:
+    info, data = run["info"], run["data"]
+    names = ("run_name", "user_id", "status", "start_time", "end_time", "lifecycle_stage")
+    histories = {one["key"]: repr(server.history(info["run_id"], one["key"])) for one in data.get("metrics", [])}
+    datasets = [
+        (one["dataset"]["name"], one["dataset"]["digest"], pairs(one.get("tags", [])))
+        for one in run.get("inputs", {}).get("dataset_inputs", [])
+    ]
+    outputs = sorted(old(one["model_id"]) for one in run.get("outputs", {}).get("model_outputs", []))
+    return [old(info["run_id"]), [info.get(one) for one in names], pairs(data.get("params", [])),
+            pairs(data.get("tags", [])), sorted(histories.items()), sorted(datasets), outputs,
+            server.files(info["artifact_uri"])]  # fmt: skip

@@ -18,6 +18,7 @@ from labtrack.errors import BadInputError, Exit, LabtrackError, innermost
 from labtrack.sync.credentials import Credentials
 
 PATIENCE = 600.0  # seconds that one call may take in all while the server is away; LABTRACK_SYNC_PATIENCE
+FIRST = 30.0  # seconds of that before the first answer
 TIMEOUT = 120.0  # seconds for an answer; MLFLOW_HTTP_REQUEST_TIMEOUT
 CONNECT = 10.0  # seconds for a connection
 LONGEST_PAUSE = 30.0
@@ -64,6 +65,7 @@ class Http:
         self._timeout = (CONNECT, _seconds(env, "MLFLOW_HTTP_REQUEST_TIMEOUT", TIMEOUT))
         self._local = threading.local()
         self._lock = threading.Lock()
+        self._reached = False
         if self._trust.verify is False:
             urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
 
@@ -97,7 +99,7 @@ class Http:
             except requests.exceptions.RequestException as error:
                 said = self._lost(error, once)
             else:
-                status = answer.status_code
+                status, self._reached = answer.status_code, True
                 if answer.ok or (missing_ok and status == requests.codes.not_found):
                     return answer
                 if status == requests.codes.unauthorized and self._credentials.renewed(login):
@@ -164,7 +166,8 @@ class Http:
         spent = time.monotonic() - began
         if wait is None:
             wait = min(LONGEST_PAUSE, 0.25 * 2 ** min(tries, 10)) * random.uniform(0.5, 1)  # noqa: S311
-        if spent + wait > self._patience:
+        # a server that has never answered is more likely a wrong address than one that restarts
+        if spent + wait > (self._patience if self._reached else min(self._patience, FIRST)):
             raise ServerError(
                 f"{self.base} could not be used for {spent:.0f} s: {said}.",
                 "run the same command again later: it goes on where it stopped.  `labtrack doctor` looks closer.",

@@ -135,7 +135,9 @@ class Syncer:
     def once(self) -> Report:
         """Brings the server up to the recording as it is now."""
         began = time.monotonic()
-        report = Report(self.source.location, self.http.base, dry_run=self.options.dry_run)
+        narrowed = bool(self.options.run_ids or self.options.wanted)
+        report = Report(self.source.location, self.http.base, dry_run=self.options.dry_run, narrowed=narrowed)
+        self.http.stop.clear()
         try:
             plan = self.plan()
             report.planned = [self._planned(item) for item in plan.items]

@@ -27,6 +27,7 @@ class Planned:
 class Report:
     """The result of one sync.
 
+    narrowed: only some of the recording's runs were asked for.
     planned: every run that was looked at.  outcomes: those that something was sent for.
     failed: run id to why it is not all there.  left: runs that were not reached.
     differences: what --verify found, by run id; verified: how many runs it compared.
@@ -35,6 +36,7 @@ class Report:
     source: str
     destination: str
     dry_run: bool = False
+    narrowed: bool = False
     planned: list[Planned] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
     failed: dict[str, list[str]] = field(default_factory=dict)

@@ -1,0 +1,197 @@
+"""`labtrack sync` and `labtrack anemoi sync`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from labtrack.cli import output
+from labtrack.errors import BadInputError
+
+if TYPE_CHECKING:
+    from labtrack.sync import Report
+
+_WATCH = 2.0  # seconds
+_SHOWN = 20  # lines of a kind in the summary; --json has all
+_SOURCE = (
+    "What was recorded: a SQLite file, a folder with one, an mlruns folder, an exported file, a server's https://."
+)
+_DESTINATION = "The tracking server's address; MLFLOW_TRACKING_URI where it is not given."
+
+
+def _options(*, anemoi: bool) -> Callable[[Any], Any]:
+    """The options of both commands; those of Anemoi's own `mlflow sync` have its names and meaning."""
+    default = "anemoi-debug" if anemoi else None
+    where = "The experiment at the server." + ("" if anemoi else "  [default: the name it has in the source]")
+    decorators = [
+        click.option("-s", "--source", required=True, metavar="SOURCE", help=_SOURCE),
+        click.option("-d", "--destination", metavar="URI", help=_DESTINATION),
+        click.option("-r", "--run-id", "run_ids", multiple=True, metavar="RUN_ID", help="Only this run; repeatable."),
+        click.option("-e", "--experiment-name", "experiment", default=default, show_default=anemoi, help=where),
+        click.option("-x", "--export-deleted-runs", "deleted", is_flag=True, help="Also runs deleted in the source."),
+        click.option("-v", "--verbose", is_flag=True, help="Say what is done, run by run."),
+        click.option("--filter", "expression", metavar="EXPR", help="Only runs like this: \"params.model = 'unet'\"."),
+        click.option("--dry-run", is_flag=True, help="Show what would be sent, and send nothing."),
+        click.option("--verify", is_flag=True, help="Then compare both sides point by point and byte by byte."),
+        click.option(
+            "--watch", is_flag=False, flag_value=_WATCH, type=click.FloatRange(min=0.2), metavar="[SECONDS]",
+            help=f"Go on while runs are being recorded, looking every SECONDS.  [default: {_WATCH:.0f}]",
+        ),
+        click.option(
+            "--jobs", type=click.IntRange(1, 64), default=4, show_default=True, help="Calls under way at once."
+        ),
+        click.option("--json", "as_data", is_flag=True, help="Print a JSON report."),
+    ]  # fmt: skip
+
+    def add(command: Any) -> Any:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return add
+
+
+@click.command()
+@_options(anemoi=False)
+def sync(**given: Any) -> None:
+    """Send what was recorded to the tracking server, each run exactly once.
+
+    Run it again at any time: after an interruption it goes on where it stopped, and of a run that has grown it
+    sends the rest.  Without -r: every run that is not there yet.  The login comes from your mlflow_env.sh.
+
+    --filter takes comparisons joined by AND: params.NAME, tags.NAME, metrics.NAME (last value), status, name,
+    user_id, start_time, end_time with =, !=, <, <=, >, >=, LIKE, ILIKE, as in MLflow's search.
+
+    Exit code 0 everything is there, 1 something failed or differs, 2 wrong usage or input, 75 another sync of this
+    recording is at work, 130 stopped by Ctrl-C.
+    """
+    _run(given)
+
+
+@click.group()
+def anemoi() -> None:
+    """Commands that Anemoi's users know, with its options and defaults."""
+
+
+@anemoi.command("sync")
+@_options(anemoi=True)
+@click.option("-a", "--authentication", is_flag=True, help="Accepted; the login comes from the environment anyway.")
+def anemoi_sync(authentication: bool, **given: Any) -> None:
+    """`anemoi-training mlflow sync`, done by `labtrack sync`.
+
+    The same options; -r may be left out for all runs.  A token in MLFLOW_TRACKING_TOKEN is used.
+    """
+    _run(given)
+
+
+def _run(given: dict[str, Any]) -> None:
+    from labtrack.cli import progress
+    from labtrack.sync import Options, filters, opened
+    from labtrack.sync.watch import watch
+
+    destination = given["destination"] or os.environ.get("MLFLOW_TRACKING_URI")
+    if not destination:
+        raise BadInputError(
+            "There is no destination: -d was not given, and MLFLOW_TRACKING_URI is not set.",
+            "source your mlflow_env.sh, or give the server's address: -d https://...",
+        )
+    options = Options(
+        run_ids=given["run_ids"],
+        experiment=given["experiment"],
+        deleted=given["deleted"],
+        wanted=filters.parse(given["expression"]) if given["expression"] else None,
+        dry_run=given["dry_run"],
+        verify=given["verify"],
+        jobs=given["jobs"],
+    )
+    # a batch system ends a job with SIGTERM: stop as for Ctrl-C
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    shows = progress.shows(quiet=given["as_data"], verbose=given["verbose"])
+    with opened(given["source"], destination, options, shows) as syncer:
+        report = watch(syncer, given["watch"]) if given["watch"] and not given["dry_run"] else syncer.once()
+    if given["as_data"]:
+        output.data(report.as_data())
+    else:
+        _tell(report, verbose=given["verbose"])
+    sys.exit(report.exit_code)
+
+
+def _tell(report: Report, *, verbose: bool) -> None:
+    data = report.as_data()["counts"]
+    _runs(report, verbose=verbose)
+    for note in _some(report.notes, verbose=verbose):
+        click.echo(f"note: {note}", err=True)
+    for run_id, why in report.failed.items():
+        for line in _some(why, verbose=verbose):
+            click.echo(f"failed: run {run_id}: {line}", err=True)
+    for run_id, found in report.differences.items():
+        for line in found:
+            click.echo(f"differs: run {run_id}: {line}")
+    if report.verified is not None:
+        click.echo(f"compared {report.verified} runs: {len(report.differences)} differ")
+    click.echo(_summary(report, data))
+    if report.stopped:
+        click.echo(f"Error: {report.stopped}", err=True)
+    if report.left or report.interrupted:
+        click.echo(f"{len(report.left)} runs are left: the same command goes on with them.", err=True)
+
+
+def _runs(report: Report, *, verbose: bool) -> None:
+    """A table of the runs: all of them for --dry-run and -v, else those that something was sent for."""
+    from labtrack.cli.progress import size
+
+    copies = {one.run_id: one for one in report.outcomes}
+    rows: list[tuple[str, ...]] = []
+    for one in report.planned:
+        sent = copies.get(one.run_id)
+        if not (verbose or report.dry_run or sent):
+            continue
+        points, files, count = (
+            (sent.points, sent.artifacts, sent.bytes) if sent else (one.points, one.artifacts, one.bytes)
+        )
+        state = "failed" if one.run_id in report.failed else "recording" if sent and sent.recording else one.todo
+        rows.append((one.run_id, one.name[:30], one.experiment[:30], state, f"{points:,}", f"{files:,}", size(count)))
+    if rows:
+        output.table(("run", "name", "experiment", "state", "points", "files", "bytes"), _some_rows(rows, verbose))
+
+
+def _some_rows(rows: list[tuple[str, ...]], verbose: bool) -> list[tuple[str, ...]]:
+    more = len(rows) - _SHOWN
+    return rows if verbose or more <= 0 else [*rows[:_SHOWN], (f"... and {more} more (-v)", "", "", "", "", "", "")]
+
+
+def _some(lines: list[str], *, verbose: bool) -> list[str]:
+    more = len(lines) - _SHOWN
+    return lines if verbose or more <= 0 else [*lines[:_SHOWN], f"... and {more} more (-v)"]
+
+
+def _summary(report: Report, count: dict[str, int]) -> str:
+    from labtrack.cli.progress import size
+
+    if not report.planned:
+        return f"Nothing to do: {report.source} has no {'such ' * report.narrowed}runs."
+    if report.dry_run:
+        points, sent = sum(one.points for one in report.planned), sum(one.bytes for one in report.planned)
+        return (
+            f"Would send {count['new']} new runs and the rest of {count['changed']} ({points:,} points, {size(sent)}); "
+            f"{count['there']} are there."
+        )
+    text = (
+        f"{count['new']} new, {count['changed']} changed, {count['there']} there already, {count['failed']} failed: "
+        f"sent {count['points']:,} points and {count['artifacts']:,} files ({size(count['bytes'])}) "
+        f"in {report.seconds:.1f} s."
+    )
+    extra = [
+        f"{report.recording} still being recorded" * bool(report.recording),
+        f"{count['deleted_at_server']} deleted at the server and left so" * bool(count["deleted_at_server"]),
+        f"{report.linked} linked to their parents" * bool(report.linked),
+    ]
+    return text + "".join(f"  {one}." for one in extra if one)
+
+
+COMMANDS: tuple[click.Command, ...] = (sync, anemoi)

@@ -1,0 +1,118 @@
+"""`--filter`: a part of MLflow's search language, for recordings.
+
+Comparisons joined by AND.  On the left: `params.x`, `tags.x`, `metrics.x` (the last value), or an attribute
+(`status`, `name`, `user_id`, `run_id`, `start_time`, `end_time`, with `attributes.` in front or not); names
+with other than letters, digits, _ . - / are quoted with ` or ".  On the right: 'a string' or a number.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from labtrack.errors import BadInputError
+from labtrack.stores.model import Run, Store
+
+_ATTRIBUTES: dict[str, Callable[[Run], Any]] = {
+    "status": lambda run: run.status,
+    "name": lambda run: run.name,
+    "run_name": lambda run: run.name,
+    "user_id": lambda run: run.user_id,
+    "run_id": lambda run: run.id,
+    "start_time": lambda run: run.start_time,
+    "end_time": lambda run: run.end_time,
+}
+_NUMBERS = ("start_time", "end_time")
+_COMPARISON = re.compile(
+    r"""\s*(?:(?P<kind>[A-Za-z]+)\.)?(?P<name>`[^`]+`|"[^"]+"|[\w./-]+)\s*
+    (?P<sign><=|>=|!=|=|<|>|\bI?LIKE\b)\s*
+    (?P<value>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*""",
+    re.VERBOSE | re.IGNORECASE,
+)
+_AND = re.compile(r"AND\b", re.IGNORECASE)
+_KINDS = {
+    "params": "params", "param": "params", "parameters": "params", "tags": "tags", "tag": "tags",
+    "metrics": "metrics", "metric": "metrics", "attributes": "attributes", "attribute": "attributes",
+}  # fmt: skip
+_EXAMPLE = "for example: --filter \"params.model = 'unet' AND metrics.loss < 0.5 AND status = 'FINISHED'\""
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    kind: str
+    name: str
+    sign: str
+    value: Any
+
+    def holds(self, store: Store, run: Run) -> bool:
+        found = self._left(store, run)
+        if found is None:
+            return False
+        if self.sign in ("LIKE", "ILIKE"):
+            pattern = re.escape(self.value).replace("%", ".*").replace("_", ".")
+            flags = re.DOTALL | (re.IGNORECASE if self.sign == "ILIKE" else 0)
+            return re.fullmatch(pattern, str(found), flags) is not None
+        return bool(_SIGNS[self.sign](found, self.value))
+
+    def _left(self, store: Store, run: Run) -> Any:
+        if self.kind == "params":
+            return run.params.get(self.name)
+        if self.kind == "tags":
+            return run.tags.get(self.name)
+        if self.kind == "attributes":
+            return _ATTRIBUTES[self.name](run)
+        points = [one for one in store.points(run.id) if one.key == self.name]
+        # the latest as MLflow has it: by step, then time, then value
+        return max(points, key=lambda one: (one.step, one.timestamp, one.value)).value if points else None
+
+
+_SIGNS: dict[str, Callable[[Any, Any], bool]] = {
+    "=": lambda a, b: a == b,
+    "!=": lambda a, b: a != b,
+    "<": lambda a, b: a < b,
+    "<=": lambda a, b: a <= b,
+    ">": lambda a, b: a > b,
+    ">=": lambda a, b: a >= b,
+}
+
+
+def parse(expression: str) -> Callable[[Store, Run], bool]:
+    """Whether a run is like this.  Raises BadInputError that shows where the expression can't be read."""
+    comparisons, place = [], 0
+    while True:
+        found = _COMPARISON.match(expression, place)
+        if found is None:
+            raise _unreadable(expression, place)
+        comparisons.append(_comparison(expression, found))
+        place = found.end()
+        if place == len(expression):
+            return lambda store, run: all(one.holds(store, run) for one in comparisons)
+        joined = _AND.match(expression, place)
+        if joined is None:
+            raise _unreadable(expression, place)
+        place = joined.end()
+
+
+def _comparison(expression: str, found: re.Match[str]) -> _Comparison:
+    name, sign = found["name"].strip('`"'), found["sign"].upper()
+    kind = _KINDS.get((found["kind"] or "attributes").lower())
+    if kind is None or (kind == "attributes" and name not in _ATTRIBUTES):
+        known = ", ".join(("params.NAME", "tags.NAME", "metrics.NAME", *_ATTRIBUTES))
+        asked = f"{found['kind']}.{name}" if found["kind"] else name
+        raise BadInputError(f"--filter asks for {asked}, which there is not.", f"use {known}.")
+    quoted = found["value"][0] in "'\""
+    value: Any = re.sub(r"\\(.)", r"\1", found["value"][1:-1]) if quoted else float(found["value"])
+    number = kind == "metrics" or (kind == "attributes" and name in _NUMBERS)
+    if number == quoted or (number and "LIKE" in sign):
+        what = "a number" if number else "a string in quotes"
+        raise BadInputError(f"--filter compares {found[0].strip()!r}, which takes {what}.", _EXAMPLE)
+    if not number and sign not in ("=", "!=", "LIKE", "ILIKE"):
+        raise BadInputError(f"--filter: {found[0].strip()!r} compares texts, which takes =, !=, LIKE, ILIKE.", _EXAMPLE)
+    return _Comparison(kind, name, sign, value)
+
+
+def _unreadable(expression: str, place: int) -> BadInputError:
+    said = expression[place : place + 30] or "its end"
+    return BadInputError(f"--filter can't be read from {said!r} on (character {place + 1}).", _EXAMPLE)

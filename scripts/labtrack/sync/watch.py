@@ -1,0 +1,77 @@
+"""Following a recording while it is being written."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from labtrack.errors import LabtrackError
+from labtrack.sync import state
+from labtrack.sync.main import Syncer
+from labtrack.sync.report import Report
+
+EVERY = 2.0  # seconds
+_Seen = dict[str, str]
+
+
+def watch(syncer: Syncer, every: float = EVERY, sleep: Callable[[float], None] = time.sleep) -> Report:
+    """Syncs again and again, until no run is being recorded any more; the report is of all of it.
+
+    The server is only spoken to when the recording has grown.  While it is away, the recording goes on and
+    is sent later.  Raises what a sync raises, if the first one does.
+    """
+    seen = _look(syncer)
+    report = syncer.once()
+    while not report.interrupted and (_still(syncer) or _unsent(report)):
+        if report.stopped and not report.outcomes and report.calls.get("POST runs/create") is None:
+            break  # it never worked: the user has to do something
+        sleep(every)
+        now = _look(syncer)
+        if now == seen and not _unsent(report):
+            continue
+        try:
+            report = _together(report, syncer.once())
+            seen = now
+        except LabtrackError as error:
+            report.stopped = str(error)
+            syncer.meter.say(str(error).replace("\n", " "))
+    return report
+
+
+def _look(syncer: Syncer) -> _Seen:
+    """What tells whether the recording has grown."""
+    syncer.source.refresh()
+    found = syncer.source.runs(deleted=syncer.options.deleted)
+    wanted = set(syncer.options.run_ids)
+    return {run.id: syncer.source.digest(run) for run in found if not wanted or run.id in wanted}
+
+
+def _still(syncer: Syncer) -> bool:
+    """Whether a run is being recorded, or none has begun."""
+    wanted = set(syncer.options.run_ids)
+    found = [run for run in syncer.source.runs(deleted=False) if not wanted or run.id in wanted]
+    return not found or any(run.status in state.OPEN for run in found)
+
+
+def _unsent(report: Report) -> bool:
+    return bool(report.stopped)
+
+
+def _together(before: Report, after: Report) -> Report:
+    """The report of both: what was sent by each, what failed in the later one."""
+    known = {one.run_id: one for one in before.outcomes}
+    for one in after.outcomes:
+        earlier = known.get(one.run_id)
+        if earlier is not None:
+            one.created = earlier.created
+            one.points, one.bytes = one.points + earlier.points, one.bytes + earlier.bytes
+            one.artifacts += earlier.artifacts
+        known[one.run_id] = one
+    after.outcomes = list(known.values())
+    after.seconds += before.seconds
+    after.linked += before.linked
+    after.notes = list(dict.fromkeys(before.notes + after.notes))
+    todo = {one.run_id: one.todo for one in before.planned}
+    for planned in after.planned:
+        planned.todo = todo.get(planned.run_id, planned.todo)
+    return after

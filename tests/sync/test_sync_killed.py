@@ -1,0 +1,74 @@
+"""kill -9 anywhere, and again: the server has in the end what an uninterrupted sync gives."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sync_recording import Recording, another, mixed
+from sync_server import TrackingServer, snapshot
+
+from labtrack.sync import Options, sync
+
+DRIVER = Path(__file__).with_name("sync_killed.py")
+CHAINS = int(os.environ.get("LABTRACK_TEST_CHAINS", "40"))
+KILLS = 5  # in each chain: 200 in all
+EVENTS = 200  # of one uninterrupted sync: calls and lines of the journal, before and after each
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Recording:
+    return mixed(tmp_path_factory.mktemp("killed") / "original")
+
+
+@pytest.fixture(scope="module")
+def whole(original: Recording, server: TrackingServer, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """What an uninterrupted sync gives."""
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+    source = another(original, tmp_path_factory.mktemp("whole") / "copy")
+    report = sync(source, server.url, Options(experiment="whole", deleted=True))
+    assert report.exit_code == 0, report
+    found = snapshot(server, "whole")
+    assert len(found) == 12
+    return found
+
+
+@pytest.mark.parametrize("seed", range(CHAINS))
+def test_killed_anywhere(
+    seed: int, original: Recording, whole: list[Any], server: TrackingServer, tmp_path: Path
+) -> None:
+    order = {
+        "source": str(another(original, tmp_path / "copy")), "to": server.url, "experiment": f"killed {seed}",
+        "state": str(tmp_path / "state"), "seed": seed, "kills": KILLS, "most": EVENTS,
+    }  # fmt: skip
+    command = [sys.executable, DRIVER]
+    done = subprocess.run(command, input=json.dumps(order), capture_output=True, text=True, check=True, timeout=120)
+    said = json.loads(done.stdout)
+    assert said["code"] == 0, done.stderr
+    assert said["killed"] >= 1
+    assert snapshot(server, f"killed {seed}") == whole
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_killed_by_the_clock(
+    seed: int, original: Recording, whole: list[Any], server: TrackingServer, tmp_path: Path
+) -> None:
+    """The command itself, killed from outside."""
+    chance, name = random.Random(seed), f"by the clock {seed}"  # noqa: S311
+    source = another(original, tmp_path / "copy")
+    command = [sys.executable, "-m", "labtrack", "sync", "-s", source, "-d", server.url, "-e", name, "-x"]
+    for _ in range(3):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(chance.uniform(0.4, 1.6))
+        process.kill()
+        process.wait()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert snapshot(server, name) == whole
