@@ -2,7 +2,7 @@
 
     .venv/bin/python scripts/dev/make_store_fixtures.py [VERSION]...
 
-Needs uv (in .venv), a way to PyPI and Pythons 3.9, 3.10 and 3.11 that uv finds.  An archive has
+Needs uv (in .venv), a way to PyPI, and Pythons 3.9, 3.10 and 3.11 on the PATH.  An archive has
 
     sqlite/mlflow.db  sqlite/artifacts/     sqlite.json   what MLflow reads from it
     files/mlruns/     files/artifacts/      files.json

@@ -145,7 +145,8 @@ def witness(client: MlflowClient) -> dict[str, Any]:
             }
             for one in experiments
         },
-        "runs": {one.info.run_id: _run(client, one) for one in runs},
+        # a search leaves out the models of a run
+        "runs": {one.info.run_id: _run(client, client.get_run(one.info.run_id)) for one in runs},
         "registered": {},
         "models": {},
     }

@@ -92,30 +92,32 @@ class LocalArtifacts:
             return None
         if not path:
             return None
-        there = [path] if scheme != "mlflow-artifacts" and path.is_absolute() else []
-        for candidate in (*there, *self._candidates(path, owner.id)):
-            if candidate.is_dir():
-                self._found[recorded] = candidate
-                return candidate
+        there = scheme != "mlflow-artifacts" and path.is_absolute() and path.is_dir()
+        # with the owner's id in it, it can't be another's
+        found = path if there else next(self._here(path, owner.id), None)
+        if found:
+            self._found[recorded] = found
+            return found
         # MLflow makes the folder with the first artifact: nothing is missing where the place above it is here
         place = _above(path, owner.id)
-        if scheme == "mlflow-artifacts" or not path.is_absolute() or place.exists() or place.parent.exists():
-            return None
-        self._tell_once(
-            str(place), f"artifacts were recorded there, and are neither there nor beside {self.root}", owner
-        )
+        here = scheme == "mlflow-artifacts" or not path.is_absolute() or place.exists() or place.parent.exists()
+        if not here and not any(self._here(place.parent, place.parent.name)):
+            what = f"artifacts were recorded there, and are neither there nor beside {self.root}"
+            self._tell_once(str(place), what, owner)
         return None
 
-    def _candidates(self, recorded: Path, owner_id: str) -> Iterator[Path]:
+    def _here(self, recorded: Path, name: str) -> Iterator[Path]:
+        """Folders beside the store that end as `recorded` does, down to the part `name`; the longest end first."""
         parts = [part for part in recorded.parts if part not in ("/", "..")]
-        if owner_id not in parts:
+        if name not in parts:
             return
-        # the longest tail of the recorded path that is found here; it has the owner's id, so it can't be another's
-        at = len(parts) - 1 - parts[::-1].index(owner_id)
+        at = len(parts) - 1 - parts[::-1].index(name)
         for base in (self.root, self.root.parent):
             for usual in _USUAL:
                 for start in range(at + 1):
-                    yield base.joinpath(usual, *parts[start:])
+                    candidate = base.joinpath(usual, *parts[start:])
+                    if candidate.is_dir():
+                        yield candidate
 
     def _tell_once(self, place: str, what: str, owner: Owner) -> None:
         if place not in self._named:

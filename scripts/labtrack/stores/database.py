@@ -115,7 +115,7 @@ class Database:
         try:
             # autocommit, so that no statement leaves a transaction and with it a lock behind
             self._connection = sqlite3.connect(
-                address, uri=True, timeout=5, isolation_level=None, check_same_thread=False
+                address, uri=True, timeout=min(5, self.patience), isolation_level=None, check_same_thread=False
             )
             self._connection.text_factory = _text
             self._connection.execute("PRAGMA query_only = 1")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -54,6 +54,7 @@ class SqliteStore:
                 f"{path} is a SQLite file, but has none of MLflow's runs in it (no tables experiments and runs).",
                 "name the file that MLflow wrote; if a job has just made it, wait until it has logged.",
             )
+        self._marks: dict[str, tuple[int, Counter[str]]] = {}  # per run: a row, and the points up to it
         self._files = LocalArtifacts(path.absolute().parent)
 
     @property
@@ -103,15 +104,18 @@ class SqliteStore:
         return dict(self._db.rows("SELECT key, count(*) FROM metrics WHERE run_uuid = ? GROUP BY key", [run_id]))
 
     def points(self, run_id: str, skip: Mapping[str, int] | None = None) -> Iterator[MetricPoint]:
-        left = dict(skip or {})
-        for key, value, timestamp, step, is_nan in self._points(run_id):
-            if left.get(key):
+        left = Counter(skip or {})
+        for key, value, timestamp, step, is_nan in self._points(run_id, left):
+            if left[key] > 0:
                 left[key] -= 1
                 continue
             yield MetricPoint(key, math.nan if is_nan or value is None else value, timestamp, step)
 
-    def _points(self, run_id: str) -> Iterator[Any]:
-        """In the order of their recording, which is that of SQLite's row ids; a page at a time."""
+    def _points(self, run_id: str, skip: Counter[str]) -> Iterator[Any]:
+        """In the order of their recording, which is that of SQLite's row ids; a page at a time.
+
+        Pages that an earlier call has seen and that are skipped whole are not read again, and taken off `skip`.
+        """
         columns = self._db.columns("metrics")
         if not columns:
             return
@@ -122,11 +126,16 @@ class SqliteStore:
             f"SELECT key, value, timestamp, {step}, {is_nan}, rowid FROM metrics {index} "  # noqa: S608 names we know
             f"WHERE run_uuid = ? AND rowid > ? ORDER BY rowid LIMIT {PAGE}"
         )
-        last = -1
+        last, seen = self._marks.get(run_id, (-1, Counter()))
+        if any(skip[key] < count for key, count in seen.items()):
+            last, seen = -1, Counter()
+        skip.subtract(seen)
         while True:
             page = self._db.rows(sql, [run_id, last])
             for *point, last in page:  # noqa: B007 the last one is where the next page begins
                 yield point
+            seen = seen + Counter(row[0] for row in page)
+            self._marks[run_id] = last, seen
             if len(page) < PAGE:
                 return
 
