@@ -32,6 +32,8 @@ found: {type: dict, returned: success, description: "Ids by the names that terra
 
 TWICE = """The project has {count} of the kind {kind} that are called {name}: {ids}.
 To fix: see which one is the lab's, and rename or delete the others."""
+UNASKED = """The cloud can't be asked what it has: {error}
+To fix: `labtrack preflight` says what is wrong with the login or the cloud; a token may have expired: log in again."""
 
 
 class AmbiguousError(Exception):
@@ -100,14 +102,15 @@ def main() -> None:
         supports_check_mode=True,
     )
     import openstack
+    from keystoneauth1.exceptions import ClientException
 
     try:
         cloud = openstack.connect()
         module.exit_json(changed=False, found=dict(found(cloud, module.params["lab"], module.params["bucket"])))
     except AmbiguousError as error:
         module.fail_json(msg=str(error))
-    except openstack.exceptions.SDKException as error:
-        module.fail_json(msg=f"The cloud can't be asked what it has: {error}")
+    except (openstack.exceptions.SDKException, ClientException) as error:
+        module.fail_json(msg=UNASKED.format(error=error))
 
 
 if __name__ == "__main__":

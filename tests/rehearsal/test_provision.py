@@ -1,0 +1,403 @@
+"""Terraform on the rehearsal's OpenStack: a second lab in the tenant's project, made, broken, rebuilt, destroyed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+if TYPE_CHECKING:
+    from conftest import Rehearsal
+    from openstack.connection import Connection
+
+pytestmark = [pytest.mark.rehearsal, pytest.mark.timeout(1200)]
+
+NAME = "second"
+PROVISION, DESTROY = "playbooks/provision.yml", "playbooks/destroy.yml"
+YES = ("-e", "auto_approve=true")
+NOTHING = re.compile(r"localhost +: ok=\d+ +changed=0 ")
+
+
+class SecondLab:
+    """A lab beside the rehearsal's, in the same project, with the restricted application credential."""
+
+    def __init__(self, rehearsal: Rehearsal, root: Path, name: str = NAME) -> None:
+        self.rehearsal, self.name = rehearsal, name
+        self.dir, self.private = root / "inventory" / name, root / "private" / name
+        (self.dir / "group_vars/all").mkdir(parents=True)
+        self.private.mkdir(parents=True, mode=0o700)
+        for file in ("clouds.yaml", "id_ed25519", "id_ed25519.pub"):
+            shutil.copy2(rehearsal.private / file, self.private)
+        self.settings = {
+            "lab_name": name,
+            "lab_fqdn": f"mlflow.{name}.test",
+            "lab_admins": [{"name": "labadmin", "ssh_key_files": [f"private/{name}/id_ed25519.pub"]}],
+            "lab_admin_networks": ["10.99.0.0/24"],
+            "lab_users": [],
+            "lab_cloud": "climate-appcred",
+            "lab_clouds_file": f"private/{name}/clouds.yaml",
+            "lab_image": "Debian-13",
+            "lab_flavor": "p1-1.5gb",
+            "lab_external_network": "Public-Network",
+            "lab_bucket": f"{name}-mlflow",
+            "lab_s3_endpoint": rehearsal.lab["lab_s3_endpoint"],
+        }
+        self.write()
+
+    def write(self, **changed: object) -> None:
+        """Write lab.yml, with other values than usual."""
+        (self.dir / "group_vars/all/lab.yml").write_text(yaml.safe_dump(self.settings | changed))
+
+    def playbook(self, playbook: str, *arguments: str, **more: Any) -> subprocess.CompletedProcess:
+        return self.rehearsal.playbook(playbook, "-i", str(self.dir), *arguments, **more)
+
+    def refusal(self, *arguments: str, playbook: str = PROVISION, **more: Any) -> str:
+        """What a run says that has to stop: the message of the one task that failed."""
+        done = self.playbook(playbook, *arguments, **more)
+        assert done.returncode != 0, done.stdout
+        assert len(re.findall(r"^fatal: ", done.stdout, re.MULTILINE)) == 1, done.stdout
+        said = done.stdout[done.stdout.index("fatal: ") : done.stdout.index("PLAY RECAP")]
+        return " ".join(said.split())
+
+    @property
+    def server(self) -> dict[str, str]:
+        """The server's line of hosts.yml."""
+        return yaml.safe_load((self.dir / "hosts.yml").read_text())["mlflow"]["hosts"]["server"]
+
+    def ssh(self, command: str) -> str:
+        """A command on the lab's server, whose host key has to be the known one."""
+        done = self.rehearsal.run(
+            "ssh", "-q", "-i", str(self.private / "id_ed25519"), "-o", "BatchMode=yes", "-o", "ConnectTimeout=10",
+            "-o", f"UserKnownHostsFile={self.private / 'known_hosts'}", "-o", "StrictHostKeyChecking=yes",
+            f"debian@{self.server['ansible_host']}", command,
+            check=True,
+        )  # fmt: skip
+        return done.stdout.strip()
+
+    def terraform(self, *arguments: str) -> subprocess.CompletedProcess:
+        """Terraform by hand, on the lab's state."""
+        program = shutil.which("terraform") or "tofu"
+        environment = {"TF_WORKSPACE": self.name, "TF_DATA_DIR": str(self.private / "terraform")}
+        return subprocess.run(
+            [program, f"-chdir={self.rehearsal.root / 'terraform'}", *arguments],
+            env={**os.environ, **environment}, capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+
+    def mine(self, tenant: Connection) -> dict[str, list[str]]:
+        """What the project has under this lab's name."""
+        kinds = {
+            "servers": tenant.compute.servers(),
+            "networks": tenant.network.networks(project_id=tenant.current_project_id),
+            "routers": tenant.network.routers(project_id=tenant.current_project_id),
+            "groups": tenant.network.security_groups(project_id=tenant.current_project_id),
+            "keys": tenant.compute.keypairs(),
+            "buckets": tenant.object_store.containers(),
+        }
+        return {kind: [t.name for t in things if t.name.startswith(f"{self.name}-")] for kind, things in kinds.items()}
+
+
+@pytest.fixture(scope="module")
+def tenant(rehearsal: Rehearsal) -> Connection:
+    return rehearsal.cloud("climate")
+
+
+@pytest.fixture(scope="module")
+def provider(rehearsal: Rehearsal, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Skips by name where Terraform or its provider can't be had."""
+    program = shutil.which("terraform") or shutil.which("tofu")
+    if not program:
+        pytest.skip("neither terraform nor tofu is installed")
+    folder = tmp_path_factory.mktemp("init")
+    shutil.copy(rehearsal.root / "terraform/versions.tf", folder)
+    done = subprocess.run(
+        [program, "init", "-input=false", "-no-color"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        pytest.skip(f"the OpenStack provider can't be had: {' '.join(done.stderr.split())[:300]}")
+
+
+@pytest.fixture(scope="module")
+def lab(
+    rehearsal: Rehearsal, provider: None, tenant: Connection, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[SecondLab]:
+    lab = SecondLab(rehearsal, tmp_path_factory.mktemp("second"))
+    try:
+        yield lab
+    finally:
+        for name in lab.mine(tenant)["buckets"]:
+            for thing in list(tenant.object_store.objects(name)):
+                tenant.object_store.delete_object(thing, container=name)
+        lab.write()
+        lab.playbook(DESTROY, "-e", "destroy=bucket,address", "-e", f"confirm={NAME}", check=True)
+
+
+@contextlib.contextmanager
+def addresses_used_up(tenant: Connection) -> Iterator[None]:
+    """No floating IP left in the project's quota."""
+    public = tenant.network.find_network("Public-Network")
+    taken = []
+    try:
+        with contextlib.suppress(Exception):  # the quota's end
+            while len(taken) < 20:
+                taken.append(tenant.network.create_ip(floating_network_id=public.id))
+        yield
+    finally:
+        for address in taken:
+            tenant.network.delete_ip(address)
+
+
+def test_what_can_t_be_had_is_said_before_anything_is_made(lab: SecondLab, tenant: Connection) -> None:
+    lab.write(lab_image="Debian-99")
+    assert "take a name that `openstack image list` shows for lab_image" in lab.refusal(*YES)
+    lab.write(lab_flavor="p99-1tb")
+    assert "take a name that `openstack flavor list` shows for lab_flavor" in lab.refusal(*YES)
+    lab.write()
+    expired = {"OS_AUTH_URL": tenant.config.config["auth"]["auth_url"], "OS_AUTH_TYPE": "v3token", "OS_TOKEN": "gone",
+               "OS_PROJECT_NAME": "climate", "OS_PROJECT_DOMAIN_NAME": "Default",
+               "OS_CACERT": tenant.config.config["cacert"]}  # fmt: skip
+    assert re.search("log in again|requires authentication", lab.refusal(*YES, env=expired))
+    assert set(map(tuple, lab.mine(tenant).values())) == {()}
+    assert not (lab.dir / "hosts.yml").exists()
+
+
+def test_nobody_s_yes_is_taken_for_granted(lab: SecondLab, tenant: Connection) -> None:
+    said = lab.refusal()
+    assert "the plan was not confirmed with yes" in said and "-e auto_approve=true" in said
+    assert set(map(tuple, lab.mine(tenant).values())) == {()}
+
+
+def test_a_quota_that_is_used_up_stops_the_run_and_the_next_goes_on(lab: SecondLab, tenant: Connection) -> None:
+    with addresses_used_up(tenant):
+        said = lab.refusal(*YES)
+    assert "the project's quota is used up" in said and "floatingip" in said
+    assert not (lab.dir / "hosts.yml").exists()
+    before = lab.mine(tenant)
+    done = lab.playbook(PROVISION, *YES, check=True)
+    assert "The machine is made by Terraform." in done.stdout
+    assert done.stdout.index("The machine was made by Terraform.") > done.stdout.index("PLAY [Say how")
+    after = lab.mine(tenant)
+    assert before["networks"] == after["networks"] == [f"{NAME}-network"]
+    assert after == {
+        "servers": [f"{NAME}-mlflow"],
+        "networks": [f"{NAME}-network"],
+        "routers": [f"{NAME}-router"],
+        "groups": [f"{NAME}-server"],
+        "keys": [f"{NAME}-key"],
+        "buckets": [f"{NAME}-mlflow"],
+    }
+    assert lab.ssh("hostname -f") == f"mlflow.{NAME}.test"
+
+
+def test_a_second_run_asks_nothing_and_changes_nothing(lab: SecondLab) -> None:
+    files = {path: path.read_bytes() for path in (lab.dir / "hosts.yml", lab.private / "known_hosts")}
+    done = lab.playbook(PROVISION, check=True)  # without a yes: there is nothing to confirm
+    assert NOTHING.search(done.stdout), done.stdout
+    assert files == {path: path.read_bytes() for path in files}
+
+
+def test_the_state_is_private_and_has_no_secret(lab: SecondLab) -> None:
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (lab.private, lab.private / "terraform")}
+    assert set(modes.values()) == {0o700}
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in lab.private.glob("terraform.tfstate*")}
+    assert modes and set(modes.values()) == {0o600}, modes
+    shown = lab.terraform("show", "-json").stdout
+    assert f"{NAME}-mlflow" in shown
+    cloud = yaml.safe_load((lab.private / "clouds.yaml").read_text())["clouds"]
+    kinds = ("password", "application_credential_secret")
+    secrets = [entry["auth"][kind] for entry in cloud.values() for kind in kinds if kind in entry["auth"]]
+    assert secrets and [secret for secret in secrets if secret in shown] == []
+    assert "PRIVATE KEY" not in shown
+
+
+def reaches(address: str, port: int) -> str:
+    """open; refused, which only a machine behind an open door does; or nothing at all."""
+    try:
+        socket.create_connection((address, port), timeout=3).close()
+    except ConnectionRefusedError:
+        return "refused"
+    except TimeoutError:
+        return "silence"
+    return "open"
+
+
+def test_the_security_group_from_an_admin_s_network_and_from_another(lab: SecondLab) -> None:
+    address = lab.server["ansible_host"]
+    assert {port: reaches(address, port) for port in (22, 80, 443, 5000, 5432)} == {
+        22: "open", 80: "refused", 443: "refused", 5000: "silence", 5432: "silence",
+    }  # fmt: skip
+    seen = lab.rehearsal.ssh("server", f"timeout 4 bash -c '</dev/tcp/{address}/22'; echo $?", check=True)
+    assert seen.stdout.split()[-1] == "124"  # from the other lab's server: silence
+    seen = lab.rehearsal.ssh("server", f"timeout 4 bash -c '</dev/tcp/{address}/80' 2>&1; echo $?", check=True)
+    assert "refused" in seen.stdout
+
+
+def test_another_project_s_login_is_refused(lab: SecondLab) -> None:
+    lab.write(lab_cloud="climate-backup")
+    said = lab.refusal(*YES)
+    lab.write()
+    assert "The login is in the project climate-backup" in said and "Correct lab_cloud" in said
+
+
+def test_a_change_that_would_take_the_server_away_is_refused(lab: SecondLab) -> None:
+    before = lab.server["cloud_server_id"]
+    lab.write(lab_network="rehearsal-network")
+    said = lab.refusal(*YES)
+    lab.write()
+    assert "The plan takes the server away" in said and "-e replace_server=true" in said
+    assert lab.server["cloud_server_id"] == before
+
+
+def until(condition: Callable[[], Any], seconds: float) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (said := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.2)
+    return said
+
+
+def test_killed_while_the_server_is_made_the_next_run_takes_it_over(lab: SecondLab, tenant: Connection) -> None:
+    old, address = lab.server["cloud_server_id"], lab.server["ansible_host"]
+    running = subprocess.Popen(
+        [shutil.which("ansible-playbook", path=str(lab.rehearsal.root / ".venv/bin")), PROVISION, "-i", str(lab.dir),
+         *YES, "-e", "replace_server=true"],
+        cwd=lab.rehearsal.root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    try:
+        new = until(lambda: [s.id for s in tenant.compute.servers(name=f"{NAME}-mlflow") if s.id != old], 180)
+        said = lab.refusal(*YES)
+        assert "another run for this lab is at work" in said and "Who:" in said
+    finally:
+        os.killpg(running.pid, signal.SIGKILL)
+        running.wait()
+    assert old not in new
+    done = lab.playbook(PROVISION, *YES, check=True)
+    assert "imported" in done.stdout
+    (server,) = tenant.compute.servers(name=f"{NAME}-mlflow")
+    assert [server.id] == new == [lab.server["cloud_server_id"]]
+    assert lab.server["ansible_host"] == address
+    assert lab.ssh("hostname -f") == f"mlflow.{NAME}.test"
+    assert NOTHING.search(lab.playbook(PROVISION, check=True).stdout)
+
+
+def test_a_service_that_goes_away_in_between(lab: SecondLab, tenant: Connection) -> None:
+    lab.rehearsal.ssh("cloud", "systemctl stop neutron-api", check=True)
+    try:
+        said = lab.refusal(*YES)
+        assert "the cloud did not answer" in said and "it goes on from here" in said
+    finally:
+        lab.rehearsal.ssh("cloud", "systemctl start neutron-api", check=True)
+    until(lambda: list(tenant.network.networks(name=f"{NAME}-network")), 120)
+    assert NOTHING.search(lab.playbook(PROVISION, check=True).stdout)
+
+
+def test_what_lab_yml_no_longer_wants_made_is_kept(lab: SecondLab, tenant: Connection) -> None:
+    lab.write(lab_floating_ip=lab.server["ansible_host"], lab_bucket_manage=False)
+    lab.playbook(PROVISION, *YES, check=True)
+    known = lab.terraform("state", "list").stdout
+    assert "floatingip_v2.server" not in known and "container" not in known
+    assert lab.mine(tenant)["buckets"] == [f"{NAME}-mlflow"]
+    lab.write()
+
+
+def test_a_lost_state_is_made_again_from_what_is_there(lab: SecondLab) -> None:
+    before = lab.server
+    for file in lab.private.glob("terraform.tfstate*"):
+        file.unlink()
+    done = lab.playbook(PROVISION, *YES, check=True)
+    assert re.search(r"Plan: (\d+) to import, \d+ to add, \d+ to change, 0 to destroy", done.stdout), done.stdout
+    assert lab.server == before
+    assert NOTHING.search(lab.playbook(PROVISION, check=True).stdout)
+    assert lab.terraform("state", "list").stdout.count("openstack_") >= 16
+
+
+STAND_IN = """
+- hosts: localhost
+  gather_facts: false
+  roles:
+    - role: rehearsal_server
+      vars:
+        rehearsal_server_cloud: climate
+        rehearsal_server_clouds_file: {lab.private}/clouds.yaml
+        rehearsal_server_prefix: {lab.name}
+        rehearsal_server_flavor: p1-1.5gb
+        rehearsal_server_fqdn: mlflow.{lab.name}.test
+        rehearsal_server_bucket: {lab.name}-mlflow
+        rehearsal_server_admin_networks: [10.99.0.0/24]
+        rehearsal_server_ssh_key_file: {lab.private}/id_ed25519.pub
+        rehearsal_server_inventory: {lab.dir}/hosts.yml
+"""
+
+
+def rules(tenant: Connection, group: str) -> set[tuple[Any, ...]]:
+    found = tenant.network.find_security_group(group, project_id=tenant.current_project_id)
+    return {
+        (
+            rule.direction,
+            rule.ether_type,
+            rule.protocol,
+            rule.port_range_min,
+            rule.port_range_max,
+            rule.remote_ip_prefix,
+        )
+        for rule in tenant.network.security_group_rules(security_group_id=found.id)
+    }
+
+
+def test_the_stand_in_makes_the_same_and_terraform_takes_it_over(lab: SecondLab, tenant: Connection) -> None:
+    """The second lab again, made by the stand-in: same names, same doors, same inventory."""
+    ours, doors, things = lab.server, rules(tenant, f"{NAME}-server"), lab.mine(tenant)
+    arguments = ("-e", "destroy=bucket,address", "-e", f"confirm={NAME}")
+    lab.playbook(DESTROY, *arguments, check=True)
+    playbook = lab.dir.parent / "stand_in.yml"
+    playbook.write_text(STAND_IN.format(lab=lab))
+    lab.playbook(str(playbook), check=True, env={"ANSIBLE_ROLES_PATH": str(lab.rehearsal.root / "roles")})
+    assert lab.mine(tenant) == things
+    assert rules(tenant, f"{NAME}-server") == doors
+    assert set(lab.server) == set(ours)
+    new = {"ansible_host", "cloud_server_id"}
+    assert {k: v for k, v in lab.server.items() if k not in new} == {k: v for k, v in ours.items() if k not in new}
+
+    before = lab.server
+    for file in lab.private.glob("terraform.tfstate*"):
+        file.unlink()
+    lab.playbook(PROVISION, *YES, check=True)
+    assert lab.server == before
+    assert lab.mine(tenant) == things
+    assert NOTHING.search(lab.playbook(PROVISION, check=True).stdout)
+
+
+def test_destroy_keeps_data_and_address_and_wants_the_lab_s_name(lab: SecondLab, tenant: Connection) -> None:
+    said = lab.refusal(playbook=DESTROY)
+    assert "Nothing was destroyed" in said and f"-e confirm={NAME}" in said
+    assert lab.mine(tenant)["servers"] == [f"{NAME}-mlflow"]
+    address = lab.server["ansible_host"]
+    done = lab.playbook(DESTROY, "-e", f"confirm={NAME}", check=True)
+    assert "the database with all runs and accounts included" in done.stdout
+    assert f"Kept: the bucket {NAME}-mlflow with all artifacts" in done.stdout
+    left = lab.mine(tenant)
+    assert left.pop("buckets") == [f"{NAME}-mlflow"]
+    assert set(map(tuple, left.values())) == {()}
+    assert [ip.floating_ip_address for ip in tenant.network.ips(description=f"labtrack: {NAME}")] == [address]
+    assert not (lab.dir / "hosts.yml").exists()
+
+
+def test_destroy_deletes_what_is_named_but_no_bucket_with_content(lab: SecondLab, tenant: Connection) -> None:
+    tenant.object_store.upload_object(container=f"{NAME}-mlflow", name="model.pkl", data=b"years of work")
+    arguments = ("-e", "destroy=bucket,address", "-e", f"confirm={NAME}")
+    assert "a bucket must be empty" in lab.refusal(*arguments, playbook=DESTROY)
+    tenant.object_store.delete_object("model.pkl", container=f"{NAME}-mlflow")
+    lab.playbook(DESTROY, *arguments, check=True)
+    assert lab.mine(tenant)["buckets"] == []
+    assert list(tenant.network.ips(description=f"labtrack: {NAME}")) == []
