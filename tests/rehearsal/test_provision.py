@@ -12,100 +12,17 @@ import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from second_lab import DESTROY, NAME, NOTHING, PROVISION, YES, SecondLab
 
 if TYPE_CHECKING:
     from conftest import Rehearsal
     from openstack.connection import Connection
 
 pytestmark = [pytest.mark.rehearsal, pytest.mark.timeout(1200)]
-
-NAME = "second"
-PROVISION, DESTROY = "playbooks/provision.yml", "playbooks/destroy.yml"
-YES = ("-e", "auto_approve=true")
-NOTHING = re.compile(r"localhost +: ok=\d+ +changed=0 ")
-
-
-class SecondLab:
-    """A lab beside the rehearsal's, in the same project, with the restricted application credential."""
-
-    def __init__(self, rehearsal: Rehearsal, root: Path, name: str = NAME) -> None:
-        self.rehearsal, self.name = rehearsal, name
-        self.dir, self.private = root / "inventory" / name, root / "private" / name
-        (self.dir / "group_vars/all").mkdir(parents=True)
-        self.private.mkdir(parents=True, mode=0o700)
-        for file in ("clouds.yaml", "id_ed25519", "id_ed25519.pub"):
-            shutil.copy2(rehearsal.private / file, self.private)
-        self.settings = {
-            "lab_name": name,
-            "lab_fqdn": f"mlflow.{name}.test",
-            "lab_admins": [{"name": "labadmin", "ssh_key_files": [f"private/{name}/id_ed25519.pub"]}],
-            "lab_admin_networks": ["10.99.0.0/24"],
-            "lab_users": [],
-            "lab_cloud": "climate-appcred",
-            "lab_clouds_file": f"private/{name}/clouds.yaml",
-            "lab_image": "Debian-13",
-            "lab_flavor": "p1-1.5gb",
-            "lab_external_network": "Public-Network",
-            "lab_bucket": f"{name}-mlflow",
-            "lab_s3_endpoint": rehearsal.lab["lab_s3_endpoint"],
-        }
-        self.write()
-
-    def write(self, **changed: object) -> None:
-        """Write lab.yml, with other values than usual."""
-        (self.dir / "group_vars/all/lab.yml").write_text(yaml.safe_dump(self.settings | changed))
-
-    def playbook(self, playbook: str, *arguments: str, **more: Any) -> subprocess.CompletedProcess:
-        return self.rehearsal.playbook(playbook, "-i", str(self.dir), *arguments, **more)
-
-    def refusal(self, *arguments: str, playbook: str = PROVISION, **more: Any) -> str:
-        """What a run says that has to stop: the message of the one task that failed."""
-        done = self.playbook(playbook, *arguments, **more)
-        assert done.returncode != 0, done.stdout
-        assert len(re.findall(r"^fatal: ", done.stdout, re.MULTILINE)) == 1, done.stdout
-        said = done.stdout[done.stdout.index("fatal: ") : done.stdout.index("PLAY RECAP")]
-        return " ".join(said.split())
-
-    @property
-    def server(self) -> dict[str, str]:
-        """The server's line of hosts.yml."""
-        return yaml.safe_load((self.dir / "hosts.yml").read_text())["mlflow"]["hosts"]["server"]
-
-    def ssh(self, command: str) -> str:
-        """A command on the lab's server, whose host key has to be the known one."""
-        done = self.rehearsal.run(
-            "ssh", "-q", "-i", str(self.private / "id_ed25519"), "-o", "BatchMode=yes", "-o", "ConnectTimeout=10",
-            "-o", f"UserKnownHostsFile={self.private / 'known_hosts'}", "-o", "StrictHostKeyChecking=yes",
-            f"debian@{self.server['ansible_host']}", command,
-            check=True,
-        )  # fmt: skip
-        return done.stdout.strip()
-
-    def terraform(self, *arguments: str) -> subprocess.CompletedProcess:
-        """Terraform by hand, on the lab's state."""
-        program = shutil.which("terraform") or "tofu"
-        environment = {"TF_WORKSPACE": self.name, "TF_DATA_DIR": str(self.private / "terraform")}
-        return subprocess.run(
-            [program, f"-chdir={self.rehearsal.root / 'terraform'}", *arguments],
-            env={**os.environ, **environment}, capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
-
-    def mine(self, tenant: Connection) -> dict[str, list[str]]:
-        """What the project has under this lab's name."""
-        kinds = {
-            "servers": tenant.compute.servers(),
-            "networks": tenant.network.networks(project_id=tenant.current_project_id),
-            "routers": tenant.network.routers(project_id=tenant.current_project_id),
-            "groups": tenant.network.security_groups(project_id=tenant.current_project_id),
-            "keys": tenant.compute.keypairs(),
-            "buckets": tenant.object_store.containers(),
-        }
-        return {kind: [t.name for t in things if t.name.startswith(f"{self.name}-")] for kind, things in kinds.items()}
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +57,7 @@ def lab(
             for thing in list(tenant.object_store.objects(name)):
                 tenant.object_store.delete_object(thing, container=name)
         lab.write()
-        lab.playbook(DESTROY, "-e", "destroy=bucket,address", "-e", f"confirm={NAME}", check=True)
+        lab.playbook(DESTROY, "-e", "destroy=bucket,volume,address", "-e", f"confirm={NAME}", check=True)
 
 
 @contextlib.contextmanager
@@ -376,6 +293,29 @@ def test_the_stand_in_makes_the_same_and_terraform_takes_it_over(lab: SecondLab,
     assert lab.server == before
     assert lab.mine(tenant) == things
     assert NOTHING.search(lab.playbook(PROVISION, check=True).stdout)
+
+
+def test_the_database_survives_its_machine(lab: SecondLab, tenant: Connection) -> None:
+    if not tenant.has_service("block-storage"):
+        pytest.skip("the rehearsal's cloud has no volumes")
+    lab.write(lab_data_volume="manage", lab_data_volume_gb=5)
+    lab.playbook(PROVISION, *YES, check=True)
+    deploy = ("playbooks/deploy.yml", "--tags", "secrets,base,postgresql")
+    lab.playbook(*deploy, check=True)
+    assert lab.ssh("findmnt -no FSTYPE /var/lib/postgresql") == "ext4"
+    lab.ssh("sudo -u postgres psql -qc 'CREATE TABLE kept AS SELECT 42 AS answer' mlflowdb")
+    before = lab.server
+    lab.playbook(PROVISION, *YES, "-e", "replace_server=true", check=True)
+    after = lab.server
+    assert after["cloud_server_id"] != before["cloud_server_id"]
+    assert [after[k] for k in ("ansible_host", "cloud_data_volume_id")] == [
+        before[k] for k in ("ansible_host", "cloud_data_volume_id")
+    ]
+    lab.playbook(*deploy, check=True)
+    assert lab.ssh("sudo -u postgres psql -Atc 'TABLE kept' mlflowdb") == "42"
+
+    lab.write()  # none again
+    assert "or the volume from it" in lab.refusal(*YES)
 
 
 def test_destroy_keeps_data_and_address_and_wants_the_lab_s_name(lab: SecondLab, tenant: Connection) -> None:
