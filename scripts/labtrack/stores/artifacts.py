@@ -41,6 +41,9 @@ class LocalArtifacts:
         inside = folder.resolve()
         for path in sorted(_files(folder), key=lambda one: one.relative_to(folder).parts):
             name = path.relative_to(folder).as_posix()
+            if name != name.encode("utf-8", "replace").decode():
+                self._tell(os.fsencode(path).decode("utf-8", "replace"), "its name is not UTF-8; left out", owner)
+                continue
             try:
                 if path.is_symlink() and not _within(inside, path.resolve()):
                     said = f"the artifact {name} is a link to {path.readlink()}, outside of the run, and was left out"

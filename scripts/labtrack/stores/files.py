@@ -85,9 +85,8 @@ class FileStore:
     def run(self, run_id: str) -> Run:
         folder = self._place(run_id)
         try:
-            meta = read_meta(folder / META)
-            return self._whole(meta, folder)
-        except BrokenFileError as error:
+            return self._whole(_meta_of_run(folder), folder)
+        except (BrokenFileError, ValueError, TypeError) as error:
             raise BadInputError(
                 f"The run {run_id} in {folder} is damaged: {error}.",
                 "copy it again if it is a copy; else leave it out.",
@@ -204,8 +203,8 @@ class FileStore:
         if folder.name in _NO_RUNS:
             return
         try:
-            meta = read_meta(folder / META)
-        except BrokenFileError as error:
+            meta = _meta_of_run(folder)
+        except (BrokenFileError, ValueError, TypeError) as error:
             if any((folder / part).is_dir() for part in _PARTS_OF_A_RUN):
                 self._tell(Problem(str(folder), f"the run was left out: {error}", folder.name))
             return
@@ -224,10 +223,6 @@ class FileStore:
     def _whole(self, meta: dict[str, Any], folder: Path) -> Run:
         tags = read_values(folder / "tags")
         status = meta.get("status")
-        try:
-            start, end = _time(meta.get("start_time")), _time(meta.get("end_time"))
-        except ValueError as error:
-            raise BrokenFileError(f"{META} has a time that is none ({error})") from error
         inputs, read = self._inputs(folder)
         self._places[folder.name] = folder
         return Run(
@@ -236,8 +231,8 @@ class FileStore:
             str(meta.get("run_name") or tags.get("mlflow.runName") or meta.get("name") or ""),
             str(meta.get("user_id") or ""),
             _STATUS.get(status, "RUNNING") if isinstance(status, int) else str(status or "RUNNING"),
-            start,
-            end,
+            meta["start_time"],
+            meta["end_time"],
             meta.get("lifecycle_stage", ACTIVE),
             str(meta.get("artifact_uri") or ""),
             read_values(folder / "params"),
@@ -310,6 +305,14 @@ def _subfolders(folder: Path) -> list[Path]:
         return []
     except OSError as error:
         raise BadInputError(f"{folder} can't be read: {error.strerror}.", f"look at `ls -ld {folder}`.") from error
+
+
+def _meta_of_run(folder: Path) -> dict[str, Any]:
+    """Raises BrokenFileError, ValueError or TypeError where it is damaged."""
+    meta = read_meta(folder / META)
+    for name in ("start_time", "end_time"):
+        meta[name] = _time(meta.get(name))
+    return meta
 
 
 def _time(value: Any) -> int | None:

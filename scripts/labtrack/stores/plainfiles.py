@@ -17,7 +17,7 @@ import yaml
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # five times as fast where PyYAML has it
 _AGAIN = 0.1  # seconds: MLflow empties a file before it writes it
 _FRESH = 5.0  # seconds since a file was written, in which its writer may not be done
-_CHUNK = 1 << 20
+_CHUNK = 1 << 16  # the regular expression needs thirty times as much memory
 _NUMBER = rb"(?:-?\d+(?:\.\d+)?(?:e[-+]?\d+)?|nan|-?inf)"
 _USUAL = re.compile(rb"(?:-?\d{1,13} " + _NUMBER + rb" -?\d+\n)*")
 _LINE = re.compile(rb"(-?\d+) ([^\s_]+) (-?\d+)(?: (.+))?\r?\n")
