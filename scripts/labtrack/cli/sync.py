@@ -70,7 +70,7 @@ def sync(**given: Any) -> None:
     Exit code 0 everything is there, 1 something failed or differs, 2 wrong usage or input, 75 another sync of this
     recording is at work, 130 stopped by Ctrl-C.
     """
-    _run(given)
+    run(given)
 
 
 @click.group()
@@ -86,10 +86,11 @@ def anemoi_sync(authentication: bool, **given: Any) -> None:
 
     The same options; -r may be left out for all runs.  A token in MLFLOW_TRACKING_TOKEN is used.
     """
-    _run(given)
+    run(given)
 
 
-def _run(given: dict[str, Any]) -> None:
+def run(given: dict[str, Any]) -> None:
+    """Does what both commands, and `labtrack import`, are for."""
     from labtrack.cli import progress
     from labtrack.sync import Options, filters, opened
     from labtrack.sync.watch import watch

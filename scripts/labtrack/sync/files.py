@@ -38,7 +38,6 @@ class Sender:
         """Begins to send what is not `known` to be there; fresh: nothing can be there yet."""
         listed = list(self._source.store.artifacts(owner))
         sending = Sending(self, owner, listed)
-        sending.sent.failed += self._unreadable(owner)
         missing = [one for one in listed if known.get(one.path) != facts(one)]
         if not missing:
             return sending
@@ -74,9 +73,6 @@ class Sender:
     def submit(self, place: Target, path: str, size: int, opened: Callable[[], BinaryIO]) -> Future[None]:
         """Sends one file in the background."""
         return self._pool.submit(self.put, place, path, size, opened)
-
-    def _unreadable(self, owner: Owner) -> list[str]:
-        return [one.what for one in self._source.store.problems() if one.run_id == owner.id]
 
 
 class Sending:

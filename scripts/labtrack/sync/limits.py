@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from labtrack.stores.model import DatasetInput
+from labtrack.stores.model import DatasetInput, MetricPoint
 
 KEY, PARAM, TAG, NAME = 250, 6000, 8000, 250  # characters
 BATCH, OTHERS = 1000, 100  # entries of a call: all, and params or tags
@@ -33,7 +33,7 @@ _MARK = 9  # characters of a sign and a hash
 class Fit:
     """What of a run is sent, and what of it had to be changed for that.
 
-    overflow: by kind (params, tags, metrics, datasets), the sent key to the original key and value.
+    overflow: by kind (params, tags, metrics, times, datasets), the sent key to the original key and value.
     """
 
     params: dict[str, str]
@@ -42,6 +42,7 @@ class Fit:
     overflow: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     cuts: list[str] = field(default_factory=list)
     _keys: dict[str, str] = field(default_factory=dict)
+    _early: dict[str, list[list[int]]] = field(default_factory=dict)
 
     def metric(self, key: str) -> str:
         """The key under which a metric is sent."""
@@ -51,6 +52,19 @@ class Fit:
             if known != key:
                 self._note("metrics", known, key, None, "name changed")
         return known
+
+    def point(self, one: MetricPoint) -> MetricPoint:
+        """A point as it is sent: MLflow takes no time before 1970."""
+        if one.timestamp >= 0:
+            return one
+        self._early.setdefault(self.metric(one.key), []).append([one.step, one.timestamp])
+        return one._replace(timestamp=0)
+
+    def settle(self) -> None:
+        """Adds to the list of changes what only showed while the points went by."""
+        for key, points in self._early.items():
+            self._note("times", key, key, points, f"{len(points)} points before 1970 are at 1970")
+        self._early = {}
 
     def document(self) -> bytes:
         """The artifact with everything that was changed."""

@@ -116,10 +116,13 @@ def pending_of(tag: str) -> dict[str, dict[str, str]]:
         return {}
 
 
-def generations(runs: Iterable[Run]) -> Iterator[list[Run]]:
-    """The runs in groups, each of which refers only to groups before it.  A ring is broken at its oldest run."""
+def generations(runs: Iterable[Run], also: Callable[[Run], set[str]] = lambda _: set()) -> Iterator[list[Run]]:
+    """The runs in groups, each of which refers only to groups before it.  A ring is broken at its oldest run.
+
+    also: what else a run has to wait for.
+    """
     left: dict[str, Run] = {run.id: run for run in runs}
-    waiting: Mapping[str, set[str]] = {run.id: references(run) for run in left.values()}
+    waiting: Mapping[str, set[str]] = {run.id: references(run) | also(run) for run in left.values()}
     while left:
         ready = [run for run in left.values() if not any(one in left for one in waiting[run.id])]
         if not ready:

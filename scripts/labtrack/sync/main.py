@@ -155,10 +155,19 @@ class Syncer:
             raise LabtrackError(f"{self.http.base} refuses: {error}", "`labtrack doctor` looks closer.") from None
         finally:
             self._shows.end()
-        report.notes += [f"in the recording: {one}" for one in self.source.problems()]
+        self._unread(report)
         report.notes += [self.journal.trouble] if self.journal.trouble else []
         report.calls, report.seconds = dict(self.http.calls), time.monotonic() - began
         return report
+
+    def _unread(self, report: Report) -> None:
+        """Tells what could not be read; a run that is missing for it has failed."""
+        known = {one.run_id for one in report.planned}
+        for problem in self.source.problems():
+            if problem.run_id is None or problem.run_id in known:
+                report.notes.append(f"in the recording: {problem}")
+            elif not report.narrowed:
+                report.failed.setdefault(problem.run_id, []).append(f"can't be read: {problem}")
 
     def _planned(self, item: Item) -> Planned:
         """With counts where something is to be sent: reading them costs time."""
@@ -178,7 +187,7 @@ class Syncer:
         links = self.links(plan)
         desk = self._desk(plan, links)
         items = {item.run.id: item for item in plan.to_send}
-        for generation in lineage.generations([item.run for item in items.values()]):
+        for generation in lineage.generations((one.run for one in plan.to_send), self.source.models.makers):
             if report.stopped or report.interrupted:
                 break
             self._generation(desk, plan, [items[run.id] for run in generation], report)

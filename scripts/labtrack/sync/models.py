@@ -23,7 +23,6 @@ class ModelSender:
         self._lock = threading.Lock()
         self._whole: dict[str, str] = {}  # the status that was sent last
         self.copies: dict[str, str] = {}
-        self.unsupported = False
 
     def send(self, run: Run, copy: RemoteRun, notes: list[str]) -> list[str]:
         """Sends the models that a run made, and links those that it made or read.  Gives what failed."""
@@ -44,13 +43,28 @@ class ModelSender:
         self._link(run, copy, notes)
         return failed
 
-    def _model(self, model: LoggedModel, copy: RemoteRun) -> list[str]:
+    def copy_of(self, model_id: str) -> str | None:
+        """The server's id for a recorded model."""
+        with self._lock:
+            if model_id not in self.copies:
+                known = self._known().get(model_id)
+                if known is None:
+                    return None
+                self.copies[model_id] = known.id
+            return self.copies[model_id]
+
+    def _known(self) -> dict[str, RemoteModel]:
+        """What is at the server from earlier syncs."""
         if self._there is None:
             self._there = self._destination.models(self._experiment_ids, self._source.identity)
-        found, fresh = self._there.get(model.id), False
+        return self._there
+
+    def _model(self, model: LoggedModel, copy: RemoteRun) -> list[str]:
+        there = self._known()
+        found, fresh = there.get(model.id), False
         if found is None:
             found = self._destination.create_model(copy.experiment_id, self._source.identity, model, copy.id)
-            self._there[model.id], fresh = found, True
+            there[model.id], fresh = found, True
         self.copies[model.id] = found.id
         sent = self._files.start(model, found.artifact_location, {}, fresh=fresh).finish()
         if not sent.failed and model.status in ("READY", "FAILED") and not _is(found, model, self._whole):
@@ -59,12 +73,7 @@ class ModelSender:
         return [f"model {model.name}: {one}" for one in sent.failed]
 
     def _link(self, run: Run, copy: RemoteRun, notes: list[str]) -> None:
-        missing = {one.model_id for one in (*run.model_inputs, *run.model_outputs)} - set(self.copies)
-        if missing and self._there is None:
-            self._there = self._destination.models(self._experiment_ids, self._source.identity)
-        for one in sorted(missing & set(self._there or ())):
-            self.copies[one] = (self._there or {})[one].id
-        missing -= set(self.copies)
+        missing = [one for one, _ in (*run.model_inputs, *run.model_outputs) if self.copy_of(one) is None]
         if missing:
             notes.append(f"links to models that are not at the server are left out: {', '.join(sorted(missing))}")
         read = {self.copies[one.model_id] for one in run.model_inputs if one.model_id in self.copies}

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field, replace
-from typing import Any, Callable
+from typing import Any
 
 from labtrack.stores.model import DELETED, MetricPoint, Run
 from labtrack.sync import limits, lineage, names, state
@@ -124,6 +124,9 @@ class _Push:
         failed = desk.models.send(run, copy, self.outcome.notes)
         self.outcome.failed += failed
         self._model_points()
+        for key in self.entry.points.keys() - {_MODELS}:
+            self.fit.metric(key)  # the document has the names of earlier syncs, too
+        self.fit.settle()
         if self.fit.overflow:
             self._take(
                 desk.files.own(copy.artifact_uri, names.OVERFLOW_FILE, self.fit.document(), self.entry.artifacts)
@@ -154,7 +157,7 @@ class _Push:
         sending = _Batches(self.desk, self.run.id, self.copy.id, self.entry)
         stream = self.desk.source.store.points(self.run.id, dict(self.entry.points))
         last = _Batch()
-        for batch in _batches(stream, limits.portions(params, tags), self.fit.metric):
+        for batch in _batches(stream, limits.portions(params, tags), self.fit):
             if last.size:
                 sending.send(last)
             last = batch
@@ -180,14 +183,14 @@ class _Push:
             return
         ready = [
             point(
-                one.point,
+                self.fit.point(one.point),
                 self.fit.metric(one.point.key),
                 model_id=copy,
                 **({"dataset_name": one.dataset_name} if one.dataset_name else {}),
                 **({"dataset_digest": one.dataset_digest} if one.dataset_digest else {}),
             )
             for model, one in found
-            for copy in filter(None, [self.desk.models.copies.get(model)])
+            for copy in filter(None, [self.desk.models.copy_of(model)])
         ]
         for first in range(0, len(ready), limits.BATCH):
             self.desk.destination.log_batch(self.copy.id, ready[first : first + limits.BATCH])
@@ -242,7 +245,7 @@ _ROOM = limits.BATCH - 2  # sync's own tags go into the last one
 def _batches(
     stream: Iterator[MetricPoint],
     portions: Iterator[tuple[dict[str, str], dict[str, str]]],
-    name: Callable[[str], str],
+    fit: limits.Fit,
 ) -> Iterator[_Batch]:
     """Batches as full as the server takes them, params and tags in the first ones."""
     batch = _Batch()
@@ -255,7 +258,7 @@ def _batches(
             batch = _Batch()
             batch.params, batch.tags = next(portions, ({}, {}))
             room, counts = _ROOM - batch.size, batch.counts
-        batch.points.append(point(one if one.timestamp >= 0 else one._replace(timestamp=0), name(one.key)))
+        batch.points.append(point(fit.point(one), fit.metric(one.key)))
         counts[one.key] = counts.get(one.key, 0) + 1
         room -= 1
     yield batch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 import sys
 from typing import TYPE_CHECKING
 
@@ -22,10 +23,14 @@ def as_kept(value: float) -> float:
     return math.copysign(LARGEST, value) if math.isinf(value) else value
 
 
-def kept(one: MetricPoint) -> tuple[int, int, float | str]:
-    """What tells one point of a metric from another at the server; NaN is like NaN."""
-    value = "nan" if math.isnan(one.value) else as_kept(one.value)
-    return max(0, one.timestamp), one.step, value
+def kept(one: MetricPoint) -> int:
+    """A hash of what tells one point of a metric from another at the server.
+
+    A run has millions, so that the points themselves would fill the memory.  NaN is like NaN, and 0.0 like -0.0.
+    """
+    value = math.nan if math.isnan(one.value) else as_kept(one.value) + 0.0
+    # of bytes: Python's hash of a tuple is the same for steps -1 and -2
+    return hash(struct.pack("<qqd", max(0, one.timestamp), one.step, value))
 
 
 def rebuilt(desk: Desk, run: Run, copy: RemoteRun, fit: limits.Fit, entry: Entry) -> Entry:
@@ -37,14 +42,13 @@ def rebuilt(desk: Desk, run: Run, copy: RemoteRun, fit: limits.Fit, entry: Entry
     recorded = desk.source.store.metric_keys(run.id)
     if sum(recorded.values()) <= limits.BATCH or not copy.keys:
         return entry  # sending it again costs less than asking
-    # hashes instead of points: a long run has millions
-    there = {key: {hash(kept(one)) for one in desk.destination.history(copy.id, key)} for key in copy.keys}
+    there = {key: {kept(one) for one in desk.destination.history(copy.id, key)} for key in copy.keys}
     going = {key: fit.metric(key) for key in recorded if fit.metric(key) in there}
     for one in desk.source.store.points(run.id):
         name = going.get(one.key)
         if name is None:
             continue
-        if hash(kept(one)) in there[name]:
+        if kept(one) in there[name]:
             entry.points[one.key] = entry.points.get(one.key, 0) + 1
         else:
             del going[one.key]

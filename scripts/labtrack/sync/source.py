@@ -6,7 +6,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 
-from labtrack.stores.model import Artifact, LoggedModel, ModelPoint, Run, Store
+from labtrack.stores.model import Artifact, LoggedModel, ModelPoint, Problem, Run, Store
 from labtrack.sync import state
 
 SERVER_KIND = "server"
@@ -33,6 +33,14 @@ class Models:
         found = {model.id: model for model in self._by_run.get(run.id, ())}
         found.update({one: self.by_id[one] for one in linked if one in self.by_id})
         return list(found.values())
+
+    def makers(self, run: Run) -> set[str]:
+        """The runs that made the models which a run read, or has points of."""
+        linked = {one.model_id for one in (*run.model_inputs, *run.model_outputs)} | {
+            one for one, _ in self.points(run)
+        }
+        found = {self.by_id[one].source_run_id for one in linked if one in self.by_id}
+        return {one for one in found if one and one != run.id}
 
     def points(self, run: Run) -> list[tuple[str, ModelPoint]]:
         """The run's metric points that also belong to a model, with the model's id."""
@@ -69,9 +77,9 @@ class Source:
         """Looks again for logged models."""
         self.models = Models(self.store)
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[Problem]:
         """What could not be read so far."""
-        found = (str(one) for store in self._opened for one in store.problems())
+        found = (one for store in self._opened for one in store.problems())
         return list(dict.fromkeys(found))
 
     def close(self) -> None:

@@ -71,20 +71,20 @@ def _points(syncer: Syncer, run: Run, copy: RemoteRun, fit: limits.Fit) -> Itera
     """As sets: MLflow keeps exact repeats of a point once.  Counted by hash, as a run may have millions."""
     recorded: dict[str, set[int]] = {}
     for one in syncer.source.store.points(run.id):
-        recorded.setdefault(fit.metric(one.key), set()).add(hash(kept(one)))
+        recorded.setdefault(fit.metric(one.key), set()).add(kept(one))
     for key in sorted(copy.keys | set(recorded)):
         ours = recorded.get(key, set())
         extra: list[str] = []
         more = 0
         for one in syncer.destination.history(copy.id, key) if key in copy.keys else ():
-            if hash(kept(one)) in ours:
-                ours.discard(hash(kept(one)))
+            if kept(one) in ours:
+                ours.discard(kept(one))
             else:
                 more += 1
                 extra += [f"step {one.step}: {one.value}"] if len(extra) < _SHOWN else []
         if ours:
             steps = [one for one in syncer.source.store.points(run.id) if fit.metric(one.key) == key]
-            shown = [f"step {one.step}: {one.value}" for one in steps if hash(kept(one)) in ours][:_SHOWN]
+            shown = [f"step {one.step}: {one.value}" for one in steps if kept(one) in ours][:_SHOWN]
             yield f"metric {key}: {len(ours):,} points are missing at the server ({'; '.join(shown)})"
         if more:
             yield f"metric {key}: {more:,} points at the server are not in the recording ({'; '.join(extra)})"
