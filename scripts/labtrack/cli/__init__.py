@@ -7,7 +7,7 @@ import sys
 import click
 
 from labtrack import __version__
-from labtrack.cli import admin, researcher, sync
+from labtrack.cli import admin, portable, researcher, sync
 from labtrack.errors import Exit, LabtrackError
 
 _ADMIN_PACKAGES = ("ansible", "jinja2", "jsonschema", "keystoneauth1", "openstack")
@@ -19,14 +19,14 @@ def cli() -> None:
     """A research lab's own MLflow server: made, handed out, checked.
 
     For the lab's admin: preflight, secrets, env, users, verify.
-    For researchers: doctor, sync, and env check.
+    For researchers: doctor, sync, export, import, and env check.
 
     Exit codes: 0 fine, 1 something failed, 2 wrong usage or input, 75 another call is at work.
     doctor, verify and env check: 0 ok, 1 warnings, 2 failed.
     """
 
 
-for command in (*admin.COMMANDS, *researcher.COMMANDS, *sync.COMMANDS):
+for command in (*admin.COMMANDS, *researcher.COMMANDS, *sync.COMMANDS, *portable.COMMANDS):
     cli.add_command(command)
 for command in admin.ENV_COMMANDS:
     researcher.env.add_command(command)

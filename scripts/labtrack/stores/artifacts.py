@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
@@ -33,13 +33,16 @@ class LocalArtifacts:
         """Says where the artifacts of `owner` are, whatever was recorded."""
         self._found[_recorded(owner)] = folder
 
-    def list(self, owner: Owner) -> Iterator[Artifact]:
-        """The files, sorted by path; what leads out of the artifact folder is a problem, not an artifact."""
+    def list(self, owner: Owner, only: Sequence[str] = ()) -> Iterator[Artifact]:
+        """The files, sorted by path; what leads out of the artifact folder is a problem, not an artifact.
+
+        only: the names in the folder that are looked at; empty for all.
+        """
         folder = self.folder(owner)
         if folder is None:
             return
         inside = folder.resolve()
-        for path in sorted(_files(folder), key=lambda one: one.relative_to(folder).parts):
+        for path in sorted(_files(folder, only), key=lambda one: one.relative_to(folder).parts):
             name = path.relative_to(folder).as_posix()
             if name != name.encode("utf-8", "replace").decode():
                 self._tell(os.fsencode(path).decode("utf-8", "replace"), "its name is not UTF-8; left out", owner)
@@ -104,6 +107,7 @@ class LocalArtifacts:
         # MLflow makes the folder with the first artifact: nothing is missing where the place above it is here
         place = _above(path, owner.id)
         here = scheme == "mlflow-artifacts" or not path.is_absolute() or place.exists() or place.parent.exists()
+        here = here or self.root in place.parents
         if not here and not any(self._here(place.parent, place.parent.name)):
             what = f"artifacts were recorded there, and are neither there nor beside {self.root}"
             self._tell_once(str(place), what, owner)
@@ -153,9 +157,12 @@ def _above(path: Path, owner_id: str) -> Path:
     return path.parent
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def _files(folder: Path, only: Sequence[str]) -> Iterator[Path]:
     for place, folders, names in os.walk(folder):
         here = Path(place)
+        if only and here == folder:
+            for listed in (folders, names):
+                listed[:] = [one for one in listed if one in only]
         yield from (here / name for name in names)
         yield from (here / name for name in folders if (here / name).is_symlink())  # os.walk does not enter them
 

@@ -34,7 +34,7 @@ from labtrack.stores.model import (
     identity_of,
 )
 from labtrack.stores.plainfiles import BrokenFileError, MetricFile, keys_in, read_meta, read_values
-from labtrack.stores.sqlite import unknown_run
+from labtrack.stores.sqlite import MODEL_STATUS, unknown_run
 
 META = "meta.yaml"
 _TRASH = ".trash"
@@ -42,7 +42,6 @@ _NO_RUNS = ("datasets", "models", "tags", "traces")  # folders of an experiment 
 _NO_EXPERIMENTS = ("models", _TRASH)
 _PARTS_OF_A_RUN = ("metrics", "params", "tags", "artifacts")
 _STATUS = {1: "RUNNING", 2: "SCHEDULED", 3: "FINISHED", 4: "FAILED", 5: "KILLED"}
-_MODEL_STATUS = {0: "UNSPECIFIED", 1: "PENDING", 2: "READY", 3: "FAILED"}
 
 
 class FileStore:
@@ -326,7 +325,7 @@ def _model(meta: dict[str, Any], folder: Path, experiment: str) -> LoggedModel:
         experiment,
         str(meta.get("name") or ""),
         str(meta.get("artifact_location") or ""),
-        _MODEL_STATUS.get(status, str(status)) if isinstance(status, int) else str(status or "READY"),
+        MODEL_STATUS.get(status, str(status)) if isinstance(status, int) else str(status or "READY"),
         str(meta.get("status_message") or ""),
         str(meta.get("model_type") or ""),
         meta.get("source_run_id") or None,

@@ -11,6 +11,8 @@ from urllib.parse import unquote, urlsplit
 from labtrack.errors import BadInputError
 from labtrack.stores.database import HEADER
 from labtrack.stores.files import META, FileStore, holds_experiments
+from labtrack.stores.portable import PortableStore
+from labtrack.stores.reports import ReportsStore, folders_of_reports
 from labtrack.stores.sqlite import SqliteStore
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 # what MLflow, JupyterHub's launchers and Anemoi name their files, in the order in which they are looked for
 _DATABASES = ("mlflow.db", "mlruns.db")
 _FOLDERS = ("mlruns", "mlflow")  # Anemoi: <logs>/mlflow
+_ZIP = b"PK\x03\x04"
 _OTHER_DATABASES = ("postgresql", "mysql", "mssql", "oracle")
 
 
@@ -26,7 +29,7 @@ def open_store(where: str | os.PathLike[str]) -> Store:
     """Opens a recording for reading.
 
     where: `sqlite:////abs/file.db`, `file:///…`, a path to a SQLite file or a folder with one, an mlruns folder or a
-    folder with one.
+    folder with one, a file that `labtrack export` wrote, a folder of reports.
     Raises BadInputError where there is no store, or more than one, with words on what to name instead.
     """
     text = os.fspath(where).strip()
@@ -46,6 +49,11 @@ def open_store(where: str | os.PathLike[str]) -> Store:
         raise BadInputError(f"{scheme}:// is not a place for recorded runs.", "name a path, sqlite:///… or https://…")
     path = Path(unquote(urlsplit(text).path)) if scheme == "file" else Path(text).expanduser()
     return _of_path(path, text)
+
+
+def is_portable(path: Path) -> bool:
+    """Whether `path` is for `labtrack import`: a zip, or a folder of reports; also what isn't there, to be told so."""
+    return not path.exists() or _starts_with(path, _ZIP) or (path.is_dir() and bool(folders_of_reports(path)))
 
 
 def _scheme(text: str) -> str:
@@ -83,6 +91,8 @@ def _of_file(path: Path, text: str) -> Store:
         )
     if not path.exists():
         raise BadInputError(f"There is no {path.absolute()}.", _hint(path, text))
+    if _starts_with(path, _ZIP):
+        return PortableStore(path)
     return SqliteStore(path)
 
 
@@ -103,7 +113,7 @@ def _of_folder(folder: Path) -> Store:
         return FileStore(folder)
     databases = [folder / name for name in _DATABASES if (folder / name).is_file()]
     if not databases:
-        databases = [path for path in sorted(folder.glob("*.db")) if _starts_like_sqlite(path)]
+        databases = [path for path in sorted(folder.glob("*.db")) if _starts_with(path, HEADER)]
     # MLflow makes an empty mlruns folder beside its database
     folders = [folder / name for name in _FOLDERS if not databases and holds_experiments(folder / name)]
     found = [*databases, *folders]
@@ -113,6 +123,8 @@ def _of_folder(folder: Path) -> Store:
         )
     if found:
         return FileStore(found[0]) if folders else SqliteStore(found[0])
+    if folders_of_reports(folder):
+        return ReportsStore(folder)
     raise BadInputError(f"{folder} holds no runs of MLflow: no mlflow.db, and no experiments.", _where_instead(folder))
 
 
@@ -125,9 +137,9 @@ def _where_instead(folder: Path) -> str:
     return "name the folder that was MLflow's tracking location, often `mlruns`, or the SQLite file."
 
 
-def _starts_like_sqlite(path: Path) -> bool:
+def _starts_with(path: Path, head: bytes) -> bool:
     try:
         with path.open("rb") as file:
-            return file.read(len(HEADER)) == HEADER
+            return file.read(len(head)) == head
     except OSError:
         return False

@@ -19,9 +19,9 @@ _AGAIN = 0.1  # seconds: MLflow empties a file before it writes it
 _FRESH = 5.0  # seconds since a file was written, in which its writer may not be done
 _CHUNK = 1 << 16  # the regular expression needs thirty times as much memory
 _NUMBER = rb"(?:-?\d+(?:\.\d+)?(?:e[-+]?\d+)?|nan|-?inf)"
-_USUAL = re.compile(rb"(?:-?\d{1,13} " + _NUMBER + rb" -?\d+\n)*")
-_LINE = re.compile(rb"(-?\d+) ([^\s_]+) (-?\d+)(?: (.+))?\r?\n")
-_OLD_LINE = re.compile(rb"(-?\d+) ([^\s_]+)\r?\n")
+_USUAL = re.compile(rb"(?:-?\d{1,13} " + _NUMBER + rb" -?\d{1,18}\n)*")
+_LINE = re.compile(rb"(-?\d{1,18}) ([^\s_]+) (-?\d{1,18})(?: (.+))?\r?\n")
+_OLD_LINE = re.compile(rb"(-?\d{1,18}) ([^\s_]+)\r?\n")
 _VALUE_AND_STEP = re.compile(_NUMBER.decode() + r" -?\d+")
 _FAR_FUTURE = 10**13  # ms: the year 2286; a time that jumps beyond it is the start of one line and the time of the next
 

@@ -36,7 +36,7 @@ from labtrack.stores.model import (
 PAGE = 20_000  # points per statement: about 20 ms, for which a writer may have to wait
 RUNS = 200  # runs per statement, below SQLite's old limit of 999 variables
 IDENTITY = "labtrack_origin"  # the table of an exported file that says which store it is from
-_MODEL_STATUS = {0: "UNSPECIFIED", 1: "PENDING", 2: "READY", 3: "FAILED"}
+MODEL_STATUS = {0: "UNSPECIFIED", 1: "PENDING", 2: "READY", 3: "FAILED"}
 
 
 class SqliteStore:
@@ -164,7 +164,7 @@ class SqliteStore:
             model_id, experiment, name, location, status, message, kind, run_id, stage, born, changed = row
             if deleted or stage in (ACTIVE, None):
                 yield LoggedModel(
-                    model_id, str(experiment), name or "", location or "", _MODEL_STATUS.get(status, str(status)),
+                    model_id, str(experiment), name or "", location or "", MODEL_STATUS.get(status, str(status)),
                     message or "", kind or "", run_id or None, stage or ACTIVE, born, changed,
                     dict(params.get(model_id, ())), dict(tags.get(model_id, ())),
                 )  # fmt: skip
