@@ -29,7 +29,7 @@ def open_store(where: str | os.PathLike[str]) -> Store:
     """Opens a recording for reading.
 
     where: `sqlite:////abs/file.db`, `file:///…`, a path to a SQLite file or a folder with one, an mlruns folder or a
-    folder with one, a file that `labtrack export` wrote, a folder of reports.
+    folder with one, a file that `labtrack export` wrote, a folder of reports, a tracking server's `https://…`.
     Raises BadInputError where there is no store, or more than one, with words on what to name instead.
     """
     text = os.fspath(where).strip()
@@ -40,6 +40,10 @@ def open_store(where: str | os.PathLike[str]) -> Store:
     scheme = _scheme(text)
     if scheme == "sqlite":
         return _of_file(_sqlite_path(text), text)
+    if scheme in ("http", "https"):
+        from labtrack.stores.server import ServerStore
+
+        return ServerStore(text)
     if scheme.split("+")[0] in _OTHER_DATABASES:
         raise BadInputError(
             f"{scheme}:// is a server's own database, which is not read directly.",

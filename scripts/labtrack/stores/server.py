@@ -1,0 +1,356 @@
+"""Runs of a tracking server, over REST, in pages of the size that MLflow allows."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from urllib.parse import quote, unquote, urlsplit
+
+from labtrack.errors import BadInputError, LabtrackError
+from labtrack.stores.model import (
+    ACTIVE,
+    Artifact,
+    DatasetInput,
+    Experiment,
+    LoggedModel,
+    MetricPoint,
+    ModelLink,
+    ModelPoint,
+    ModelVersion,
+    Owner,
+    Problem,
+    RegisteredModel,
+    Run,
+    identity_of,
+)
+
+if TYPE_CHECKING:
+    import requests
+
+_API = "/api/2.0/mlflow"
+_PROXY = "/api/2.0/mlflow-artifacts/artifacts"
+_RUNS = 1000  # a page
+_POINTS = 25_000
+_MODELS = 50
+_VERSIONS = 1000
+_NOT_FOUND = 404
+_NO_SUCH_CALL = (404, 405)
+
+
+class RefusedError(LabtrackError):
+    """The server understood and said no.  status: HTTP's.  api_code: MLflow's, as RESOURCE_DOES_NOT_EXIST."""
+
+    def __init__(self, location: str, status: int, api_code: str, said: str) -> None:
+        super().__init__(f"{location} refuses: {said}", "`labtrack doctor` looks closer.")
+        self.status, self.api_code = status, api_code
+
+
+class ServerStore:
+    """A tracking server, MLflow 1.30 or later.
+
+    The login is that of MLflow's own variables.  Points come in the server's order, by time, so one that is
+    logged later with an earlier time is only seen by a reader that begins anew.
+    """
+
+    kind = "server"
+
+    def __init__(self, address: str, env: Mapping[str, str] | None = None) -> None:
+        """Makes no call yet.  Raises BadInputError for an address that can't be one."""
+        # sync is built upon the stores; its way of speaking to a server is what this reader shares with it
+        from labtrack.sync.http import Http
+
+        parts = urlsplit(address)
+        if not parts.hostname:
+            raise BadInputError(f"{address} names no host.", "give it as https://host.")
+        if parts.username or parts.password:
+            raise BadInputError(
+                "The address has a login in it, which everybody on this machine can read.",
+                "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, as your mlflow_env.sh does.",
+            )
+        self._http = Http(address.rstrip("/"), os.environ if env is None else env)
+        self._problems: list[Problem] = []
+        self._counts: dict[tuple[str, str], tuple[Any, int]] = {}
+        self._with_models: bool | None = None
+
+    @property
+    def location(self) -> str:
+        return self._http.base
+
+    @property
+    def identity(self) -> str:
+        return identity_of(self.experiments(deleted=True))
+
+    def experiments(self, *, deleted: bool = False) -> list[Experiment]:
+        asked = {"max_results": _RUNS, "view_type": "ALL" if deleted else "ACTIVE_ONLY"}
+        found = [_experiment(one) for one in self._pages("experiments/search", asked, "experiments")]
+        return sorted(found, key=lambda one: (one.creation_time or 0, len(one.id), one.id))
+
+    def runs(self, experiment_id: str | None = None, *, deleted: bool = False) -> Iterator[Run]:
+        ids = [one.id for one in self.experiments(deleted=deleted) if experiment_id in (None, one.id)]
+        if not ids:
+            return
+        asked = {
+            "experiment_ids": ids,
+            "run_view_type": "ALL" if deleted else "ACTIVE_ONLY",
+            "max_results": _RUNS,
+            "order_by": ["attributes.start_time ASC"],
+        }
+        for one in self._pages("runs/search", asked, "runs"):
+            run = _run(one)
+            # a search leaves out the models that a run read and made
+            yield self.run(run.id) if self._has_models() else run
+
+    def run(self, run_id: str) -> Run:
+        try:
+            return _run(self._get("runs/get", {"run_id": run_id})["run"])
+        except RefusedError as error:
+            if error.api_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise
+            mend = "a run's page shows its id; may you read it?"
+            raise BadInputError(f"There is no run {run_id} at {self.location}.", mend) from None
+
+    def metric_keys(self, run_id: str) -> dict[str, int]:
+        """Counts by reading: MLflow tells no numbers.  What has not changed since is not read again."""
+        data = self._get("runs/get", {"run_id": run_id})["run"].get("data", {})
+        counts = {}
+        for latest in data.get("metrics", ()):
+            key, mark = latest["key"], (latest.get("step"), latest["timestamp"], latest["value"])
+            known = self._counts.get((run_id, key))
+            if known is None or known[0] != mark:
+                known = self._counts[run_id, key] = (mark, sum(1 for _ in self._history(run_id, key)))
+            counts[key] = known[1]
+        return counts
+
+    def points(self, run_id: str, skip: Mapping[str, int] | None = None) -> Iterator[MetricPoint]:
+        data = self._get("runs/get", {"run_id": run_id})["run"].get("data", {})
+        for key in sorted(one["key"] for one in data.get("metrics", ())):
+            left = (skip or {}).get(key, 0)
+            for point in self._history(run_id, key):
+                if left:
+                    left -= 1
+                else:
+                    yield point
+
+    def _history(self, run_id: str, key: str) -> Iterator[MetricPoint]:
+        asked = {"run_id": run_id, "metric_key": key, "max_results": _POINTS}
+        for one in self._pages("metrics/get-history", asked, "metrics", method="GET"):
+            yield _point(one)
+
+    def artifacts(self, owner: Owner) -> Iterator[Artifact]:
+        if isinstance(owner, Run):
+            yield from sorted(self._listed("artifacts/list", {"run_id": owner.id}, "path"), key=_by_path)
+        elif urlsplit(owner.artifact_location).scheme == "mlflow-artifacts":
+            yield from sorted(self._proxied(_proxy_root(owner)), key=_by_path)
+        else:
+            path = f"logged-models/{owner.id}/artifacts/directories"
+            yield from sorted(self._listed(path, {}, "artifact_directory_path"), key=_by_path)
+
+    def _listed(self, path: str, asked: Mapping[str, str], parameter: str) -> Iterator[Artifact]:
+        folders = [""]
+        while folders:
+            folder = folders.pop()
+            found = self._get(path, {**asked, **({parameter: folder} if folder else {})})
+            for one in found.get("files", ()):
+                if one.get("is_dir"):
+                    folders.append(one["path"])
+                else:
+                    yield Artifact(one["path"], int(one.get("file_size") or 0))
+
+    def _proxied(self, root: str) -> Iterator[Artifact]:
+        folders = [""]
+        while folders:
+            folder = folders.pop()
+            answer = self._call("GET", _PROXY, params={"path": posixpath.join(root, folder)}, missing_ok=True)
+            files = answer.json().get("files", ()) if answer.status_code != _NOT_FOUND else ()
+            for one in files:
+                path = posixpath.join(folder, posixpath.basename(one["path"]))
+                if one.get("is_dir"):
+                    folders.append(path)
+                else:
+                    yield Artifact(path, int(one.get("file_size") or 0))
+
+    def local_path(self, owner: Owner, path: str) -> Path | None:
+        return None
+
+    def open_artifact(self, owner: Owner, path: str) -> BinaryIO:
+        recorded = owner.artifact_location if isinstance(owner, LoggedModel) else owner.artifact_uri
+        if urlsplit(recorded).scheme == "mlflow-artifacts":
+            where, asked = f"{_PROXY}/{quote(posixpath.join(_proxy_root(owner), path))}", {}
+        elif isinstance(owner, Run):
+            where, asked = "/get-artifact", {"run_id": owner.id, "run_uuid": owner.id, "path": path}
+        else:
+            where = f"/ajax-api/2.0/mlflow/logged-models/{owner.id}/artifacts/files"
+            asked = {"artifact_file_path": path}
+        answer = self._call("GET", where, params=asked, stream=True, missing_ok=True)
+        if answer.status_code == _NOT_FOUND:
+            answer.close()
+            raise LabtrackError(f"There is no artifact {path} of {owner.id} at {self.location}.", "was it deleted?")
+        answer.raw.decode_content = True
+        return cast("BinaryIO", answer.raw)
+
+    def logged_models(self, *, deleted: bool = False) -> Iterator[LoggedModel]:
+        for one in self._models(deleted=deleted):
+            yield _logged_model(one)
+
+    def _models(self, *, deleted: bool) -> Iterator[dict[str, Any]]:
+        ids = [one.id for one in self.experiments(deleted=deleted)]
+        try:
+            for start in range(0, len(ids), 100):
+                asked = {"experiment_ids": ids[start : start + 100], "max_results": _MODELS}
+                yield from self._pages("logged-models/search", asked, "models")
+        except RefusedError as error:
+            if error.status not in _NO_SUCH_CALL:  # MLflow 3.0 brought it
+                raise
+
+    def _has_models(self) -> bool:
+        if self._with_models is None:
+            self._with_models = next(self._models(deleted=True), None) is not None
+        return self._with_models
+
+    def model_points(self, model_id: str) -> Iterator[ModelPoint]:
+        for one in self._get(f"logged-models/{model_id}", {})["model"].get("data", {}).get("metrics", ()):
+            yield ModelPoint(
+                _point(one), one.get("run_id", ""), one.get("dataset_name") or None, one.get("dataset_digest") or None
+            )
+
+    def registered_models(self) -> list[RegisteredModel]:
+        asked = {"max_results": _VERSIONS}
+        names = list(self._pages("registered-models/search", asked, "registered_models", method="GET"))
+        versions: dict[str, list[ModelVersion]] = {}
+        aliases = {
+            (one["name"], str(alias["version"]), alias["alias"]) for one in names for alias in one.get("aliases", ())
+        }
+        for one in self._pages("model-versions/search", asked, "model_versions", method="GET") if names else ():
+            found = _version(one, aliases)
+            versions.setdefault(found.name, []).append(found)
+        return [
+            RegisteredModel(
+                one["name"], one.get("description", ""), _time(one, "creation_timestamp"),
+                _time(one, "last_updated_timestamp"), _plain(one.get("tags", ())),
+                tuple(sorted(versions.get(one["name"], ()), key=lambda version: int(version.version))),
+            )
+            for one in sorted(names, key=lambda one: str(one["name"]))
+        ]  # fmt: skip
+
+    def problems(self) -> list[Problem]:
+        return self._problems
+
+    def close(self) -> None:
+        """Connections end with the object."""
+
+    def __enter__(self) -> ServerStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _call(self, method: str, path: str, **more: Any) -> requests.Response:
+        from labtrack.sync.http import ApiError
+
+        try:
+            return self._http.call(method, path, **more)
+        except ApiError as error:
+            raise RefusedError(self.location, error.status, error.code, str(error)) from None
+
+    def _get(self, path: str, asked: Mapping[str, Any]) -> dict[str, Any]:
+        return self._asked("GET", path, asked)
+
+    def _asked(self, method: str, path: str, asked: Mapping[str, Any]) -> dict[str, Any]:
+        more: dict[str, Any] = {"params": asked} if method == "GET" else {"json": asked}
+        answer = self._call(method, f"{_API}/{path}", **more)
+        try:
+            found = answer.json()
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise BadInputError(
+                f"{self.location} answers, but not as a tracking server does.",
+                "give the server's own address, as MLFLOW_TRACKING_URI in your mlflow_env.sh has it.",
+            )
+        return found
+
+    def _pages(self, path: str, asked: Mapping[str, Any], name: str, method: str = "POST") -> Iterator[dict[str, Any]]:
+        token = ""
+        while True:
+            found = self._asked(method, path, {**asked, **({"page_token": token} if token else {})})
+            yield from found.get(name, ())
+            token = found.get("next_page_token", "")
+            if not token:
+                return
+
+
+def _by_path(artifact: Artifact) -> list[str]:
+    return artifact.path.split("/")
+
+
+def _proxy_root(owner: Owner) -> str:
+    recorded = owner.artifact_location if isinstance(owner, LoggedModel) else owner.artifact_uri
+    return unquote(urlsplit(recorded).path).strip("/")
+
+
+def _plain(pairs: Any) -> dict[str, str]:
+    return {pair["key"]: pair.get("value", "") for pair in pairs}
+
+
+def _time(data: Mapping[str, Any], name: str) -> int | None:
+    return int(data[name]) if data.get(name) else None
+
+
+def _point(data: Mapping[str, Any]) -> MetricPoint:
+    return MetricPoint(data["key"], float(data["value"]), int(data["timestamp"]), int(data.get("step", 0)))
+
+
+def _experiment(data: Mapping[str, Any]) -> Experiment:
+    return Experiment(
+        data["experiment_id"], data["name"], data.get("artifact_location", ""), data.get("lifecycle_stage", ACTIVE),
+        _time(data, "creation_time"), _time(data, "last_update_time"), _plain(data.get("tags", ())),
+    )  # fmt: skip
+
+
+def _run(data: Mapping[str, Any]) -> Run:
+    info, inside, inputs = data["info"], data.get("data", {}), data.get("inputs", {})
+    tags = _plain(inside.get("tags", ()))
+    return Run(
+        info.get("run_id") or info["run_uuid"], info["experiment_id"],
+        info.get("run_name") or tags.get("mlflow.runName", ""), info.get("user_id", ""), info.get("status", "RUNNING"),
+        _time(info, "start_time"), _time(info, "end_time"), info.get("lifecycle_stage", ACTIVE),
+        info.get("artifact_uri", ""), _plain(inside.get("params", ())), tags,
+        tuple(_dataset(one) for one in inputs.get("dataset_inputs", ())),
+        tuple(ModelLink(one["model_id"]) for one in inputs.get("model_inputs", ())),
+        tuple(
+            ModelLink(one["model_id"], int(one.get("step", 0)))
+            for one in data.get("outputs", {}).get("model_outputs", ())
+        ),
+    )  # fmt: skip
+
+
+def _dataset(data: Mapping[str, Any]) -> DatasetInput:
+    one = data["dataset"]
+    texts = (one.get("source_type", ""), one.get("source", ""), one.get("schema") or None, one.get("profile") or None)
+    return DatasetInput(one["name"], one["digest"], *texts, _plain(data.get("tags", ())))
+
+
+def _logged_model(data: Mapping[str, Any]) -> LoggedModel:
+    info, inside = data["info"], data.get("data", {})
+    return LoggedModel(
+        info["model_id"], info["experiment_id"], info.get("name", ""), info.get("artifact_uri", ""),
+        str(info.get("status", "READY")).replace("LOGGED_MODEL_", "").replace("UPLOAD_", ""),
+        info.get("status_message", ""), info.get("model_type", ""), info.get("source_run_id") or None, ACTIVE,
+        _time(info, "creation_timestamp_ms"), _time(info, "last_updated_timestamp_ms"),
+        _plain(inside.get("params", ())), _plain(info.get("tags", ())),
+    )  # fmt: skip
+
+
+def _version(data: Mapping[str, Any], aliases: set[tuple[str, str, str]]) -> ModelVersion:
+    name, version, source = data["name"], str(data["version"]), data.get("source", "")
+    model_id = data.get("model_id") or (source[len("models:/") :] if source.startswith("models:/m-") else None)
+    return ModelVersion(
+        name, version, data.get("run_id") or None, model_id, source, data.get("current_stage") or "None",
+        data.get("status", "READY"), data.get("description", ""), data.get("user_id", ""),
+        _time(data, "creation_timestamp"), _time(data, "last_updated_timestamp"),
+        tuple(sorted(alias for one, number, alias in aliases if (one, number) == (name, version))),
+        _plain(data.get("tags", ())),
+    )  # fmt: skip
