@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import requests
 
-HANG = 6.0  # seconds: longer than the clients of the tests wait
+HANG = 3.0  # seconds: longer than the clients of the tests wait
 _HOPS = ("connection", "transfer-encoding", "content-length", "content-encoding", "keep-alive", "server", "date")
 
 Choose = Callable[[str, int], str]

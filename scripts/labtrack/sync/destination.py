@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from labtrack.errors import BadInputError
+from labtrack.errors import BadInputError, LabtrackError
 from labtrack.stores.model import DatasetInput, LoggedModel, MetricPoint, ModelLink, Run
 from labtrack.sync import names
 from labtrack.sync.http import ApiError, Http, ServerError, UnclearError
@@ -19,6 +19,7 @@ API = "/api/2.0/mlflow"
 PAGE = 1000  # runs, models: the largest page that a server with few of memory answers quickly
 HISTORY_PAGE = 25_000  # points: MLflow's limit
 _TRIES = 6  # of a create whose answers are lost
+_LATER = "run the same command again later: it goes on where it stopped."
 _MISSING = "RESOURCE_DOES_NOT_EXIST"
 _MODEL_STATUS = {"PENDING": 1, "READY": 2, "FAILED": 3}
 
@@ -63,6 +64,11 @@ class RemoteModel:
     status: str
     tags: Mapping[str, str]
 
+    @property
+    def source_id(self) -> str:
+        """The id of the recorded model that this is the copy of."""
+        return self.tags.get(names.SOURCE_MODEL, "")
+
 
 class Destination:
     """What can be asked of, and sent to, the server.  May be used by several threads.
@@ -73,6 +79,7 @@ class Destination:
     def __init__(self, http: Http) -> None:
         self.http = http
         self.nonce = secrets.token_hex(4)
+        self.doubtful_models = False  # whether the answer to a create was lost
 
     def _json(self, method: str, path: str, data: Mapping[str, Any] | None = None, **more: Any) -> dict[str, Any]:
         if method == "GET":
@@ -169,7 +176,7 @@ class Destination:
                 return found[0]
         raise ServerError(
             f"{self.http.base} lost {_TRIES} answers in a row while run {run.id} was being made: {said}.",
-            "run the same command again later: it goes on where it stopped.",
+            _LATER,
         )
 
     def log_batch(
@@ -222,17 +229,20 @@ class Destination:
 
     def log_outputs(self, run_id: str, models: Sequence[ModelLink]) -> None:
         """Links logged models that the run made.  Not to be sent twice."""
-        data = {"run_id": run_id, "models": [{"model_id": one.model_id, "step": one.step or 0} for one in models]}
-        wanted = {one.model_id for one in models}
-        try:
-            self._json("POST", "runs/outputs", data, once=True)
-        except (UnclearError, ApiError):
+        left, said = list(models), ""
+        for tried in range(_TRIES):
+            data = [{"model_id": one.model_id, "step": one.step or 0} for one in left]
+            try:
+                self._json("POST", "runs/outputs", {"run_id": run_id, "models": data}, once=True)
+                return
+            except (UnclearError, ApiError) as error:  # a refusal may be the answer to a call that came late
+                said = str(error)
+            self.http.stop.wait(0.1 * 2**tried)
             found = self.get_run(run_id)
-            left = [one for one in models if found is None or one.model_id not in found.model_outputs]
-            if len(left) == len(wanted):  # refused, not lost
-                self._json("POST", "runs/outputs", {**data, "models": data["models"]})
-            elif left:
-                self.log_outputs(run_id, left)
+            left = [one for one in left if found is None or one.model_id not in found.model_outputs]
+            if not left:
+                return
+        raise LabtrackError(f"{self.http.base} does not link run {run_id} to its models: {said}.", _LATER)
 
     def history(self, run_id: str, key: str) -> Iterator[MetricPoint]:
         """All points of a metric, sorted by time, step and value."""
@@ -248,23 +258,21 @@ class Destination:
 
     # logged models
 
-    def models(self, experiment_ids: Sequence[str], store: str) -> dict[str, RemoteModel]:
-        """The copies of a recording's logged models, by their ids in the recording; the oldest copy of each."""
+    def models(self, experiment_ids: Sequence[str], store: str) -> Iterator[RemoteModel]:
+        """The copies of a recording's logged models, the oldest first."""
         data = {
             "experiment_ids": list(experiment_ids),
             "filter": _tag(names.SOURCE_STORE, store),
             "max_results": 50,
             "order_by": [{"field_name": "creation_timestamp", "ascending": True}],
         }
-        found: dict[str, RemoteModel] = {}
         for one in self._pages("logged-models/search", data, "models"):
-            model = _model(one)
-            found.setdefault(model.tags.get(names.SOURCE_MODEL, ""), model)
-        return found
+            yield _model(one)
 
     def create_model(self, experiment_id: str, store: str, model: LoggedModel, run_id: str | None) -> RemoteModel:
         """Makes the copy of a logged model, once."""
-        tags = {**model.tags, names.SOURCE_MODEL: model.id, names.SOURCE_STORE: store}
+        created = f"{time.time_ns() // 10**6}-{self.nonce}"
+        tags = {**model.tags, names.SOURCE_MODEL: model.id, names.SOURCE_STORE: store, names.CREATED: created}
         data = {
             "experiment_id": experiment_id,
             "name": model.name,
@@ -279,13 +287,18 @@ class Destination:
             except UnclearError as error:
                 said = error
             self.http.stop.wait(0.1 * 2**tried)
-            found = self.models([experiment_id], store).get(model.id)
-            if found:
-                return found
+            self.doubtful_models = True
+            for found in self.models([experiment_id], store):
+                if found.source_id == model.id:
+                    return found
         raise ServerError(
             f"{self.http.base} lost {_TRIES} answers in a row while model {model.id} was being made: {said}.",
-            "run the same command again later: it goes on where it stopped.",
+            _LATER,
         )
+
+    def delete_model(self, model_id: str) -> None:
+        """Marks a logged model as deleted."""
+        self._json("DELETE", f"logged-models/{model_id}")
 
     def finalize_model(self, model_id: str, status: str) -> None:
         """Says that a model's files are all there, or that its upload failed."""

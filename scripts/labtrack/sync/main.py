@@ -143,7 +143,10 @@ class Syncer:
             report.planned = [self._planned(item) for item in plan.items]
             self._shows.begin(_totals(report.planned))
             if not self.options.dry_run:
-                self._send(plan, report)
+                try:
+                    self._send(plan, report)
+                except ServerError as error:
+                    report.stopped = str(error)
             report.notes = plan.notes + report.notes
             if self.options.verify and not report.stopped:
                 from labtrack.sync.verify import verify
@@ -196,6 +199,7 @@ class Syncer:
         if not report.stopped and not report.interrupted:
             if any(one.created for one in report.outcomes):
                 self._ghosts(plan, report)
+                desk.models.remove_ghosts([one for one, _ in plan.experiments.values()])
             self._mend(plan, links, report)
 
     def links(self, plan: Plan) -> Links:

@@ -7,6 +7,7 @@ import threading
 import requests
 
 from labtrack.stores.model import LoggedModel, ModelLink, Run
+from labtrack.sync import names
 from labtrack.sync.destination import Destination, RemoteModel, RemoteRun
 from labtrack.sync.files import Sender
 from labtrack.sync.http import ApiError
@@ -56,8 +57,19 @@ class ModelSender:
     def _known(self) -> dict[str, RemoteModel]:
         """What is at the server from earlier syncs."""
         if self._there is None:
-            self._there = self._destination.models(self._experiment_ids, self._source.identity)
+            self._there = {}
+            for model in self._destination.models(self._experiment_ids, self._source.identity):
+                self._there.setdefault(model.source_id, model)
         return self._there
+
+    def remove_ghosts(self, experiment_ids: list[str]) -> None:
+        """Deletes empty copies that lost answers left behind: made by this sync, and not the ones it went on with."""
+        if not self._destination.doubtful_models:
+            return
+        for model in self._destination.models(experiment_ids, self._source.identity):
+            kept = self.copies.get(model.source_id)
+            if kept not in (None, model.id) and model.tags.get(names.CREATED, "").endswith(self._destination.nonce):
+                self._destination.delete_model(model.id)
 
     def _model(self, model: LoggedModel, copy: RemoteRun) -> list[str]:
         there = self._known()

@@ -23,8 +23,6 @@ def watch(syncer: Syncer, every: float = EVERY, sleep: Callable[[float], None] =
     seen = _look(syncer)
     report = syncer.once()
     while not report.interrupted and (_still(syncer) or _unsent(report)):
-        if report.stopped and not report.outcomes and report.calls.get("POST runs/create") is None:
-            break  # it never worked: the user has to do something
         sleep(every)
         now = _look(syncer)
         if now == seen and not _unsent(report):
