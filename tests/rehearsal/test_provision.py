@@ -315,7 +315,7 @@ def test_the_database_survives_its_machine(lab: SecondLab, tenant: Connection) -
     assert lab.ssh("sudo -u postgres psql -Atc 'TABLE kept' mlflowdb") == "42"
 
     lab.write()  # none again
-    assert "or the volume from it" in lab.refusal(*YES)
+    assert "or its port or volume from it" in lab.refusal(*YES)
 
 
 def test_destroy_keeps_data_and_address_and_wants_the_lab_s_name(lab: SecondLab, tenant: Connection) -> None:

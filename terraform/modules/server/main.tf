@@ -71,9 +71,9 @@ resource "openstack_compute_instance_v2" "server" {
   }
 
   lifecycle {
-    # A newer image or another text of ours is no reason to throw a running server away.  config_drive: what Nova
-    # does not tell of a server that is taken over.
-    ignore_changes = [image_id, image_name, block_device, user_data, key_pair, config_drive]
+    # A newer image or another text of ours is no reason to throw a running server away.  config_drive and network: of a
+    # server that is taken over, the provider reads neither back.
+    ignore_changes = [image_id, image_name, block_device, user_data, key_pair, config_drive, network]
   }
 }
 
