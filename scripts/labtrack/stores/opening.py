@@ -95,6 +95,8 @@ def _of_file(path: Path, text: str) -> Store:
         )
     if not path.exists():
         raise BadInputError(f"There is no {path.absolute()}.", _hint(path, text))
+    if not path.is_file():
+        raise BadInputError(f"{path} is not a file (a device, a pipe, a socket).", "name the file that MLflow wrote.")
     if _starts_with(path, _ZIP):
         return PortableStore(path)
     return SqliteStore(path)
@@ -133,7 +135,8 @@ def _of_folder(folder: Path) -> Store:
 
 
 def _where_instead(folder: Path) -> str:
-    for above in (folder, *folder.absolute().parents[:2]):
+    whole = folder.absolute()
+    for above in (whole, *list(whole.parents)[:2]):
         if (above / META).is_file() and holds_experiments(above.parent):
             return f"{folder} is a part of a store: name {above.parent}."
     if any(holds_experiments(one) for one in folder.glob("*/mlruns")):
