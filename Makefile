@@ -1,10 +1,10 @@
 # Each target calls something that can also be called by hand.
-.PHONY: help demo test check lint types unit infra venv lock bench down clean docs
+.PHONY: help demo test check lint types unit infra venv lock bench bench-sync down clean docs
 .DEFAULT_GOAL := help
 VENV := .venv/bin
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 18
 
 demo: venv ## a rehearsal cloud, a deployed server, a training run: from nothing
 	@$(VENV)/python scripts/dev/demo.py
@@ -20,6 +20,9 @@ lint types unit infra: venv
 
 bench: venv ## the kit's server against the usual `mlflow server`, on the rehearsal
 	@$(VENV)/python scripts/dev/bench.py
+
+bench-sync: venv ## labtrack sync against its peers, on a server of its own
+	@$(VENV)/python scripts/dev/bench_sync.py
 
 down: ## stop and remove the rehearsal, put the host back
 	@scripts/dev/down.sh

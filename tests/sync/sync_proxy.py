@@ -35,7 +35,7 @@ class HostileProxy:
 
     lost (carried out, then no answer), 504 (carried out, then 504), 503 (not carried out), 429 (not carried
     out, Retry-After), reset (not carried out, connection reset), hang (carried out, answered too late),
-    late (an error at once, carried out a moment later).
+    late (an error at once, carried out a moment later), 400 (refused for good).
     """
 
     def __init__(self, to: str, choose: Choose) -> None:
@@ -68,7 +68,7 @@ class HostileProxy:
         self._server.shutdown()
         self._server.server_close()
 
-    def handle(self, request: BaseHTTPRequestHandler) -> None:
+    def handle(self, request: BaseHTTPRequestHandler) -> None:  # noqa: PLR0911 - one for each fault
         kind = kind_of(request.command, request.path)
         with self._lock:
             self.counts[kind] += 1
@@ -79,6 +79,9 @@ class HostileProxy:
             return self._reset(request)
         if fault in ("503", "429"):
             return self._answer(request, int(fault), b"{}", {"Retry-After": "0"})
+        if fault == "400":
+            refusal = b'{"error_code": "INVALID_PARAMETER_VALUE", "message": "not today"}'
+            return self._answer(request, 400, refusal, {"Content-Type": "application/json"})
         if fault == "late":
             threading.Timer(0.3, self._forward, (request, body)).start()
             return self._answer(request, 502, b"bad gateway", {})

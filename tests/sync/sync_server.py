@@ -120,6 +120,7 @@ class TrackingServer:
     folder: Path
     workers: int = 1
     serve_artifacts: bool = True
+    login: bool = False
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
 
@@ -132,14 +133,16 @@ class TrackingServer:
         artifacts = self.folder / "artifacts"
         where = ["--artifacts-destination", artifacts] if self.serve_artifacts else ["--no-serve-artifacts"]
         root = [] if self.serve_artifacts else ["--default-artifact-root", artifacts]
+        guard = ["--app-name", "basic-auth"] if self.login else []
         command = [
             mlflow_bin() / "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--backend-store-uri",
-            self.database, "--workers", str(self.workers), *where, *root,
+            self.database, "--workers", str(self.workers), *where, *root, *guard,
         ]  # fmt: skip
         plain = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "AWS_"))}
         env = {
             **plain, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true",
-            "PATH": f"{mlflow_bin()}:{os.environ['PATH']}",
+            "PATH": f"{mlflow_bin()}:{os.environ['PATH']}", "MLFLOW_FLASK_SERVER_SECRET_KEY": "of a test",
+            "MLFLOW_AUTH_ADMIN_USERNAME": "admin", "MLFLOW_AUTH_ADMIN_PASSWORD": "a word of the tests",
         }  # fmt: skip
         log = (self.folder / "log").open("ab")
         self.process = subprocess.Popen(
@@ -198,7 +201,7 @@ class TrackingServer:
 
 
 @contextlib.contextmanager
-def tracking_server(*, workers: int = 1) -> Iterator[TrackingServer]:
+def tracking_server(*, workers: int = 1, login: bool = False) -> Iterator[TrackingServer]:
     """PostgreSQL and a server, gone at the end."""
     with tempfile.TemporaryDirectory(prefix="labtrack-sync-") as name:
         folder = Path(name)
@@ -208,7 +211,7 @@ def tracking_server(*, workers: int = 1) -> Iterator[TrackingServer]:
         postgres = Postgres(place)
         postgres.start()
         try:
-            server = TrackingServer(postgres.create("mlflow"), folder / "mlflow", workers)
+            server = TrackingServer(postgres.create("mlflow"), folder / "mlflow", workers, login=login)
             server.start()
             try:
                 yield server

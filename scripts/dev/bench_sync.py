@@ -1,0 +1,241 @@
+"""Measures `labtrack sync` against its peers on this machine: `make bench-sync`.
+
+The work: "big" is 1 run of 10 metrics x 10,000 steps, 200 params and 100 files of 10 KiB; "small" is 100 runs of
+10 params, 100 points and 2 files of 1 KiB.  The destination: `mlflow server --workers 2` with PostgreSQL, which this
+program starts.
+Peers: a loop over MlflowClient, and mlflow-export-import where LABTRACK_BENCH_MEI names a checkout of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests" / "sync"))
+
+from sync_recording import Recording  # noqa: E402 - of the tests
+from sync_server import TrackingServer, mlflow_bin, tracking_server  # noqa: E402
+
+PAGE = ROOT / "docs" / "reference" / "performance.md"
+PEER = "LABTRACK_BENCH_MEI"
+BEGIN, END = "<!-- bench-sync -->\n", "<!-- end bench-sync -->"
+
+# What people write themselves: every fact by one call of the client, artifacts by log_artifacts.
+NAIVE = """
+import sys, os, mlflow
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param
+source, target, name = MlflowClient(sys.argv[1]), MlflowClient(sys.argv[2]), sys.argv[3]
+where = target.create_experiment(name)
+(experiment,) = [one for one in source.search_experiments() if one.name == sys.argv[4]]
+for run in source.search_runs([experiment.experiment_id], max_results=1000):
+    made = target.create_run(where, start_time=run.info.start_time, tags=run.data.tags).info.run_id
+    target.log_batch(made, params=[])
+    params = [Param(*one) for one in run.data.params.items()]
+    for first in range(0, len(params), 100):
+        target.log_batch(made, params=params[first:first + 100])
+    for key in run.data.metrics:
+        points = source.get_metric_history(run.info.run_id, key)
+        for first in range(0, len(points), 1000):
+            target.log_batch(made, metrics=points[first:first + 1000])
+    target.log_artifacts(made, run.info.artifact_uri)
+    target.set_terminated(made, run.info.status, run.info.end_time)
+"""
+
+
+def big(folder: Path) -> Recording:
+    """One long run."""
+    recording = Recording(folder, "big")
+    metrics = {f"metric {one}": [step / (one + 1) for step in range(10_000)] for one in range(10)}
+    files = {f"files/{one:03}.bin": os.urandom(10 * 1024) for one in range(100)}
+    recording.run(params={f"param {one}": str(one) for one in range(200)}, metrics=metrics, files=files)
+    return recording
+
+
+def small(folder: Path) -> Recording:
+    """Many short runs."""
+    recording = Recording(folder, "small")
+    for number in range(100):
+        recording.run(
+            name=f"run {number}",
+            params={f"param {one}": str(one) for one in range(10)},
+            metrics={"loss": [1 / (step + 1) for step in range(100)]},
+            files={"a.bin": os.urandom(1024), "b.bin": os.urandom(1024)},
+        )
+    return recording
+
+
+def timed(command: list[Any], env: dict[str, str]) -> tuple[float, str]:
+    """Wall time in seconds, and what was printed.  A peer that fails ends the benchmark."""
+    began = time.perf_counter()
+    done = subprocess.run([str(one) for one in command], env=env, capture_output=True, text=True, check=False)
+    took = time.perf_counter() - began
+    if done.returncode:
+        sys.exit(f"{' '.join(map(str, command[:6]))} failed:\n{done.stdout[-1500:]}\n{done.stderr[-3000:]}")
+    return took, done.stdout
+
+
+class Bench:
+    """The peers, each with a state and an experiment of its own."""
+
+    def __init__(self, server: TrackingServer, folder: Path) -> None:
+        self.server, self.folder = server, folder
+        plain = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "AWS_"))}
+        self.env = {**plain, "XDG_STATE_HOME": str(folder / "state"), "MLFLOW_DISABLE_TELEMETRY": "true"}
+        self.rounds = 0
+
+    def sync(self, recording: Recording, name: str = "") -> tuple[float, dict[str, Any]]:
+        """labtrack sync; again without a name."""
+        command = [sys.executable, "-m", "labtrack", "sync", "-s", recording.path, "-d", self.server.url, "--json"]
+        took, said = timed([*command, *(["-e", name] if name else [])], self.env)
+        report: dict[str, Any] = json.loads(said)
+        return took, report
+
+    def naive(self, recording: Recording) -> float:
+        """The loop."""
+        self.rounds += 1
+        source = f"sqlite:///{recording.path}"
+        name = f"naive {recording.name} {self.rounds}"
+        command = [mlflow_bin() / "python", "-c", NAIVE, source, self.server.url, name, recording.name]
+        return timed(command, self.env)[0]
+
+    def export_import(self, recording: Recording, checkout: Path) -> tuple[float, float]:
+        """mlflow-export-import: seconds of its export, and of its import."""
+        self.rounds += 1
+        out = self.folder / f"export {self.rounds}"
+        env = {**self.env, "PYTHONPATH": str(checkout)}
+        run = [mlflow_bin() / "python", "-m"]
+        source = {**env, "MLFLOW_TRACKING_URI": f"sqlite:///{recording.path}"}
+        command = [*run, "mlflow_export_import.experiment.export_experiment", "--experiment", recording.name]
+        exported, _ = timed([*command, "--output-dir", out], source)
+        name = f"peer {recording.name} {self.rounds}"
+        command = [*run, "mlflow_export_import.experiment.import_experiment", "--experiment-name", name]
+        imported, _ = timed([*command, "--input-dir", out], {**env, "MLFLOW_TRACKING_URI": self.server.url})
+        return exported, imported
+
+
+def measure(rounds: int, peers: bool) -> dict[str, Any]:
+    """All figures; of each the best of some rounds, the peers in between ours."""
+    checkout = Path(os.environ[PEER]) if os.environ.get(PEER) else None
+    found: dict[str, Any] = {}
+
+    def best(name: str, seconds: float) -> None:
+        found[name] = min(found.get(name, seconds), seconds)
+
+    with tracking_server(workers=2) as server, tempfile.TemporaryDirectory() as temporary:
+        bench = Bench(server, Path(temporary))
+        for number in range(rounds):
+            for make in (big, small):
+                kind = make.__name__
+                recording = make(Path(temporary) / f"{kind} {number}")
+                took, report = bench.sync(recording, f"ours {kind} {number}")
+                best(f"sync {kind}", took)
+                found[f"calls {kind}"] = sum(report["calls"].values())
+                again, report = bench.sync(recording)
+                best(f"again {kind}", again)
+                found[f"again calls {kind}"] = sum(report["calls"].values())
+                if peers and not number:
+                    best(f"naive {kind}", bench.naive(recording))
+                if checkout and not number:
+                    exported, imported = bench.export_import(recording, checkout)
+                    best(f"peer export {kind}", exported)
+                    best(f"peer import {kind}", imported)
+        best("half", half(bench, Path(temporary) / "half", found))
+    return found
+
+
+def half(bench: Bench, folder: Path, found: dict[str, Any], points: int = 30_000) -> float:
+    """A long run of which half is there: seconds and points of the other half."""
+    recording = Recording(folder, "half")
+    run_id = recording.run(status="RUNNING", metrics={"loss": [float(one) for one in range(points)]})
+    bench.sync(recording, "half")
+    recording.points(run_id, "loss", [float(one) for one in range(points)], first=points)
+    recording.end(run_id)
+    took, report = bench.sync(recording)
+    found["half points"], found["half all"] = report["counts"]["points"], 2 * points
+    return took
+
+
+ROWS: tuple[tuple[str, str, str, Callable[[float], str]], ...] = (
+    ("big", "1 run, 100,000 points, 200 params, 100 files of 10 KiB", "s", "{:.1f}".format),
+    ("small", "100 runs of 10 params, 100 points, 2 files", "s", "{:.1f}".format),
+)
+TARGETS = {"big": 0.6, "small": 0.1}
+
+
+def table(found: dict[str, Any]) -> str:
+    """The figures as Markdown."""
+    lines = [
+        "| work | `labtrack sync` | again, nothing new | calls | naive loop | mlflow-export-import: export + import |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for kind, what, unit, form in ROWS:
+        naive = f"{form(found[f'naive {kind}'])} {unit}" if f"naive {kind}" in found else "not measured"
+        peer = "not measured"
+        if f"peer import {kind}" in found:
+            peer = f"{form(found[f'peer export {kind}'])} + {form(found[f'peer import {kind}'])} {unit}"
+        ours = f"{form(found[f'sync {kind}'])} {unit} | {found[f'again {kind}']:.2f} {unit} | {found[f'calls {kind}']}"
+        lines.append(f"| {what} | {ours} | {naive} | {peer} |")
+    lines += ["", f"Of a run of {found['half all']:,} points half was there: {found['half points']:,} were sent."]
+    return "\n".join(lines)
+
+
+def missed(found: dict[str, Any]) -> list[str]:
+    """The targets that were not reached."""
+    wrong = []
+    for kind, target in TARGETS.items():
+        peer = found.get(f"peer import {kind}")
+        if peer and found[f"sync {kind}"] > target * peer:
+            wrong.append(f"{kind}: {found[f'sync {kind}'] / peer:.2f} of the peer's import, not <= {target}")
+        if found[f"again {kind}"] >= 1:
+            wrong.append(f"{kind} again: {found[f'again {kind}']:.2f} s, not < 1")
+    # what a sync needs once: experiments, copies, one experiment made, doubles looked for
+    if found["calls small"] > 6 * 100 + 5:
+        wrong.append(f"small: {found['calls small']} calls, not <= 6 a run and 5 a sync")
+    if found["half points"] * 2 != found["half all"]:
+        wrong.append(f"resumed: {found['half points']} points sent of {found['half all']}, half of which was there")
+    return wrong
+
+
+def write(page: Path, found: dict[str, Any]) -> None:
+    """Puts the table between the marks of the page."""
+    day = datetime.now(timezone.utc).strftime("%Y-%m-%d")
+    about = (
+        f"Made by `make bench-sync` on {day}: {os.cpu_count()} cores, Python {platform.python_version()}, "
+        "`mlflow server --workers 2` with PostgreSQL, all on one machine."
+    )
+    text = page.read_text()
+    head, _, rest = text.partition(BEGIN)
+    page.write_text(f"{head}{BEGIN}{about}\n\n{table(found)}\n{END}{rest.partition(END)[2]}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--no-peers", action="store_true", help="only labtrack sync")
+    parser.add_argument("--no-page", action="store_true", help="only print, leave docs/reference/performance.md")
+    options = parser.parse_args()
+    if not os.environ.get(PEER):
+        print(f"mlflow-export-import is not measured: set {PEER} to a checkout of it.", file=sys.stderr)
+    found = measure(options.rounds, not options.no_peers)
+    print(table(found))
+    if not options.no_page:
+        write(PAGE, found)
+    for miss in missed(found):
+        print(f"missed: {miss}", file=sys.stderr)
+    return 1 if missed(found) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

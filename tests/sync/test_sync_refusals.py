@@ -1,0 +1,148 @@
+"""What can't be done is said in a sentence, and the next call finishes it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import requests
+from sync_proxy import HostileProxy
+from sync_recording import Recording
+from sync_server import TrackingServer, tracking_server
+
+from labtrack.errors import BadInputError
+from labtrack.sync import Options, Report, sync
+
+Send = Callable[..., Report]
+
+
+def labtrack(*arguments: object, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "labtrack", "sync", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **env}, timeout=120)
+
+
+def test_an_unknown_run_id_names_near_ones(recording: Recording, server: TrackingServer) -> None:
+    run_id = recording.run()
+    wrong = run_id[:-1] + ("0" if run_id[-1] != "0" else "1")
+    done = labtrack("-s", recording.path, "-d", server.url, "-r", wrong)
+    assert done.returncode == 2 and run_id in done.stderr and wrong in done.stderr
+
+
+def test_an_empty_recording_is_no_failure(recording: Recording, server: TrackingServer) -> None:
+    done = labtrack("-s", recording.path, "-d", server.url)
+    assert done.returncode == 0 and "has no runs" in done.stdout
+    recording.run()
+    done = labtrack("-s", recording.path, "-d", server.url, "--filter", "name = 'none'")
+    assert done.returncode == 0 and "has no such runs" in done.stdout
+
+
+def test_an_experiment_that_was_deleted_at_the_server(recording: Recording, server: TrackingServer, send: Send) -> None:
+    recording.run()
+    number = server.post("experiments/create", name=recording.name)["experiment_id"]
+    server.post("experiments/delete", experiment_id=number)
+    done = labtrack("-s", recording.path, "-d", server.url)
+    assert done.returncode == 2 and f"restore --experiment-id {number}" in done.stderr and "-e NAME" in done.stderr
+    assert send(experiment=f"{recording.name} again").exit_code == 0
+
+
+def test_a_page_that_is_no_tracking_server(recording: Recording, server: TrackingServer) -> None:
+    recording.run()
+    with HostileProxy("http://127.0.0.1:9", lambda *_: "429") as proxy:
+        done = labtrack("-s", recording.path, "-d", proxy.url, LABTRACK_SYNC_PATIENCE="1")
+        assert done.returncode == 1 and "it answered 429" in done.stderr
+    done = labtrack("-s", recording.path, "-d", f"{server.url}/nothing/here")
+    assert done.returncode in (1, 2) and "To fix" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_dry_run_sends_nothing_and_counts(recording: Recording, server: TrackingServer) -> None:
+    recording.run(name="unet", metrics={"loss": [1.0] * 1234}, files={"a.bin": b"a" * 2048})
+    done = labtrack("-s", recording.path, "-d", server.url, "--dry-run")
+    assert done.returncode == 0 and recording.name not in server.experiments()
+    assert "Would send 1 new runs" in done.stdout and "1,234 points, 2.0 KiB" in done.stdout and "unet" in done.stdout
+
+
+def test_one_bad_run_does_not_keep_the_others_back(recording: Recording, server: TrackingServer, send: Send) -> None:
+    """A param that the server has with another value is told and left; a call that is refused fails its run alone."""
+    bad, good = recording.run(name="bad"), recording.run(name="good", params={"a": "1"})
+    recording.params(bad, {"a": "1"})
+    send()
+    # at the server first, then in the recording: can't be changed
+    runs = {one["info"]["run_name"]: one["info"]["run_id"] for one in server.runs(recording.name)}
+    server.post("runs/log-parameter", run_id=runs["bad"], key="b", value="theirs")
+    recording.params(bad, {"b": "ours"})
+    recording.insert("metrics", run_uuid=good, key="z", value=2.0**70, timestamp=1, step=1)
+    report = send()
+    assert any("param b is 'theirs' at the server" in one for one in report.notes)
+    assert server.history(runs["good"], "z") == [(1, 1, 2.0**70)]
+    ids = [recording.run(name=f"new {number}") for number in range(4)]
+    refuse = HostileProxy(server.url, lambda kind, number: "400" if (kind, number) == ("POST runs/create", 2) else "")
+    with refuse:
+        report = send(to=refuse.url)
+    assert report.exit_code == 1 and len(report.failed) == 1 and report.failed.keys() <= set(ids)
+    assert "not today" in str(report.failed)
+    assert send().exit_code == 0
+    assert len(server.runs(recording.name)) == 6
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[TrackingServer]:
+    """The server with accounts, as the kit deploys it."""
+    with tracking_server(login=True) as found:
+        yield found
+
+
+def test_logins(guarded: TrackingServer, tmp_path: Path) -> None:
+    recording = Recording(tmp_path / "recording")
+    recording.run(metrics={"loss": [1.0]})
+    there = ("-s", recording.path, "-d", guarded.url)
+    without = labtrack(*there)
+    assert without.returncode == 1 and "refuses a call without login (401)" in without.stderr
+    wrong = labtrack(*there, MLFLOW_TRACKING_USERNAME="admin", MLFLOW_TRACKING_PASSWORD="no such word")
+    assert wrong.returncode == 1 and "refuses the login of admin (401)" in wrong.stderr
+    assert "no such word" not in wrong.stderr + wrong.stdout
+    right = labtrack(*there, MLFLOW_TRACKING_USERNAME="admin", MLFLOW_TRACKING_PASSWORD="a word of the tests")
+    assert right.returncode == 0, right.stderr
+
+
+def test_a_password_that_changes_during_a_sync_is_read_again(guarded: TrackingServer, tmp_path: Path) -> None:
+    recording = Recording(tmp_path / "recording")
+    for number in range(10):
+        recording.run(name=str(number), metrics={"loss": [1.0]})
+    admin = ("admin", "a word of the tests")
+    users = f"{guarded.url}/api/2.0/mlflow/users"
+    made = requests.post(
+        f"{users}/create", json={"username": "ada", "password": "first password"}, auth=admin, timeout=30
+    )
+    assert made.ok, made.text
+    file = tmp_path / "mlflow_env.sh"
+    line = "export MLFLOW_TRACKING_USERNAME=ada\nexport MLFLOW_TRACKING_PASSWORD='{}'\n"
+    file.write_text(line.format("first password"))
+    env = {
+        "LABTRACK_ENV_FILE": str(file), "MLFLOW_TRACKING_USERNAME": "ada",
+        "MLFLOW_TRACKING_PASSWORD": "first password", "XDG_STATE_HOME": str(tmp_path / "state"),
+    }  # fmt: skip
+
+    def rotate(kind: str, number: int) -> str:
+        if (kind, number) == ("POST runs/create", 4):
+            word = {"username": "ada", "password": "second password"}
+            assert requests.patch(f"{users}/update-password", json=word, auth=admin, timeout=30).ok
+            file.write_text(line.format("second password"))
+        return ""
+
+    with HostileProxy(guarded.url, rotate) as proxy:
+        report = sync(recording.path, proxy.url, Options(env=env, jobs=2))
+    assert report.exit_code == 0, report
+    assert len(report.outcomes) == 10
+
+
+def test_a_locked_state_folder_is_told(recording: Recording, server: TrackingServer, tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("a file where a folder should be")
+    with pytest.raises(Exception) as raised:
+        sync(recording.path, server.url)
+    assert "state" in str(raised.value)
+    with pytest.raises(BadInputError):
+        sync(recording.path, "not a server")
