@@ -194,7 +194,7 @@ class TestBadInput:
                     for file in store.artifacts(run):
                         with store.open_artifact(run, file.path) as artifact:
                             artifact.read()
-        except (LabtrackError, zipfile.BadZipFile):
+        except LabtrackError:
             pass
 
     @pytest.mark.parametrize("name", ["../evil", "/etc/evil", "artifacts/x/artifacts/../../evil", "a\\b", "C:/x/../y"])

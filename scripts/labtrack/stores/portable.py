@@ -9,23 +9,26 @@ file can be written anywhere, whatever names are in it.
 
 from __future__ import annotations
 
+import io
 import shutil
+import struct
 import tempfile
 import threading
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, ClassVar, cast
+from typing import IO, Any, BinaryIO, ClassVar
 
 from labtrack.errors import BadInputError, LabtrackError
 from labtrack.stores.model import Artifact, Owner
 from labtrack.stores.sqlite import IDENTITY, SqliteStore
 
 DATABASE = "mlflow.db"
+_CHUNK = 1 << 18
 _LARGEST_RATIO = 100  # of unpacked to packed, beyond which a file of some size is made to hurt
-# what zipfile raises for what it can't read; RuntimeError: packed with a password
-_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+# what zipfile raises for what it can't read; ValueError: names that are no text; RuntimeError: a password
+_BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, NotImplementedError, RuntimeError)
 _HARMLESS = 1_000_000_000  # bytes that may be unpacked from any file
 
 
@@ -89,7 +92,7 @@ class PortableStore(SqliteStore):
                 f"There is no artifact {path} of {owner.id} in {self.file}.", "was the run exported whole?"
             )
         try:
-            return cast("BinaryIO", self._zip.open(entry))
+            return io.BufferedReader(_Member(self.file, self._zip.open(entry)), _CHUNK)
         except _BROKEN as error:
             raise _damaged(self.file, error) from error
 
@@ -97,6 +100,28 @@ class PortableStore(SqliteStore):
         super().close()
         self._zip.close()
         self._shelf.leave()
+
+
+class _Member(io.RawIOBase):
+    """An artifact in the file, whose damage is told in words."""
+
+    def __init__(self, file: Path, packed: IO[bytes]) -> None:
+        self._file, self._packed = file, packed
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            data = self._packed.read(len(buffer))
+        except _BROKEN as error:
+            raise _damaged(self._file, error) from error
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self._packed.close()
+        super().close()
 
 
 class _Shelf:
@@ -152,7 +177,7 @@ def _is_plain(path: str) -> bool:
 def _opened(path: Path) -> zipfile.ZipFile:
     try:
         found = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, EOFError) as error:
+    except _BROKEN as error:
         raise _damaged(path, error) from error
     except OSError as error:
         raise BadInputError(f"{path} can't be read: {error.strerror}.", f"look at `ls -l {path}`.") from error
