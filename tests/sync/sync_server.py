@@ -23,7 +23,7 @@ import requests
 ROOT = Path(__file__).resolve().parents[2]
 REQUIREMENTS = ROOT / "roles" / "mlflow" / "files" / "requirements.txt"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "labtrack" / "mlflow-servers"
-STARTS = 60.0  # seconds
+STARTS = 240.0  # seconds: two processes that import MLflow on a busy machine
 _EMPTY = (
     "import sys; from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine_with_retry as engine\n"
     "_initialize_tables(engine('sqlite:///' + sys.argv[1]))"
