@@ -64,7 +64,7 @@ class TestWays:
             logs.mkdir(parents=True)
             (run,) = make_sqlite(logs / name)
             (logs / "mlartifacts").mkdir()
-        for where in (logs, logs.parent) if name == "mlruns" else (logs,):
+        for where in (logs, logs.parent):
             with open_store(where) as store:
                 assert store.run(run).id == run
 
@@ -72,6 +72,9 @@ class TestWays:
         make_sqlite(here / "mlflow.db")
         (here / "mlruns").mkdir()
         assert open_store(here).kind == "sqlite"
+        shutil.rmtree(here / "mlruns")
+        make_files(here / "mlruns", runs=0)
+        assert open_store(here).kind == "sqlite", "`mlflow ui` leaves such a folder"
 
     def test_a_home(self, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         make_sqlite(here / "mlflow.db")
@@ -153,6 +156,14 @@ class TestBadInput:
         make_sqlite(here / "mlflow.db")
         make_sqlite(here / "mlruns.db")
         assert "name one" in refused(".", r"mlflow\.db, mlruns\.db").mend
+
+    def test_runs_from_before_and_after_mlflows_change_of_store(self, here: Path) -> None:
+        """One of them would be left out in silence."""
+        make_sqlite(here / "mlflow.db")
+        make_files(here / "mlruns")
+        assert "name one" in refused(".", r"mlflow\.db, mlruns").mend
+        make_sqlite(here / "mlruns" / "mlflow.db")
+        refused("mlruns", r"mlruns/mlflow\.db, mlruns")
 
     def test_too_deep_in_a_store(self, here: Path) -> None:
         (run,) = make_files(here / "mlruns")

@@ -288,6 +288,13 @@ def holds_experiments(folder: Path) -> bool:
     )
 
 
+def holds_runs(folder: Path) -> bool:
+    """Whether an mlruns folder has a run, deleted or not."""
+    active = [one for one in _subfolders(folder) if one.name not in _NO_EXPERIMENTS]
+    experiments = (*active, *_subfolders(folder / _TRASH))
+    return any((run / META).is_file() for one in experiments for run in _subfolders(one) if run.name not in _NO_RUNS)
+
+
 def _is_experiment(folder: Path) -> bool:
     """With its meta.yaml, or at least with runs that have theirs."""
     try:

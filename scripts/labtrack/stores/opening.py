@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from labtrack.errors import BadInputError
 from labtrack.stores.database import HEADER
-from labtrack.stores.files import META, FileStore, holds_experiments
+from labtrack.stores.files import META, FileStore, holds_experiments, holds_runs
 from labtrack.stores.portable import PortableStore
 from labtrack.stores.reports import ReportsStore, folders_of_reports
 from labtrack.stores.sqlite import SqliteStore
@@ -115,18 +115,17 @@ def _hint(path: Path, text: str) -> str:
 
 def _of_folder(folder: Path) -> Store:
     """The one store that a folder is or holds."""
-    if holds_experiments(folder):
-        return FileStore(folder)
-    databases = [folder / name for name in _DATABASES if (folder / name).is_file()]
+    places = [folder, *(folder / name for name in _FOLDERS)]
+    databases = [place / name for place in places for name in _DATABASES if (place / name).is_file()]
     if not databases:
         databases = [path for path in sorted(folder.glob("*.db")) if _starts_with(path, HEADER)]
-    # MLflow makes an empty mlruns folder beside its database
-    folders = [folder / name for name in _FOLDERS if not databases and holds_experiments(folder / name)]
+    folders = [place for place in places if holds_experiments(place)]
+    if databases or len(folders) > 1:  # MLflow's page makes an empty mlruns folder beside a database
+        folders = [place for place in folders if holds_runs(place)] or folders[: not databases]
     found = [*databases, *folders]
     if len(found) > 1:
-        raise BadInputError(
-            f"{folder} holds more than one store: {', '.join(path.name for path in found)}.", "name one of them."
-        )
+        names = ", ".join(str(path) for path in found)
+        raise BadInputError(f"{folder} holds more than one store: {names}.", "name one of them, and then the other.")
     if found:
         return FileStore(found[0]) if folders else SqliteStore(found[0])
     if folders_of_reports(folder):
