@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import sqlite3
 import time
 from pathlib import Path
 
@@ -202,6 +203,12 @@ class TestDamage:
                     store.run(wrong)
 
 
+def change(database: Path, sql: str, *values: str) -> None:
+    with sqlite3.connect(database) as db:
+        db.execute(sql, values)
+    db.close()
+
+
 def artifact(store: Store, run: Run, path: str) -> bytes:
     with store.open_artifact(run, path) as file:
         return file.read()
@@ -240,11 +247,7 @@ class TestArtifactsThatMoved:
         kept = tmp_path / name / "0" / run / "artifacts"
         kept.mkdir(parents=True)
         (kept / "a.txt").write_text("a")
-        import sqlite3
-
-        with sqlite3.connect(tmp_path / "mlflow.db") as db:
-            db.execute("UPDATE runs SET artifact_uri = ?", [f"mlflow-artifacts:/0/{run}/artifacts"])
-        db.close()
+        change(tmp_path / "mlflow.db", "UPDATE runs SET artifact_uri = ?", f"mlflow-artifacts:/0/{run}/artifacts")
         with open_store(tmp_path) as store:
             assert artifact(store, store.run(run), "a.txt") == b"a"
 
@@ -260,13 +263,20 @@ class TestArtifactsThatMoved:
             assert list(store.artifacts(store.run(run))) == []
             assert store.problems() == []
 
-    def test_artifacts_in_a_bucket_are_named(self, tmp_path: Path) -> None:
-        import sqlite3
-
+    def test_a_recorded_place_that_is_not_the_runs_own(self, tmp_path: Path) -> None:
+        """Somebody else's database must not make the reader's own files into artifacts."""
+        (tmp_path / ".ssh").mkdir()
+        (tmp_path / ".ssh" / "id_ed25519").write_text("secret")
         (run,) = make_sqlite(tmp_path / "mlflow.db")
-        with sqlite3.connect(tmp_path / "mlflow.db") as db:
-            db.execute("UPDATE runs SET artifact_uri = 's3://bucket/0/artifacts'")
-        db.close()
+        change(tmp_path / "mlflow.db", "UPDATE runs SET artifact_uri = ?", f"{tmp_path}/.ssh")
+        with open_store(tmp_path / "mlflow.db") as store:
+            assert list(store.artifacts(store.run(run))) == []
+            assert store.local_path(store.run(run), "id_ed25519") is None
+            assert "not a folder of that run" in str(store.problems()[0])
+
+    def test_artifacts_in_a_bucket_are_named(self, tmp_path: Path) -> None:
+        (run,) = make_sqlite(tmp_path / "mlflow.db")
+        change(tmp_path / "mlflow.db", "UPDATE runs SET artifact_uri = ?", f"s3://bucket/0/{run}/artifacts")
         with open_store(tmp_path) as store:
             assert list(store.artifacts(store.run(run))) == []
             assert "s3://" in str(store.problems()[0])

@@ -159,6 +159,16 @@ class TestKilledWriter:
             assert list((tmp_path / "copies").iterdir())
         assert not list((tmp_path / "copies").iterdir())
 
+    def test_a_job_that_comes_back_is_followed(self, store_file: Path, run_id: str) -> None:
+        """Slurm requeues it: what was read from the copy must not be all that is ever read."""
+        self.killed(store_file, run_id)
+        with open_store(store_file) as store:
+            assert store.metric_keys(run_id) == {}
+            add_points(store_file, run_id, [("a", 1.0, 1, 1)])
+            assert store.metric_keys(run_id) == {"a": 1}
+            add_points(store_file, run_id, [("a", 1.0, 1, 2)])
+            assert store.metric_keys(run_id) == {"a": 2}
+
     @pytest.mark.parametrize("lost", [(), ("-shm",)])
     def test_a_log_that_nobody_put_into_the_file(self, tmp_path: Path, lost: tuple[str, ...]) -> None:
         path = tmp_path / "mlflow.db"

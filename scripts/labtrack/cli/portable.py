@@ -66,7 +66,7 @@ def import_(file: str, **given: Any) -> None:
     from labtrack.cli.sync import run
     from labtrack.stores.opening import is_portable
 
-    if not is_portable(Path(file)):
+    if "://" in file or not is_portable(Path(file)):
         raise BadInputError(
             f"{file} is neither a file that `labtrack export` wrote nor a folder with metrics.json.",
             f"for what MLflow recorded: labtrack sync -s {file}",

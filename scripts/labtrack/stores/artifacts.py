@@ -98,8 +98,12 @@ class LocalArtifacts:
             return None
         if not path:
             return None
+        if owner.id not in path.parts:
+            what = f"it is recorded as the artifacts of {owner.id}, but is not a folder of that run or model; not read"
+            self._tell_once(recorded, what, owner)
+            return None
         there = scheme != "mlflow-artifacts" and path.is_absolute() and path.is_dir()
-        # with the owner's id in it, it can't be another's
+        # with the owner's id in it, it can't be another's, or the reader's own ~/.ssh
         found = path if there else next(self._here(path, owner.id), None)
         if found:
             self._found[recorded] = found

@@ -23,6 +23,8 @@ from labtrack.errors import BadInputError, Exit, LabtrackError
 PATIENCE = 60.0  # seconds that a locked file is asked again; MLflow itself waits 20 s for a lock
 HEADER = b"SQLite format 3\0"
 _WAL_VERSION = 2  # bytes 18 and 19 of the header (https://sqlite.org/fileformat2.html)
+_BESIDE = ("-journal", "-wal")
+_Looks = tuple[tuple[int, int, int], ...]
 _NEEDS_RECOVERY = "readonly database"  # SQLITE_READONLY_ROLLBACK and _RECOVERY: a hot journal or log
 _SHARED = ("nfs", "nfs4", "lustre", "gpfs", "beegfs", "cifs", "smb3", "smbfs", "ceph", "panfs", "afs", "orangefs", "9p")
 
@@ -40,7 +42,7 @@ class Database:
         self.danger = ""
         self._copy: tempfile.TemporaryDirectory[str] | None = None
         self._connection: sqlite3.Connection | None = None
-        self._watched: tuple[int, ...] | None = None  # how the file looked, where SQLite was told that it can't change
+        self._watched: _Looks | None = None  # how the file looked, where SQLite would not see it change
         self._columns: dict[str, frozenset[str]] = {}
         self._open()
 
@@ -62,7 +64,9 @@ class Database:
                 raise _damaged(self.path, error) from error
             if self._watched is None or self._watched == _looks(self.path):
                 return found
-            self.close()  # somebody began to write: what was read may be torn
+            if self._copy and time.monotonic() > deadline:
+                return found  # as it was when the copy was made
+            self.close()  # somebody began to write: what was read is old, or torn
             self._open()
 
     def columns(self, table: str) -> frozenset[str]:
@@ -119,6 +123,7 @@ class Database:
             )
             self._connection.text_factory = _text
             self._connection.execute("PRAGMA query_only = 1")
+            self._connection.execute("PRAGMA trusted_schema = 0")  # the file may be somebody else's
         except sqlite3.OperationalError as error:
             raise _unreadable(self.path, error) from error
 
@@ -157,12 +162,14 @@ class Database:
                 "set TMPDIR to a folder with room and run the same command again.",
             )
         for _ in range(5):
-            before = [_looks(path) for path in self._parts()]
+            before = _looks(self.path)
             for path in self._parts():
                 with contextlib.suppress(FileNotFoundError):
                     shutil.copyfile(path, place / path.name)
-            if before == [_looks(path) for path in self._parts()]:
+            if before == _looks(self.path):
                 break
+            for path in place.iterdir():
+                path.unlink()
         else:
             self.close()
             raise LabtrackError(
@@ -170,10 +177,11 @@ class Database:
                 "run the same command again when the job has ended.",
                 Exit.LOCKED,
             )
+        self._watched = before
         self._connect(place / self.path.name, "mode=rw")
 
     def _parts(self) -> list[Path]:
-        beside = (self.path.with_name(self.path.name + suffix) for suffix in ("-journal", "-wal"))
+        beside = (self.path.with_name(self.path.name + suffix) for suffix in _BESIDE)
         return [self.path, *(path for path in beside if path.exists())]
 
 
@@ -209,13 +217,17 @@ def _is_wal(path: Path) -> bool:
     return _WAL_VERSION in head[18:20]
 
 
-def _looks(path: Path) -> tuple[int, ...]:
-    try:
-        facts = path.stat()
-    except FileNotFoundError:
-        return ()
-    log = path.with_name(path.name + "-wal").exists()
-    return facts.st_ino, facts.st_size, facts.st_mtime_ns, log
+def _looks(path: Path) -> _Looks:
+    """What changes when somebody writes."""
+    found: list[tuple[int, int, int]] = []
+    for suffix in ("", *_BESIDE):
+        try:
+            facts = path.with_name(path.name + suffix).stat()
+        except FileNotFoundError:
+            found.append((0, 0, 0))
+        else:
+            found.append((facts.st_ino, facts.st_size, facts.st_mtime_ns))
+    return tuple(found)
 
 
 def _text(data: bytes) -> str:

@@ -26,6 +26,8 @@ from labtrack.stores.sqlite import IDENTITY, SqliteStore
 
 DATABASE = "mlflow.db"
 _CHUNK = 1 << 18
+# an export has tables; a view or a virtual table in their place could keep a reader busy for ever
+_NOT_TABLES = "SELECT 1 FROM sqlite_master WHERE type NOT IN ('table', 'index') OR sql LIKE 'CREATE VIRTUAL%'"
 _LARGEST_RATIO = 100  # of unpacked to packed, beyond which a file of some size is made to hurt
 # what zipfile raises for what it can't read; ValueError: names that are no text; RuntimeError: a password
 _BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, NotImplementedError, RuntimeError)
@@ -44,7 +46,8 @@ class PortableStore(SqliteStore):
         self._shelf = _Shelf.of(path)
         try:
             super().__init__(self._shelf.database(self._unpack))
-            if not self._db.columns(IDENTITY):
+            if not self._db.columns(IDENTITY) or self._db.rows(_NOT_TABLES):
+                self._db.close()
                 raise _not_ours(path)
         except BaseException:
             self._shelf.leave()

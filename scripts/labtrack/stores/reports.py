@@ -152,6 +152,7 @@ class ReportsStore:
             params={key: _text(value) for key, value in _flat(config)},
             tags={"mlflow.runName": name},
         )
+        self._files.prefer(run, folder.absolute())
         self._points[run_id] = list(_measured(measured, max(times)))
         self._runs[run_id] = run
 

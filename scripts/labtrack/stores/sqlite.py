@@ -64,8 +64,8 @@ class SqliteStore:
     @property
     def identity(self) -> str:
         if self._db.columns(IDENTITY):
-            ((origin,),) = self._db.rows(f"SELECT identity FROM {IDENTITY}")  # noqa: S608 a constant
-            return str(origin)
+            for (origin,) in self._db.rows(f"SELECT identity FROM {IDENTITY}"):  # noqa: S608 a constant
+                return str(origin)
         return identity_of(self.experiments(deleted=True))
 
     def experiments(self, *, deleted: bool = False) -> list[Experiment]:
@@ -83,7 +83,10 @@ class SqliteStore:
         if experiment_id is not None:
             condition, values = "experiment_id = ?", [experiment_id]
         if not deleted:
-            condition += " AND (lifecycle_stage = 'active' OR lifecycle_stage IS NULL)"
+            condition += (
+                " AND (lifecycle_stage = 'active' OR lifecycle_stage IS NULL) AND experiment_id NOT IN "
+                "(SELECT experiment_id FROM experiments WHERE lifecycle_stage = 'deleted')"
+            )
         last = -1
         while True:
             page = self._rows_of_runs(f"rowid > ? AND {condition} ORDER BY rowid LIMIT {RUNS}", [last, *values])
