@@ -7,6 +7,7 @@ Installed as nova/virt/nspawn.py, chosen with `compute_driver = nspawn.NspawnDri
 * Its ports are veths in a network namespace of its own.  The outer end is named tap<port id>, which is how
   neutron's linuxbridge agent finds the port that it is to filter.  That agent leaves putting it into the
   network's bridge to the driver.
+* A volume is a file of this machine (cinder_file_driver.py); nova-guest shows it to the guest.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ INVENTORY = {resources.VCPU: 64, resources.MEMORY_MB: 262144, resources.DISK_GB:
 UP = {"active", "activating", "deactivating", "reloading"}
 CONSOLE_BYTES = 100 * 1024
 SEED = "var/lib/cloud/seed/config_drive"
+NOVA_GUEST = "/usr/local/sbin/nova-guest"
 
 
 def run(*command: str, check: bool = True) -> str:
@@ -60,7 +62,7 @@ class Guest:
         self.unit = f"nova-guest@{instance.uuid}.service"
         self.namespace = f"guest-{instance.uuid}"
 
-    def write(self, instance, base: Path) -> None:
+    def write(self, instance, base: Path, volumes: dict) -> None:
         """Write what the unit needs to know."""
         for name in ("upper", "work", "root"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
@@ -71,12 +73,27 @@ class Guest:
             "namespace": self.namespace,
             "memory_mb": instance.flavor.memory_mb,
             "vcpus": instance.flavor.vcpus,
+            "volumes": volumes,
         }
         self.settings.write_text(json.dumps(settings))
+
+    def set_volumes(self, volumes: dict) -> None:
+        """Write which volumes are the guest's: {device: {id, file}}."""
+        part = self.settings.with_suffix(".part")
+        part.write_text(json.dumps(json.loads(self.settings.read_text()) | {"volumes": volumes}))
+        part.rename(self.settings)
+
+    def volumes(self) -> dict:
+        return json.loads(self.settings.read_text())["volumes"]
 
     def state(self) -> int:
         active = run("systemctl", "is-active", self.unit, check=False).strip()
         return power_state.RUNNING if active in UP else power_state.SHUTDOWN
+
+
+def volume_of(connection_info: dict) -> dict:
+    """What nova-guest needs to know of a volume."""
+    return {"id": connection_info["serial"], "file": connection_info["data"]["device_path"]}
 
 
 class NspawnDriver(driver.ComputeDriver):
@@ -85,6 +102,7 @@ class NspawnDriver(driver.ComputeDriver):
     capabilities = driver.ComputeDriver.capabilities | {
         "supports_image_type_raw": True,
         "supports_attach_interface": True,
+        "supports_extend_volume": True,
     }
 
     def init_host(self, host):
@@ -227,6 +245,30 @@ class NspawnDriver(driver.ComputeDriver):
             if CONF.vif_plugging_is_fatal:
                 raise exception.VirtualInterfaceCreateException from None
 
+    # --- volumes
+
+    def get_volume_connector(self, instance):
+        return {"host": self._host, "ip": CONF.my_ip, "multipath": False, "os_type": "linux", "platform": os.uname().machine}
+
+    def attach_volume(
+        self, context, connection_info, instance, mountpoint, disk_bus=None, device_type=None, encryption=None
+    ):
+        guest = Guest(instance)
+        guest.set_volumes(guest.volumes() | {mountpoint: volume_of(connection_info)})
+        run(NOVA_GUEST, "attach", guest.uuid, mountpoint)
+
+    def detach_volume(self, context, connection_info, instance, mountpoint, encryption=None):
+        guest = Guest(instance)
+        volumes = guest.volumes()
+        if mountpoint in volumes:
+            run(NOVA_GUEST, "detach", guest.uuid, mountpoint)
+            guest.set_volumes({device: volume for device, volume in volumes.items() if device != mountpoint})
+
+    def extend_volume(self, context, connection_info, instance, requested_size):
+        loop = run("losetup", "--associated", volume_of(connection_info)["file"], "--noheadings", "--output", "NAME")
+        if loop.strip():
+            run("losetup", "--set-capacity", loop.strip())
+
     # --- life
 
     def spawn(
@@ -234,7 +276,9 @@ class NspawnDriver(driver.ComputeDriver):
         network_info=None, block_device_info=None, power_on=True, accel_info=None,
     ):  # fmt: skip
         guest = Guest(instance)
-        guest.write(instance, self._base(context, instance.image_ref))
+        mapping = driver.block_device_info_get_mapping(block_device_info)
+        volumes = {one["mount_device"]: volume_of(one["connection_info"]) for one in mapping}
+        guest.write(instance, self._base(context, instance.image_ref), volumes)
         if configdrive.required_by(instance):
             self._write_config_drive(instance, injected_files, admin_password, network_info)
         self._plug_and_wait(instance, network_info)
