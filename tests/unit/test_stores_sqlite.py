@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections import Counter
 from pathlib import Path
 from unittest import mock
 
@@ -326,11 +327,14 @@ def test_whatever_is_written_is_read_in_its_order(
     one, other = make_sqlite(path, runs=2)
     add_points(path, other, [("loss", 0.5, 1, 1)])
     add_points(path, one, points[:at])
-    with mock.patch.object(sqlite, "PAGE", 4), open_store(path) as store:
+    with mock.patch.multiple(sqlite, PAGE=4, COUNTED=3), open_store(path) as store:
         first = list(store.points(one))
         seen = store.metric_keys(one)
         add_points(path, one, points[at:])
         rest = list(store.points(one, seen))
+        assert store.metric_keys(one) == Counter(point[0] for point in points)
+    with open_store(path) as store:
+        assert store.metric_keys(one) == Counter(point[0] for point in points)
     assert [tuple(point) for point in first + rest] == points
 
 

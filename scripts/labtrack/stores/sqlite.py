@@ -34,8 +34,10 @@ from labtrack.stores.model import (
 )
 
 PAGE = 20_000  # points per statement: about 20 ms, for which a writer may have to wait
+COUNTED = 100_000  # points per statement where they are only counted: about 40 ms
 RUNS = 200  # runs per statement, below SQLite's old limit of 999 variables
 IDENTITY = "labtrack_origin"  # the table of an exported file that says which store it is from
+_BY_RUN, _BY_KEY = "index_metrics_run_uuid", "index_metrics_run_uuid_key_step"
 MODEL_STATUS = {0: "UNSPECIFIED", 1: "PENDING", 2: "READY", 3: "FAILED"}
 
 
@@ -54,7 +56,9 @@ class SqliteStore:
                 f"{path} is a SQLite file, but has none of MLflow's runs in it (no tables experiments and runs).",
                 "name the file that MLflow wrote; if a job has just made it, wait until it has logged.",
             )
-        self._marks: dict[str, tuple[int, Counter[str]]] = {}  # per run: a row, and the points up to it
+        # per run: a row, and the points up to it: what was read, and what was counted
+        self._marks: dict[str, tuple[int, Counter[str]]] = {}
+        self._counts: dict[str, tuple[int, Counter[str]]] = {}
         self._files = LocalArtifacts(path.absolute().parent)
 
     @property
@@ -104,7 +108,34 @@ class SqliteStore:
     def metric_keys(self, run_id: str) -> dict[str, int]:
         if not self._db.columns("metrics"):
             return {}
-        return dict(self._db.rows("SELECT key, count(*) FROM metrics WHERE run_uuid = ? GROUP BY key", [run_id]))
+        last, seen = self._counts.get(run_id) or self._first_count(run_id)
+        hint = self._hint(_BY_RUN)
+        page = f"SELECT key, rowid AS row FROM metrics {hint} WHERE run_uuid = ? AND rowid > ? "  # noqa: S608 constants
+        page += f"ORDER BY rowid LIMIT {COUNTED}"
+        while True:
+            rows = self._db.rows(f"SELECT key, count(*), max(row) FROM ({page}) GROUP BY key", [run_id, last])  # noqa: S608
+            seen = seen + Counter({key: count for key, count, _ in rows})
+            last = max([last, *(row for _, _, row in rows)])
+            self._counts[run_id] = last, seen
+            if sum(count for _, count, _ in rows) < COUNTED:
+                return dict(seen)
+
+    def _first_count(self, run_id: str) -> tuple[int, Counter[str]]:
+        """A row of a run and the points up to it, from the index alone where it has the keys (MLflow >= 2.20).
+
+        Key by key, since a job's commit waits for the longest statement.
+        """
+        ((last,),) = self._db.rows("SELECT max(rowid) FROM metrics WHERE run_uuid = ?", [run_id])
+        if last is None or not self._hint(_BY_KEY):
+            return -1, Counter()
+        seen: Counter[str] = Counter()
+        key = ""
+        while True:
+            ((key,),) = self._db.rows("SELECT min(key) FROM metrics WHERE run_uuid = ? AND key > ?", [run_id, key])
+            if key is None:
+                return last, seen
+            counted = "SELECT count(*) FROM metrics WHERE run_uuid = ? AND key = ? AND rowid <= ?"
+            ((seen[key],),) = self._db.rows(counted, [run_id, key, last])
 
     def points(self, run_id: str, skip: Mapping[str, int] | None = None) -> Iterator[MetricPoint]:
         left = Counter(skip or {})
@@ -123,10 +154,8 @@ class SqliteStore:
         if not columns:
             return
         step, is_nan = (name if name in columns else f"0 AS {name}" for name in ("step", "is_nan"))
-        # without the hint SQLite may choose an index by which it has to sort all points
-        index = "INDEXED BY index_metrics_run_uuid" if self._has_index() else "NOT INDEXED"
         sql = (
-            f"SELECT key, value, timestamp, {step}, {is_nan}, rowid FROM metrics {index} "  # noqa: S608 names we know
+            f"SELECT key, value, timestamp, {step}, {is_nan}, rowid FROM metrics {self._hint(_BY_RUN)} "  # noqa: S608
             f"WHERE run_uuid = ? AND rowid > ? ORDER BY rowid LIMIT {PAGE}"
         )
         last, seen = self._marks.get(run_id, (-1, Counter()))
@@ -142,10 +171,10 @@ class SqliteStore:
             if len(page) < PAGE:
                 return
 
-    def _has_index(self) -> bool:
-        return bool(
-            self._db.rows("SELECT 1 FROM sqlite_master WHERE type = 'index' AND name = 'index_metrics_run_uuid'")
-        )
+    def _hint(self, index: str) -> str:
+        """The words for reading by this index; without them SQLite may sort all points by another one."""
+        found = self._db.rows("SELECT 1 FROM sqlite_master WHERE type = 'index' AND name = ?", [index])
+        return f"INDEXED BY {index}" if found else "NOT INDEXED" if index == _BY_RUN else ""
 
     def artifacts(self, owner: Owner) -> Iterator[Artifact]:
         return self._files.list(owner)
@@ -177,10 +206,12 @@ class SqliteStore:
             *("metric_name", "metric_value", "metric_timestamp_ms", "metric_step"),
             *("run_id", "dataset_name", "dataset_digest"),
         )
-        for row in self._select("logged_model_metrics", fields, "model_id = ? ORDER BY rowid", [model_id]):
-            key, value, timestamp, step, run_id, name, digest = row
-            point = MetricPoint(key, math.nan if value is None else value, timestamp, step)
-            yield ModelPoint(point, run_id, name or None, digest or None)
+        condition, last = f"model_id = ? AND rowid > ? ORDER BY rowid LIMIT {PAGE}", -1
+        while page := self._select("logged_model_metrics", ("rowid", *fields), condition, [model_id, last]):
+            for row in page:
+                last, key, value, timestamp, step, run_id, name, digest = row
+                point = MetricPoint(key, math.nan if value is None else value, timestamp, step)
+                yield ModelPoint(point, run_id, name or None, digest or None)
 
     def registered_models(self) -> list[RegisteredModel]:
         tags = self._grouped("registered_model_tags", "name", ("key", "value"))
