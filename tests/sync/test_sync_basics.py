@@ -56,7 +56,7 @@ def test_small_runs_take_six_calls(recording: Recording, send: Send) -> None:
             files={"a.txt": b"1", "b.txt": b"2"},
         )
     report = send()
-    assert sum(report.calls.values()) - 6 * 10 <= 4, report.calls
+    assert sum(report.calls.values()) - 6 * 10 <= 5, report.calls  # once: experiments, copies (2), a new one, doubles
 
 
 def test_big_runs_go_in_full_batches(recording: Recording, server: TrackingServer, send: Send) -> None:

@@ -177,3 +177,40 @@ def test_an_artifact_that_vanishes_is_named(
     assert send().exit_code == 0
     (run,) = server.runs(recording.name)
     assert server.files(run["info"]["artifact_uri"]) == {"a.txt": b"back", "b.txt": b"b"}
+
+
+def test_a_recording_whose_identity_has_changed_is_known_by_its_runs(
+    recording: Recording, server: TrackingServer, send: Send
+) -> None:
+    """As when the first experiment is removed for good, or a file store becomes a database."""
+    for number in range(3):
+        recording.run(name=f"run {number}")
+    send()
+    recording.sql("UPDATE experiments SET creation_time = creation_time + 1 WHERE experiment_id = 0")
+    recording.run(name="new")
+    assert [one.todo for one in send().planned] == ["there"] * 3 + ["new"]
+    assert [one.todo for one in send().planned] == ["there"] * 4
+    assert len(server.runs(recording.name)) == 4
+
+
+def test_versions_are_registered_where_the_server_has_the_model(
+    recording: Recording, server: TrackingServer, send: Send
+) -> None:
+    known, unknown = f"known {recording.name}", f"unknown {recording.name}"
+    server.post("registered-models/create", name=known)
+    run_id = recording.run(files={"model/MLmodel": b"flavors: {}"})
+    place = recording.sql("SELECT artifact_uri FROM runs WHERE run_uuid = ?", run_id)[0][0]
+    for name in (known, unknown):
+        recording.insert("registered_models", name=name, creation_time=T0, last_updated_time=T0, workspace="default")
+        recording.insert(
+            "model_versions", name=name, version=1, creation_time=T0, last_updated_time=T0, current_stage="None",
+            source=f"{place}/model", run_id=run_id, status="READY", workspace="default", description="the first",
+        )  # fmt: skip
+    report = send()
+    assert report.exit_code == 0 and report.registered == 1
+    assert any(unknown in note and "has no such model" in note for note in report.notes)
+    assert send().registered == 0
+    (version,) = server.get("model-versions/search", filter=f"name = '{known}'")["model_versions"]
+    (run,) = server.runs(recording.name)
+    assert version["run_id"] == run["info"]["run_id"] and version["description"] == "the first"
+    assert version["source"] == f"{run['info']['artifact_uri']}/model"

@@ -18,9 +18,9 @@ from labtrack.sync.http import ApiError, Http, ServerError, UnclearError
 API = "/api/2.0/mlflow"
 PAGE = 1000  # runs, models: the largest page that a server with few of memory answers quickly
 HISTORY_PAGE = 25_000  # points: MLflow's limit
-_TRIES = 6  # of a create whose answers are lost
-_LATER = "run the same command again later: it goes on where it stopped."
-_MISSING = "RESOURCE_DOES_NOT_EXIST"
+TRIES = 6  # of a create whose answers are lost
+LATER = "run the same command again later: it goes on where it stopped."
+MISSING = "RESOURCE_DOES_NOT_EXIST"
 _MODEL_STATUS = {"PENDING": 1, "READY": 2, "FAILED": 3}
 
 
@@ -81,7 +81,8 @@ class Destination:
         self.nonce = secrets.token_hex(4)
         self.doubtful_models = False  # whether the answer to a create was lost
 
-    def _json(self, method: str, path: str, data: Mapping[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+    def ask(self, method: str, path: str, data: Mapping[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+        """One call of MLflow's interface, and its answer."""
         if method == "GET":
             answer = self.http.call(method, f"{API}/{path}", params=data or {})
         else:
@@ -100,7 +101,7 @@ class Destination:
     def _pages(self, path: str, data: Mapping[str, Any], name: str) -> Iterator[dict[str, Any]]:
         token = ""
         while True:
-            found = self._json("POST", path, {**data, **({"page_token": token} if token else {})})
+            found = self.ask("POST", path, {**data, **({"page_token": token} if token else {})})
             yield from found.get(name, ())
             token = found.get("next_page_token", "")
             if not token:
@@ -116,11 +117,11 @@ class Destination:
     def create_experiment(self, name: str, tags: Mapping[str, str]) -> str:
         """Makes an experiment, or finds the one that somebody else has just made; gives its id."""
         try:
-            return str(self._json("POST", "experiments/create", {"name": name, "tags": _pairs(tags)})["experiment_id"])
+            return str(self.ask("POST", "experiments/create", {"name": name, "tags": pairs(tags)})["experiment_id"])
         except ApiError as error:
             if error.code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        found = self._json("GET", "experiments/get-by-name", {"experiment_name": name})
+        found = self.ask("GET", "experiments/get-by-name", {"experiment_name": name})
         return str(found["experiment"]["experiment_id"])
 
     # runs
@@ -138,35 +139,30 @@ class Destination:
     def get_run(self, run_id: str) -> RemoteRun | None:
         """One run, or None."""
         try:
-            return _run(self._json("GET", "runs/get", {"run_id": run_id})["run"])
+            return _run(self.ask("GET", "runs/get", {"run_id": run_id})["run"])
         except ApiError as error:
-            if error.code in (_MISSING, "INVALID_PARAMETER_VALUE"):
+            if error.code in (MISSING, "INVALID_PARAMETER_VALUE"):
                 return None
             raise
 
     def copies(self, experiment_ids: Sequence[str], store: str, run_id: str) -> list[RemoteRun]:
         """The copies of one recorded run, the oldest first."""
-        where = f"{_tag(names.SOURCE_RUN, run_id)} AND {_tag(names.SOURCE_STORE, store)}"
+        where = f"{has_tag(names.SOURCE_RUN, run_id)} AND {has_tag(names.SOURCE_STORE, store)}"
         return sorted(self.search(experiment_ids, where), key=lambda run: run.age)
 
-    def create_run(self, experiment_id: str, store: str, run: Run, name: str, tags: Mapping[str, str]) -> RemoteRun:
+    def create_run(self, experiment_id: str, store: str, run: Run, name: str) -> RemoteRun:
         """Makes the copy of a recorded run, once: after a lost answer it is looked for before trying again."""
-        identity = {
-            names.SOURCE_RUN: run.id,
-            names.SOURCE_STORE: store,
-            names.CREATED: f"{time.time_ns() // 10**6}-{self.nonce}",
-        }
         data: dict[str, Any] = {
             "experiment_id": experiment_id,
             "user_id": run.user_id,
             "run_name": name,
-            "tags": _pairs({**tags, **identity}),
+            "tags": pairs(self.identity(store, run.id)),
         }
         if run.start_time is not None:
             data["start_time"] = run.start_time
-        for tried in range(_TRIES):
+        for tried in range(TRIES):
             try:
-                return _run(self._json("POST", "runs/create", data, once=True)["run"])
+                return _run(self.ask("POST", "runs/create", data, once=True)["run"])
             except UnclearError as error:
                 said = error
             # what was sent may still be on its way
@@ -175,9 +171,14 @@ class Destination:
             if found:
                 return found[0]
         raise ServerError(
-            f"{self.http.base} lost {_TRIES} answers in a row while run {run.id} was being made: {said}.",
-            _LATER,
+            f"{self.http.base} lost {TRIES} answers in a row while run {run.id} was being made: {said}.",
+            LATER,
         )
+
+    def identity(self, store: str, run_id: str) -> dict[str, str]:
+        """The tags that say which recorded run a copy is of."""
+        created = f"{time.time_ns() // 10**6}-{self.nonce}"
+        return {names.SOURCE_RUN: run_id, names.SOURCE_STORE: store, names.CREATED: created}
 
     def log_batch(
         self,
@@ -187,7 +188,7 @@ class Destination:
         tags: Mapping[str, str] | None = None,
     ) -> None:
         """One batch, within MLflow's limits.  Sending the same again changes nothing."""
-        data = {"run_id": run_id, "metrics": list(points), "params": _pairs(params or {}), "tags": _pairs(tags or {})}
+        data = {"run_id": run_id, "metrics": list(points), "params": pairs(params or {}), "tags": pairs(tags or {})}
         self.http.call(
             "POST",
             f"{API}/runs/log-batch",
@@ -200,22 +201,22 @@ class Destination:
         data: dict[str, Any] = {"run_id": run_id, "status": status}
         if end_time is not None:
             data["end_time"] = end_time
-        self._json("POST", "runs/update", data)
+        self.ask("POST", "runs/update", data)
 
     def delete_run(self, run_id: str) -> None:
         """Marks a run as deleted; it can be restored."""
-        self._json("POST", "runs/delete", {"run_id": run_id})
+        self.ask("POST", "runs/delete", {"run_id": run_id})
 
     def restore_run(self, run_id: str) -> None:
         """Takes the mark away."""
-        self._json("POST", "runs/restore", {"run_id": run_id})
+        self.ask("POST", "runs/restore", {"run_id": run_id})
 
     def delete_tag(self, run_id: str, key: str) -> None:
         """Takes a tag away; fine when there is none."""
         try:
-            self._json("POST", "runs/delete-tag", {"run_id": run_id, "key": key})
+            self.ask("POST", "runs/delete-tag", {"run_id": run_id, "key": key})
         except ApiError as error:
-            if error.code != _MISSING:
+            if error.code != MISSING:
                 raise
 
     def log_inputs(self, run_id: str, datasets: Sequence[DatasetInput], models: Iterable[str] = ()) -> None:
@@ -225,15 +226,15 @@ class Destination:
             "datasets": [_dataset(one) for one in datasets],
             "models": [{"model_id": model} for model in models],
         }
-        self._json("POST", "runs/log-inputs", data)
+        self.ask("POST", "runs/log-inputs", data)
 
     def log_outputs(self, run_id: str, models: Sequence[ModelLink]) -> None:
         """Links logged models that the run made.  Not to be sent twice."""
         left, said = list(models), ""
-        for tried in range(_TRIES):
+        for tried in range(TRIES):
             data = [{"model_id": one.model_id, "step": one.step or 0} for one in left]
             try:
-                self._json("POST", "runs/outputs", {"run_id": run_id, "models": data}, once=True)
+                self.ask("POST", "runs/outputs", {"run_id": run_id, "models": data}, once=True)
                 return
             except (UnclearError, ApiError) as error:  # a refusal may be the answer to a call that came late
                 said = str(error)
@@ -242,14 +243,14 @@ class Destination:
             left = [one for one in left if found is None or one.model_id not in found.model_outputs]
             if not left:
                 return
-        raise LabtrackError(f"{self.http.base} does not link run {run_id} to its models: {said}.", _LATER)
+        raise LabtrackError(f"{self.http.base} does not link run {run_id} to its models: {said}.", LATER)
 
     def history(self, run_id: str, key: str) -> Iterator[MetricPoint]:
         """All points of a metric, sorted by time, step and value."""
         token = ""
         while True:
             asked: dict[str, Any] = {"run_id": run_id, "metric_key": key, "max_results": HISTORY_PAGE}
-            found = self._json("GET", "metrics/get-history", {**asked, **({"page_token": token} if token else {})})
+            found = self.ask("GET", "metrics/get-history", {**asked, **({"page_token": token} if token else {})})
             for one in found.get("metrics", ()):
                 yield MetricPoint(one["key"], float(one["value"]), int(one["timestamp"]), int(one.get("step", 0)))
             token = found.get("next_page_token", "")
@@ -262,7 +263,7 @@ class Destination:
         """The copies of a recording's logged models, the oldest first."""
         data = {
             "experiment_ids": list(experiment_ids),
-            "filter": _tag(names.SOURCE_STORE, store),
+            "filter": has_tag(names.SOURCE_STORE, store),
             "max_results": 50,
             "order_by": [{"field_name": "creation_timestamp", "ascending": True}],
         }
@@ -277,13 +278,13 @@ class Destination:
             "experiment_id": experiment_id,
             "name": model.name,
             "model_type": model.model_type,
-            "params": _pairs(model.params),
-            "tags": _pairs(tags),
+            "params": pairs(model.params),
+            "tags": pairs(tags),
             **({"source_run_id": run_id} if run_id else {}),
         }
-        for tried in range(_TRIES):
+        for tried in range(TRIES):
             try:
-                return _model(self._json("POST", "logged-models", data, once=True)["model"])
+                return _model(self.ask("POST", "logged-models", data, once=True)["model"])
             except UnclearError as error:
                 said = error
             self.http.stop.wait(0.1 * 2**tried)
@@ -292,17 +293,17 @@ class Destination:
                 if found.source_id == model.id:
                     return found
         raise ServerError(
-            f"{self.http.base} lost {_TRIES} answers in a row while model {model.id} was being made: {said}.",
-            _LATER,
+            f"{self.http.base} lost {TRIES} answers in a row while model {model.id} was being made: {said}.",
+            LATER,
         )
 
     def delete_model(self, model_id: str) -> None:
         """Marks a logged model as deleted."""
-        self._json("DELETE", f"logged-models/{model_id}")
+        self.ask("DELETE", f"logged-models/{model_id}")
 
     def finalize_model(self, model_id: str, status: str) -> None:
         """Says that a model's files are all there, or that its upload failed."""
-        self._json("PATCH", f"logged-models/{model_id}", {"model_id": model_id, "status": _MODEL_STATUS[status]})
+        self.ask("PATCH", f"logged-models/{model_id}", {"model_id": model_id, "status": _MODEL_STATUS[status]})
 
 
 def point(one: MetricPoint, key: str = "", **more: str) -> dict[str, Any]:
@@ -316,15 +317,18 @@ def _value(value: float) -> Any:
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
-def _pairs(values: Mapping[str, str]) -> list[dict[str, str]]:
+def pairs(values: Mapping[str, str]) -> list[dict[str, str]]:
+    """Tags, params as the interface has them."""
     return [{"key": key, "value": value} for key, value in values.items()]
 
 
-def _plain(pairs: Iterable[Mapping[str, str]]) -> dict[str, str]:
-    return {pair["key"]: pair.get("value", "") for pair in pairs}
+def plain(listed: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    """The interface's tags, params as a mapping."""
+    return {pair["key"]: pair.get("value", "") for pair in listed}
 
 
-def _tag(key: str, value: str) -> str:
+def has_tag(key: str, value: str) -> str:
+    """MLflow's filter for a tag."""
     quote = "'" if "'" not in value else '"'
     return f"tags.`{key}` = {quote}{value}{quote}"
 
@@ -337,7 +341,7 @@ def _dataset(one: DatasetInput) -> dict[str, Any]:
         facts["schema"] = one.schema
     if one.profile is not None:
         facts["profile"] = one.profile
-    return {"dataset": facts, "tags": _pairs(one.tags)}
+    return {"dataset": facts, "tags": pairs(one.tags)}
 
 
 def _run(data: Mapping[str, Any]) -> RemoteRun:
@@ -354,8 +358,8 @@ def _run(data: Mapping[str, Any]) -> RemoteRun:
         end_time=info.get("end_time"),
         lifecycle_stage=info.get("lifecycle_stage", "active"),
         artifact_uri=info.get("artifact_uri", ""),
-        params=_plain(inside.get("params", ())),
-        tags=_plain(inside.get("tags", ())),
+        params=plain(inside.get("params", ())),
+        tags=plain(inside.get("tags", ())),
         keys=frozenset(one["key"] for one in inside.get("metrics", ())),
         inputs=frozenset((one["name"], one["digest"]) for one in datasets),
         model_inputs=frozenset(one["model_id"] for one in inputs.get("model_inputs", ())),
@@ -369,5 +373,5 @@ def _model(data: Mapping[str, Any]) -> RemoteModel:
         id=info["model_id"],
         artifact_location=info.get("artifact_uri", ""),
         status=str(info.get("status", "")),
-        tags=_plain(info.get("tags", ())),
+        tags=plain(info.get("tags", ())),
     )

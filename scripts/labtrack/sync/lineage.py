@@ -49,6 +49,11 @@ class Linked:
         return json.dumps(self.pending, sort_keys=True)
 
 
+def is_unique(run_id: str) -> bool:
+    """Whether an id is one that MLflow made, which no other run anywhere has."""
+    return _ID.fullmatch(run_id) is not None
+
+
 def is_anemois(run: Run) -> bool:
     """Whether Anemoi's training recorded it."""
     return "metadata.run_id" in run.params or "config.training.run_id" in run.params

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Mapping, Sequence
 
 from labtrack.sync import lineage, names
-from labtrack.sync.destination import Destination, RemoteRun, _tag
+from labtrack.sync.destination import Destination, RemoteRun, has_tag
 
 
 class Links:
@@ -31,7 +31,7 @@ class Links:
 
     def _look(self, recorded: str) -> str | None:
         found = sorted(
-            self._destination.search(self._experiment_ids, _tag(names.SOURCE_RUN, recorded)), key=lambda run: run.age
+            self._destination.search(self._experiment_ids, has_tag(names.SOURCE_RUN, recorded)), key=lambda run: run.age
         )
         if found:
             return found[0].id

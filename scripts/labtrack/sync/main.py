@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from labtrack.errors import BadInputError, LabtrackError
+from labtrack.errors import BadInputError, Exit, LabtrackError
 from labtrack.files import lock
 from labtrack.stores import open_store
 from labtrack.stores.model import Run, Store
-from labtrack.sync import lineage, names
+from labtrack.sync import lineage, names, registry
 from labtrack.sync import plan as planning
-from labtrack.sync.destination import Destination, _tag
+from labtrack.sync.destination import Destination, has_tag
 from labtrack.sync.files import Sender
 from labtrack.sync.http import ApiError, Http, ServerError, Stopped
 from labtrack.sync.journal import Journal, state_folder
@@ -120,26 +120,26 @@ class Syncer:
         self._pool.shutdown(wait=True)
         self.journal.close()
 
-    def plan(self) -> Plan:
-        """Compares the recording with the server."""
+    def plan(self, only: Sequence[str] = ()) -> Plan:
+        """Compares the recording, or `only` these runs of it, with the server."""
         wanted = self.options.wanted
         return planning.make(
             self.source,
             self.destination,
-            run_ids=self.options.run_ids,
+            run_ids=only or self.options.run_ids,
             experiment=self.options.experiment,
             deleted=self.options.deleted,
             wanted=(lambda run: wanted(self.source.store, run)) if wanted else None,
         )
 
-    def once(self) -> Report:
-        """Brings the server up to the recording as it is now."""
+    def once(self, only: Sequence[str] = ()) -> Report:
+        """Brings the server up to the recording as it is now; `only` for these runs, if any are given."""
         began = time.monotonic()
         narrowed = bool(self.options.run_ids or self.options.wanted)
         report = Report(self.source.location, self.http.base, dry_run=self.options.dry_run, narrowed=narrowed)
         self.http.stop.clear()
         try:
-            plan = self.plan()
+            plan = self.plan(only)
             report.planned = [self._planned(item) for item in plan.items]
             self._shows.begin(_totals(report.planned))
             if not self.options.dry_run:
@@ -201,6 +201,7 @@ class Syncer:
                 self._ghosts(plan, report)
                 desk.models.remove_ghosts([one for one, _ in plan.experiments.values()])
             self._mend(plan, links, report)
+            self._register(desk, links, report)
 
     def links(self, plan: Plan) -> Links:
         """How the plan's recorded ids become the server's."""
@@ -232,6 +233,8 @@ class Syncer:
             try:
                 done, _ = wait(under_way, return_when=FIRST_COMPLETED)
             except KeyboardInterrupt:
+                if report.interrupted:  # twice: a call may hang for minutes, and nothing is lost by leaving now
+                    os._exit(Exit.INTERRUPTED)
                 report.interrupted = True
                 self.http.stop.set()
                 continue
@@ -267,7 +270,7 @@ class Syncer:
         """Deletes empty copies that a lost answer left behind, and tells of copies that somebody else made."""
         made = {one.run_id: one.copy for one in report.outcomes if one.created}
         ids = [one for one, _ in plan.experiments.values()]
-        for copy in self.destination.search(ids, _tag(names.SOURCE_STORE, self.source.identity)):
+        for copy in self.destination.search(ids, has_tag(names.SOURCE_STORE, self.source.identity)):
             kept = made.get(copy.source_id)
             if kept in (None, copy.id) or names.DUPLICATE in copy.tags:
                 continue
@@ -276,6 +279,10 @@ class Syncer:
                 self.destination.delete_run(copy.id)
             else:
                 report.notes.append(f"run {copy.source_id} was made twice, by somebody else too: {kept} and {copy.id}")
+
+    def _register(self, desk: Desk, links: Links, report: Report) -> None:
+        copies, model_copy = links.copies, desk.models.copy_of
+        report.registered = registry.link(self.source, self.destination, copies, model_copy, report.notes)
 
     def _mend(self, plan: Plan, links: Links, report: Report) -> None:
         for copy in plan.pending:

@@ -10,6 +10,7 @@ PREFIX = "labtrack."
 SOURCE_RUN = "labtrack.source_run_id"  # the run's id in the recording
 SOURCE_STORE = "labtrack.source_store"  # the recording's identity, which survives moving it
 SOURCE_MODEL = "labtrack.source_model_id"  # a logged model's id in the recording
+SOURCE_VERSION = "labtrack.source_version"  # a registered version's number in the recording
 CREATED = "labtrack.created"  # "<ms since 1970>-<nonce of the process>": which of two copies is the older
 STATE = "labtrack.sync_state"  # what was sent so far; with "complete" it is the last but one call of a run
 PENDING = "labtrack.pending"  # references to runs that are not at the server yet

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from labtrack.errors import BadInputError, LabtrackError
 from labtrack.stores.model import DELETED, Experiment, Run
 from labtrack.sync import lineage, names, state
-from labtrack.sync.destination import Destination, RemoteRun, _tag
+from labtrack.sync.destination import Destination, RemoteRun, has_tag
 from labtrack.sync.source import Source
 
 
@@ -108,8 +108,9 @@ def _copies(source: Source, destination: Destination, plan: Plan, runs: list[Run
     """The oldest copy of each run of the recording; the others are told."""
     found: dict[str, RemoteRun] = {}
     everywhere = plan.experiment_ids
-    same_store = destination.search(everywhere, _tag(names.SOURCE_STORE, source.identity))
-    for copy in sorted(same_store, key=lambda one: one.age):
+    all_copies = list(destination.search(everywhere, has_tag(names.SOURCE_STORE, source.identity)))
+    all_copies += _under_another_name(destination, everywhere, runs, all_copies)
+    for copy in sorted(all_copies, key=lambda one: one.age):
         if names.DUPLICATE in copy.tags:
             continue
         if copy.source_id in found:
@@ -123,6 +124,29 @@ def _copies(source: Source, destination: Destination, plan: Plan, runs: list[Run
     plan.copies = {run_id: copy.id for run_id, copy in found.items()}
     plan.pending = [copy for copy in found.values() if copy.tags.get(names.PENDING)]
     return found
+
+
+def _under_another_name(
+    destination: Destination, everywhere: list[str], runs: list[Run], found: list[RemoteRun]
+) -> list[RemoteRun]:
+    """Copies from when the recording had another identity: when its first experiment was another, or a file store.
+
+    Run ids are unique everywhere, so one run that is not there is enough to ask about.
+    """
+    known = {copy.source_id for copy in found}
+    new = next((run.id for run in runs if run.id not in known and lineage.is_unique(run.id)), None)
+    if new is None:
+        return []
+    stores = {
+        copy.tags.get(names.SOURCE_STORE) for copy in destination.search(everywhere, has_tag(names.SOURCE_RUN, new))
+    }
+    return [
+        copy
+        for store in stores
+        if store
+        for copy in destination.search(everywhere, has_tag(names.SOURCE_STORE, store))
+        if lineage.is_unique(copy.source_id)
+    ]
 
 
 def _add_anemois(

@@ -73,7 +73,7 @@ def push(desk: Desk, run: Run, copy: RemoteRun | None, experiment_id: str) -> Ou
     created = copy is None
     if copy is None:
         copy = desk.destination.create_run(
-            experiment_id, desk.source.identity, replace(run, user_id=run.user_id[: limits.NAME]), _name(run), {}
+            experiment_id, desk.source.identity, replace(run, user_id=run.user_id[: limits.NAME]), _name(run)
         )
     desk.copies[run.id] = copy.id
     outcome = Outcome(run.id, copy.id, created=created, recording=run.status in state.OPEN)
@@ -148,6 +148,8 @@ class _Push:
             for key, value in self.fit.tags.items()
             if (known[key] != brief(value) if key in known else there.get(key) != value)
         }
+        if not self.copy.source_id:  # made by somebody else: from now on it is found as ours are
+            changed.update(self.desk.destination.identity(self.desk.source.identity, self.run.id))
         if self.linked.pending:
             changed[names.PENDING] = limits.fit_text(self.linked.pending_tag(), limits.TAG)
         return changed

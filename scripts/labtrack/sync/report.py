@@ -43,6 +43,7 @@ class Report:
     left: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     linked: int = 0
+    registered: int = 0
     verified: int | None = None
     differences: dict[str, list[str]] = field(default_factory=dict)
     calls: dict[str, int] = field(default_factory=dict)

@@ -28,7 +28,8 @@ def watch(syncer: Syncer, every: float = EVERY, sleep: Callable[[float], None] =
         if now == seen and not _unsent(report):
             continue
         try:
-            report = _together(report, syncer.once())
+            changed = [one for one, what in now.items() if seen.get(one) != what]
+            report = _together(report, syncer.once(() if report.stopped else changed))
             seen = now
         except LabtrackError as error:
             report.stopped = str(error)
@@ -41,7 +42,12 @@ def _look(syncer: Syncer) -> _Seen:
     syncer.source.refresh()
     found = syncer.source.runs(deleted=syncer.options.deleted)
     wanted = set(syncer.options.run_ids)
-    return {run.id: syncer.source.digest(run) for run in found if not wanted or run.id in wanted}
+    runs = [run for run in found if not wanted or run.id in wanted]
+    # counting the points of all that have ended, every few seconds, would keep a login node busy
+    return {
+        run.id: syncer.source.digest(run) if run.status in state.OPEN else f"{run.status} {run.end_time} {run.tags}"
+        for run in runs
+    }
 
 
 def _still(syncer: Syncer) -> bool:
@@ -69,7 +75,9 @@ def _together(before: Report, after: Report) -> Report:
     after.seconds += before.seconds
     after.linked += before.linked
     after.notes = list(dict.fromkeys(before.notes + after.notes))
-    todo = {one.run_id: one.todo for one in before.planned}
-    for planned in after.planned:
-        planned.todo = todo.get(planned.run_id, planned.todo)
+    planned = {one.run_id: one for one in after.planned}
+    planned.update({one.run_id: one for one in before.planned})
+    after.planned = list(planned.values())
+    again = {one.run_id for one in after.outcomes} | set(after.left)
+    after.failed.update({run_id: why for run_id, why in before.failed.items() if run_id not in again})
     return after
