@@ -1,8 +1,9 @@
 """Runs syncs that kill themselves with SIGKILL: started by test_sync_killed.py with an order on standard input.
 
-The order: {"source", "to", "experiment", "state", "seed", "kills", "most"}.  Each sync is a fork of this process and
-ends itself at a random event: before or after a call, or before or after a line of the journal.  One that is not
-killed comes last.  Prints how many were killed, and the last one's exit code.
+The order: {"source", "to", "experiment", "state", "seed", "kills", "most", "forgets"}.  Each sync is a fork of this
+process and ends itself at a random event: before or after a call, or before or after a line of the journal.  With
+"forgets" the journal is lost after each.  One that is not killed comes last.  Prints how many were killed, and the last
+one's exit code.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 from typing import Any
@@ -60,10 +62,14 @@ def one(order: dict[str, Any], fatal: int) -> int:
 def main() -> None:
     order = json.load(sys.stdin)
     chance = random.Random(order["seed"])  # noqa: S311
-    killed = 0
-    for _ in range(order["kills"]):
-        status = one(order, chance.randint(1, order["most"]))
-        killed += os.WIFSIGNALED(status)
+    killed, most = 0, order["most"]
+    while killed < order["kills"]:
+        if os.WIFSIGNALED(one(order, chance.randint(1, most))):
+            killed += 1
+        else:  # it ended before its event: there is less left to do
+            most = max(2, most // 2)
+        if order["forgets"]:
+            shutil.rmtree(order["state"], ignore_errors=True)
     print(json.dumps({"killed": killed, "code": os.waitstatus_to_exitcode(one(order, 0))}))
 
 

@@ -203,14 +203,3 @@ def mixed(folder: Path) -> Recording:
     long = {f"m{key}": [step / (key + 1) for step in range(900)] for key in range(3)}
     found.run(name="long", metrics=long, files={f"plots/{one}.png": bytes([one]) * 3000 for one in range(5)})
     return found
-
-
-def another(original: Recording, folder: Path) -> Path:
-    """A copy that is another recording: its birth differs, all else is the same."""
-    shutil.copytree(original.folder, folder)
-    with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as database:
-        database.execute(
-            "UPDATE experiments SET creation_time = ? WHERE experiment_id = 0", (uuid.uuid4().int % 10**12,)
-        )
-        database.commit()
-    return folder / "mlflow.db"

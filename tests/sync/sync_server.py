@@ -164,6 +164,13 @@ class TrackingServer:
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
 
+    def forget(self) -> None:
+        """Removes all runs and models for good, as if nothing had ever been sent."""
+        programs, (_, _, host) = postgresql_bin(), self.database.partition("host=")
+        assert programs is not None
+        command = [programs / "psql", "-q", "-h", host, "-U", "postgres", "-d", "mlflow", "-c"]
+        subprocess.run([*command, "TRUNCATE runs, logged_models CASCADE"], check=True, capture_output=True, cwd="/")
+
     def post(self, path: str, **data: Any) -> dict[str, Any]:
         """One call of the REST interface, by requests alone: an independent witness."""
         answer = requests.post(f"{self.url}/api/2.0/mlflow/{path}", json=data, timeout=60)
