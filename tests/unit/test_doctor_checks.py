@@ -267,8 +267,7 @@ class TestClosed:
         row = outside.expect("x", {401}, "POST", "/api/2.0/mlflow/experiments/search", "refused", json={})
         assert row.status is Status.FAILED and "answered 200, not 401" in row.seen and "deploy.yml" in row.mend
         port = int(answering["url"].rpartition(":")[2])
-        monkeypatch.setitem(closed.PORTS, port, "MLflow")
-        assert closed._port("127.0.0.1", port, 1.0).status is Status.FAILED
+        assert closed._port("127.0.0.1", port, "MLflow", 1.0).status is Status.FAILED
         assert closed._port("127.0.0.1", 1, "MLflow", 1.0).status is Status.OK
 
     def test_a_server_that_can_not_be_reached_proves_nothing(self) -> None:

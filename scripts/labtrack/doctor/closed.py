@@ -44,7 +44,8 @@ def check(fqdn: str, login: tuple[str, str], ca_file: Path | None, timeout: floa
     """Tries the doors of the server `fqdn`.  login: an ordinary account."""
     outside = _Outside(fqdn, ca_file, timeout)
     with ThreadPoolExecutor() as pool:  # a closed port is one that is waited for in vain
-        yield from pool.map(lambda port: _port(fqdn, port, min(timeout, PORT_TIMEOUT)), PORTS)
+        patience = min(timeout, PORT_TIMEOUT)
+        yield from pool.map(lambda port, name: _port(fqdn, port, name, patience), PORTS, PORTS.values())
     yield outside.expect("http", {301, 302, 307, 308}, "GET", f"http://{fqdn}/", "redirects to https")
     for method, path, body in API:
         # 404: with direct access nginx does not let artifacts through at all
@@ -73,8 +74,8 @@ def _shown(path: str) -> str:
     return path.partition("?")[0]
 
 
-def _port(fqdn: str, port: int, timeout: float) -> Result:
-    check = f"port {port} ({PORTS[port]})"
+def _port(fqdn: str, port: int, name: str, timeout: float) -> Result:
+    check = f"port {port} ({name})"
     try:
         socket.create_connection((fqdn, port), timeout).close()
     except OSError as error:
