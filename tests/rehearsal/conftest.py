@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import shlex
@@ -109,6 +110,13 @@ class Rehearsal:
         sourced = f"cd && . ./mlflow_env.sh && {command}"
         as_her = f"su ada -c {shlex.quote(f'{shell} -c {shlex.quote(sourced)}')}"
         return self.ssh("login", as_her, check=check, timeout=timeout).stdout
+
+    def hand_package(self, folder: str) -> None:
+        """Put this checkout's labtrack package into a new folder on the login node."""
+        pack = ["tar", "--create", "--gzip", "--dereference", "--exclude=__pycache__", "labtrack"]
+        packed = subprocess.run(pack, cwd=ROOT / "scripts", capture_output=True, check=True).stdout
+        unpack = f"rm -rf {folder} && mkdir -m 755 {folder} && base64 -d | tar --extract --gzip -C {folder}"
+        self.ssh("login", unpack, stdin=base64.b64encode(packed).decode(), check=True)
 
     def cloud(self, name: str) -> openstack.connection.Connection:
         """A connection to one of the clouds of the tenant's clouds.yaml."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import subprocess
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -20,16 +19,7 @@ HOME = "/tmp/doctor-test"
 @pytest.fixture(scope="module")
 def doctor(rehearsal: Rehearsal) -> Iterator[Doctor]:
     """Runs doctor on `login`, in the researchers' Python, with Ada's file sourced; gives exit code and rows."""
-    packed = subprocess.run(
-        ["tar", "--create", "--dereference", "--exclude=__pycache__", "labtrack"],
-        cwd=rehearsal.root / "scripts", capture_output=True, check=True,
-    ).stdout  # fmt: skip
-    address, user = rehearsal.addresses["login"]
-    # the fixture's ssh carries text; a package is bytes
-    copy = ["ssh", "-q", "-i", str(rehearsal.private / "id_ed25519"), "-o",
-            f"UserKnownHostsFile={rehearsal.private / 'known_hosts'}", f"{user}@{address}",
-            f"rm -rf {HOME} && mkdir -m 700 {HOME} && tar --extract -C {HOME}"]  # fmt: skip
-    subprocess.run(copy, input=packed, check=True)
+    rehearsal.hand_package(HOME)
     file = (rehearsal.private / "ada" / "mlflow_env.sh").read_text()
     rehearsal.ssh("login", f"umask 077; cat > {HOME}/mlflow_env.sh", stdin=file, check=True)
 

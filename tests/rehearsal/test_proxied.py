@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,9 +14,10 @@ import yaml
 if TYPE_CHECKING:
     from conftest import Rehearsal
 
-LOG_A_FILE = """
+# An experiment of its own: an account that is made again is nobody the old one's experiment knows.
+LOG_A_FILE = f"""
 import mlflow
-mlflow.set_experiment("proxied")
+mlflow.set_experiment("proxied {time.time_ns()}")
 with mlflow.start_run() as run:
     mlflow.log_text("through the server", "notes/hello.txt")
 print(run.info.artifact_uri, mlflow.artifacts.load_text(run.info.artifact_uri + "/notes/hello.txt"), sep="|")
