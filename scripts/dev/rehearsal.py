@@ -163,3 +163,17 @@ def _failure(step: Step) -> str:
             "To start anew: make down",
         ]
     )
+
+
+def main() -> None:
+    """Start the rehearsal and deploy the lab, with plain lines of progress."""
+    try:
+        run_steps([REHEARSE, SITE], Console(highlight=False, width=200))
+    except StepFailed as failure:
+        sys.exit(str(failure))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -10,15 +10,14 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import ahead
 import pytest
 import testinfra
 import yaml
-from rich.console import Console
 
 import rehearsal as steps
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     import openstack.connection
 
 ROOT = Path(__file__).resolve().parents[2]
-STATE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "labtrack" / "rehearsal"
+START = pytest.StashKey[ahead.Start]()
 RESULTS = ROOT / "test-results"
 
 
@@ -137,10 +136,6 @@ class Rehearsal:
         )
 
 
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt("terminated")
-
-
 def why_not() -> str | None:
     """Why the rehearsal can't run on this machine, or None."""
     if os.geteuid() != 0:
@@ -150,23 +145,45 @@ def why_not() -> str | None:
     return None
 
 
+def needs_machines(item: pytest.Item) -> bool:
+    return "rehearsal" in getattr(item, "fixturenames", ())
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests that need machines come last."""
+    items.sort(key=needs_machines)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Start the rehearsal, if any test needs it."""
+    if session.config.option.collectonly or why_not() or not any(map(needs_machines, session.items)):
+        return
+    # A terminated run takes down what it started, as an interrupted one does.
+    signal.signal(signal.SIGTERM, _interrupt)
+    # Started in the background of a script, this process ignores Ctrl-C, and so would every command that it tests.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    session.config.stash[START] = ahead.Start()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Take down what was started."""
+    start = session.config.stash.get(START, None)
+    if start and (trouble := start.end()):
+        print(trouble, file=sys.__stderr__)
+        session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt("terminated")
+
+
 @pytest.fixture(scope="session")
-def rehearsal() -> Iterator[Rehearsal]:
+def rehearsal(pytestconfig: pytest.Config) -> Rehearsal:
     """The rehearsal with the lab deployed; one that was up before stays up."""
     if reason := why_not():
         pytest.skip(reason)
-    was_up = STATE.exists()
-    # A terminated run takes down what it started, as an interrupted one does.
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    # Started in the background of a script, this process ignores Ctrl-C, and so would every command that it tests.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        steps.run_steps([steps.REHEARSE, steps.SITE], Console(file=sys.__stderr__, highlight=False))
-        yield Rehearsal()
-    finally:
-        if not was_up:
-            subprocess.run([ROOT / "scripts/dev/down.sh"], check=True, cwd=ROOT)
-        signal.signal(signal.SIGTERM, before)
+    pytestconfig.stash[START].wait()
+    return Rehearsal()
 
 
 @pytest.fixture
