@@ -33,7 +33,8 @@ found: {type: dict, returned: success, description: "Ids by the names that terra
 TWICE = """The project has {count} of the kind {kind} that are called {name}: {ids}.
 To fix: see which one is the lab's, and rename or delete the others."""
 UNASKED = """The cloud can't be asked what it has: {error}
-To fix: `labtrack preflight` says what is wrong with the login or the cloud; a token may have expired: log in again."""
+To fix: where the cloud did not answer, try again in a minute: it goes on from here.  Else `labtrack preflight` says
+what is wrong with the login; a token may have expired: log in again."""
 
 
 class AmbiguousError(Exception):
