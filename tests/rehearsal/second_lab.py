@@ -29,7 +29,7 @@ class SecondLab:
         self.dir, self.private = root / "inventory" / name, root / "private" / name
         (self.dir / "group_vars/all").mkdir(parents=True)
         self.private.mkdir(parents=True, mode=0o700)
-        for file in ("clouds.yaml", "id_ed25519", "id_ed25519.pub"):
+        for file in ("clouds.yaml", "cloud-ca.pem", "id_ed25519", "id_ed25519.pub"):
             shutil.copy2(rehearsal.private / file, self.private)
         self.settings = {
             "lab_name": name,
@@ -44,6 +44,7 @@ class SecondLab:
             "lab_external_network": "Public-Network",
             "lab_bucket": f"{name}-mlflow",
             "lab_s3_endpoint": rehearsal.lab["lab_s3_endpoint"],
+            "lab_s3_ca_file": f"private/{name}/cloud-ca.pem",
         }
         self.write()
 

@@ -32,9 +32,9 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Recording:
 @pytest.fixture(scope="module")
 def whole(original: Recording, server: TrackingServer, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     """What an uninterrupted sync gives."""
-    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
-    source = original.path
-    report = sync(source, server.url, Options(experiment="whole", deleted=True))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        report = sync(original.path, server.url, Options(experiment="whole", deleted=True))
     assert report.exit_code == 0, report
     found = snapshot(server, "whole")
     assert len(found) == 12
