@@ -98,3 +98,10 @@ class SecondLab:
             "buckets": tenant.object_store.containers(),
         }
         return {kind: [t.name for t in things if t.name.startswith(f"{self.name}-")] for kind, things in kinds.items()}
+
+    def empty(self, tenant: Connection, bucket: str) -> None:
+        """Delete all that a bucket has, old versions included: the kit itself never does."""
+        found = tenant.object_store.get(f"/{bucket}", params={"versions": "", "format": "json"}).json()
+        for one in found:
+            version = {"version-id": one["version_id"]} if "version_id" in one else {}
+            tenant.object_store.delete(f"/{bucket}/{one['name']}", params=version)

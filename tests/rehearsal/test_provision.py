@@ -55,8 +55,7 @@ def lab(
         yield lab
     finally:
         for name in lab.mine(tenant)["buckets"]:
-            for thing in list(tenant.object_store.objects(name)):
-                tenant.object_store.delete_object(thing, container=name)
+            lab.empty(tenant, name)
         lab.write()
         lab.playbook(DESTROY, "-e", "destroy=bucket,volume,address", "-e", f"confirm={NAME}", check=True)
 
@@ -358,7 +357,7 @@ def test_destroy_deletes_what_is_named_but_no_bucket_with_content(lab: SecondLab
     tenant.object_store.upload_object(container=f"{NAME}-mlflow", name="model.pkl", data=b"years of work")
     arguments = ("-e", "destroy=bucket,address", "-e", f"confirm={NAME}")
     assert "a bucket must be empty" in lab.refusal(*arguments, playbook=DESTROY)
-    tenant.object_store.delete_object("model.pkl", container=f"{NAME}-mlflow")
+    lab.empty(tenant, f"{NAME}-mlflow")
     lab.playbook(DESTROY, *arguments, check=True)
     assert lab.mine(tenant)["buckets"] == []
     assert list(tenant.network.ips(description=f"labtrack: {NAME}")) == []
