@@ -32,8 +32,11 @@ with mlflow.start_run(run_name="sweep") as parent:
 
 
 @pytest.fixture(scope="module")
-def recorded(rehearsal: Rehearsal) -> Iterator[None]:
-    """The package and a recording on the login node, made with MLflow itself and no server."""
+def recorded(rehearsal: Rehearsal, trained: str) -> Iterator[None]:
+    """The package and a recording on the login node, made with MLflow itself and no server.
+
+    Ada has her file there since she trained.
+    """
     rehearsal.hand_package(HOME)
     rehearsal.ssh("login", f"chown ada {HOME}", check=True)
     rehearsal.ssh("login", f"cat > {HOME}/record.py", stdin=RECORD, check=True)
