@@ -35,7 +35,8 @@ class HostileProxy:
 
     lost (carried out, then no answer), 504 (carried out, then 504), 503 (not carried out), 429 (not carried
     out, Retry-After), reset (not carried out, connection reset), hang (carried out, answered too late),
-    late (an error at once, carried out a moment later), 400 (refused for good).
+    late (an error at once, carried out a moment later), held (carried out when `let_go` is called, whether
+    or not somebody still waits for the answer), 400 (refused for good).
     """
 
     def __init__(self, to: str, choose: Choose) -> None:
@@ -43,6 +44,7 @@ class HostileProxy:
         self.counts: Counter[str] = Counter()
         self.faults: Counter[tuple[str, str]] = Counter()
         self._lock = threading.Lock()
+        self._free, self._landed = threading.Event(), threading.Event()
         proxy = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -68,6 +70,11 @@ class HostileProxy:
         self._server.shutdown()
         self._server.server_close()
 
+    def let_go(self) -> None:
+        """Lets the server carry out a call that is held, and waits until it has."""
+        self._free.set()
+        assert self._landed.wait(60)
+
     def handle(self, request: BaseHTTPRequestHandler) -> None:  # noqa: PLR0911 - one for each fault
         kind = kind_of(request.command, request.path)
         with self._lock:
@@ -85,7 +92,11 @@ class HostileProxy:
         if fault == "late":
             threading.Timer(0.3, self._forward, (request, body)).start()
             return self._answer(request, 502, b"bad gateway", {})
+        if fault == "held":
+            self._free.wait(60)
         answer = self._forward(request, body)
+        if fault == "held":
+            self._landed.set()
         if fault == "lost":
             return self._reset(request)
         if fault == "504":

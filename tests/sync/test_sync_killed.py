@@ -7,12 +7,14 @@ import os
 import random
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sync_proxy import HostileProxy
 from sync_recording import Recording, mixed
 from sync_server import TrackingServer, snapshot
 
@@ -80,3 +82,43 @@ def test_killed_by_the_clock(
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert snapshot(server, name) == whole
+
+
+@pytest.mark.parametrize("comes", ["while the next sync works", "after it"])
+@pytest.mark.parametrize("kind", ["POST runs/create", "POST logged-models"])
+def test_a_create_that_outlives_its_sync(
+    kind: str, comes: str, recording: Recording, server: TrackingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server carries out what the killed sync had sent, when the next one has already looked for it."""
+    recording.model(recording.run(), "unet", {"MLmodel": b"flavors: {}"})
+    held = threading.Event()
+
+    def first(asked: str, number: int) -> str:
+        if asked == kind and number == 1:
+            held.set()
+            return "held"
+        return ""
+
+    with HostileProxy(server.url, first) as proxy:
+        process = subprocess.Popen([sys.executable, "-m", "labtrack", "sync", "-s", recording.path, "-d", proxy.url])
+        assert held.wait(60)
+        process.kill()
+        process.wait()
+
+        def last(asked: str, _: int) -> str:
+            if asked == "POST runs/update" and comes == "while the next sync works":
+                proxy.let_go()
+            return ""
+
+        monkeypatch.setattr(proxy, "choose", last)
+        assert sync(recording.path, proxy.url).exit_code == 0
+        if comes == "after it":
+            proxy.let_go()
+            assert sync(recording.path, proxy.url).exit_code == 0
+        assert {one.todo for one in sync(recording.path, proxy.url).planned} == {"there"}
+    active = [one for one in server.runs(recording.name) if one["info"]["lifecycle_stage"] == "active"]
+    experiment = server.experiments()[recording.name]
+    models = server.post("logged-models/search", experiment_ids=[experiment], max_results=50)["models"]
+    assert len(active) == 1 and len(models) == 1
+    assert models[0]["info"]["status"] == "LOGGED_MODEL_READY"
+    assert [one["model_id"] for one in active[0]["outputs"]["model_outputs"]] == [models[0]["info"]["model_id"]]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ TRIES = 6  # of a create whose answers are lost
 LATER = "run the same command again later: it goes on where it stopped."
 MISSING = "RESOURCE_DOES_NOT_EXIST"
 _MODEL_STATUS = {"PENDING": 1, "READY": 2, "FAILED": 3}
+_MODEL_SAYS = {"LOGGED_MODEL_READY": "READY", "LOGGED_MODEL_UPLOAD_FAILED": "FAILED", "LOGGED_MODEL_PENDING": "PENDING"}
 
 
 @dataclass(frozen=True)
@@ -50,19 +50,24 @@ class RemoteRun:
         return self.tags.get(names.SOURCE_RUN, "")
 
     @property
-    def age(self) -> tuple[str, str]:
-        """Sorts copies of the same run, the oldest first."""
-        return self.tags.get(names.CREATED, ""), self.id
+    def rank(self) -> tuple[bool, str, str]:
+        """Sorts copies of the same run: first the one to go on with, of which most is there, or the oldest."""
+        return not self.tags.get(names.STATE), self.tags.get(names.CREATED, ""), self.id
 
 
 @dataclass(frozen=True)
 class RemoteModel:
-    """A logged model at the server."""
+    """A logged model at the server.  status: PENDING, READY or FAILED, as recordings have it."""
 
     id: str
     artifact_location: str
     status: str
     tags: Mapping[str, str]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether a sync has said that its files are there."""
+        return self.status in ("READY", "FAILED")
 
     @property
     def source_id(self) -> str:
@@ -73,13 +78,12 @@ class RemoteModel:
 class Destination:
     """What can be asked of, and sent to, the server.  May be used by several threads.
 
+    maker: who makes copies, as `ghosts.maker` says it.
     Raises ApiError where the server refuses, LabtrackError where the user has to do something.
     """
 
-    def __init__(self, http: Http) -> None:
-        self.http = http
-        self.nonce = secrets.token_hex(4)
-        self.doubtful_models = False  # whether the answer to a create was lost
+    def __init__(self, http: Http, maker: str) -> None:
+        self.http, self.maker = http, maker
 
     def ask(self, method: str, path: str, data: Mapping[str, Any] | None = None, **more: Any) -> dict[str, Any]:
         """One call of MLflow's interface, and its answer."""
@@ -146,9 +150,9 @@ class Destination:
             raise
 
     def copies(self, experiment_ids: Sequence[str], store: str, run_id: str) -> list[RemoteRun]:
-        """The copies of one recorded run, the oldest first."""
+        """The copies of one recorded run, the one to go on with first."""
         where = f"{has_tag(names.SOURCE_RUN, run_id)} AND {has_tag(names.SOURCE_STORE, store)}"
-        return sorted(self.search(experiment_ids, where), key=lambda run: run.age)
+        return sorted(self.search(experiment_ids, where), key=lambda run: run.rank)
 
     def create_run(self, experiment_id: str, store: str, run: Run, name: str) -> RemoteRun:
         """Makes the copy of a recorded run, once: after a lost answer it is looked for before trying again."""
@@ -177,8 +181,10 @@ class Destination:
 
     def identity(self, store: str, run_id: str) -> dict[str, str]:
         """The tags that say which recorded run a copy is of."""
-        created = f"{time.time_ns() // 10**6}-{self.nonce}"
-        return {names.SOURCE_RUN: run_id, names.SOURCE_STORE: store, names.CREATED: created}
+        return {names.SOURCE_RUN: run_id, names.SOURCE_STORE: store, names.CREATED: self._created()}
+
+    def _created(self) -> str:
+        return f"{time.time_ns() // 10**6}-{self.maker}"
 
     def log_batch(
         self,
@@ -259,27 +265,26 @@ class Destination:
 
     # logged models
 
-    def models(self, experiment_ids: Sequence[str], store: str) -> Iterator[RemoteModel]:
-        """The copies of a recording's logged models, the oldest first."""
+    def models(self, experiment_ids: Sequence[str], store: str) -> list[RemoteModel]:
+        """The copies of a recording's logged models: of each first the one to go on with, ready or the oldest."""
         data = {
             "experiment_ids": list(experiment_ids),
             "filter": has_tag(names.SOURCE_STORE, store),
             "max_results": 50,
             "order_by": [{"field_name": "creation_timestamp", "ascending": True}],
         }
-        for one in self._pages("logged-models/search", data, "models"):
-            yield _model(one)
+        found = [_model(one) for one in self._pages("logged-models/search", data, "models")]
+        return sorted(found, key=lambda one: not one.is_whole)
 
     def create_model(self, experiment_id: str, store: str, model: LoggedModel, run_id: str | None) -> RemoteModel:
         """Makes the copy of a logged model, once."""
-        created = f"{time.time_ns() // 10**6}-{self.nonce}"
-        tags = {**model.tags, names.SOURCE_MODEL: model.id, names.SOURCE_STORE: store, names.CREATED: created}
+        ours = {names.SOURCE_MODEL: model.id, names.SOURCE_STORE: store, names.CREATED: self._created()}
         data = {
             "experiment_id": experiment_id,
             "name": model.name,
             "model_type": model.model_type,
             "params": pairs(model.params),
-            "tags": pairs(tags),
+            "tags": pairs({**model.tags, **ours}),
             **({"source_run_id": run_id} if run_id else {}),
         }
         for tried in range(TRIES):
@@ -288,7 +293,6 @@ class Destination:
             except UnclearError as error:
                 said = error
             self.http.stop.wait(0.1 * 2**tried)
-            self.doubtful_models = True
             for found in self.models([experiment_id], store):
                 if found.source_id == model.id:
                     return found
@@ -372,6 +376,6 @@ def _model(data: Mapping[str, Any]) -> RemoteModel:
     return RemoteModel(
         id=info["model_id"],
         artifact_location=info.get("artifact_uri", ""),
-        status=str(info.get("status", "")),
+        status=_MODEL_SAYS.get(str(info.get("status", "")), ""),
         tags=plain(info.get("tags", ())),
     )

@@ -30,11 +30,9 @@ class Links:
             return self._elsewhere[recorded]
 
     def _look(self, recorded: str) -> str | None:
-        found = sorted(
-            self._destination.search(self._experiment_ids, has_tag(names.SOURCE_RUN, recorded)), key=lambda run: run.age
-        )
+        found = list(self._destination.search(self._experiment_ids, has_tag(names.SOURCE_RUN, recorded)))
         if found:
-            return found[0].id
+            return min(found, key=lambda run: run.rank).id
         there = self._destination.get_run(recorded)
         return there.id if there else None
 

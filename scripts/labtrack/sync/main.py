@@ -15,9 +15,9 @@ from labtrack.errors import BadInputError, Exit, LabtrackError
 from labtrack.files import lock
 from labtrack.stores import open_store
 from labtrack.stores.model import Run, Store
-from labtrack.sync import lineage, names, registry
+from labtrack.sync import ghosts, lineage, names, registry
 from labtrack.sync import plan as planning
-from labtrack.sync.destination import Destination, has_tag
+from labtrack.sync.destination import Destination
 from labtrack.sync.files import Sender
 from labtrack.sync.http import ApiError, Http, ServerError, Stopped
 from labtrack.sync.journal import Journal, state_folder
@@ -108,7 +108,7 @@ class Syncer:
         self.source, self.options, self._shows = source, options, shows
         self.meter = Meter(shows)
         self.http = Http(base, options.env, self.meter.say)
-        self.destination = Destination(self.http)
+        self.destination = Destination(self.http, ghosts.maker(folder))
         self.journal = Journal(folder, base, source.identity)
         self._pool = ThreadPoolExecutor(options.jobs, thread_name_prefix="labtrack-call")
         self._runners = ThreadPoolExecutor(options.jobs, thread_name_prefix="labtrack-run")
@@ -187,6 +187,7 @@ class Syncer:
         return planned
 
     def _send(self, plan: Plan, report: Report) -> None:
+        ghosts.remove(self.destination, plan.ghosts)
         links = self.links(plan)
         desk = self._desk(plan, links)
         items = {item.run.id: item for item in plan.to_send}
@@ -197,9 +198,8 @@ class Syncer:
         done = {one.run_id for one in report.outcomes} | set(report.failed)
         report.left = [run_id for run_id in items if run_id not in done]
         if not report.stopped and not report.interrupted:
-            if any(one.created for one in report.outcomes):
-                self._ghosts(plan, report)
-                desk.models.remove_ghosts([one for one, _ in plan.experiments.values()])
+            self._ghosts(plan, report)
+            desk.models.remove_ghosts([one for one, _ in plan.experiments.values()])
             self._mend(plan, links, report)
             self._register(desk, links, report)
 
@@ -267,18 +267,12 @@ class Syncer:
         self.meter.runs(1)
 
     def _ghosts(self, plan: Plan, report: Report) -> None:
-        """Deletes empty copies that a lost answer left behind, and tells of copies that somebody else made."""
+        """Deletes second copies that came since the plan was made, and tells of those that somebody else made."""
         made = {one.run_id: one.copy for one in report.outcomes if one.created}
         ids = [one for one, _ in plan.experiments.values()]
-        for copy in self.destination.search(ids, has_tag(names.SOURCE_STORE, self.source.identity)):
-            kept = made.get(copy.source_id)
-            if kept in (None, copy.id) or names.DUPLICATE in copy.tags:
-                continue
-            if copy.tags.get(names.CREATED, "").endswith(self.destination.nonce):
-                self.destination.log_batch(copy.id, tags={names.DUPLICATE: kept})
-                self.destination.delete_run(copy.id)
-            else:
-                report.notes.append(f"run {copy.source_id} was made twice, by somebody else too: {kept} and {copy.id}")
+        found, notes = ghosts.late(self.destination, ids, self.source.identity, made) if made else ([], [])
+        ghosts.remove(self.destination, found)
+        report.notes += notes
 
     def _register(self, desk: Desk, links: Links, report: Report) -> None:
         copies, model_copy = links.copies, desk.models.copy_of

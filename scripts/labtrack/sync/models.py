@@ -7,9 +7,9 @@ import threading
 import requests
 
 from labtrack.stores.model import LoggedModel, ModelLink, Run
-from labtrack.sync import names
 from labtrack.sync.destination import Destination, RemoteModel, RemoteRun
 from labtrack.sync.files import Sender
+from labtrack.sync.ghosts import is_own
 from labtrack.sync.http import ApiError
 from labtrack.sync.source import Source
 
@@ -63,12 +63,19 @@ class ModelSender:
         return self._there
 
     def remove_ghosts(self, experiment_ids: list[str]) -> None:
-        """Deletes empty copies that lost answers left behind: made by this sync, and not the ones it went on with."""
-        if not self._destination.doubtful_models:
+        """Deletes second copies of models, as `ghosts` describes them for runs."""
+        if not self._source.models.by_id:
             return
-        for model in self._destination.models(experiment_ids, self._source.identity):
-            kept = self.copies.get(model.source_id)
-            if kept not in (None, model.id) and model.tags.get(names.CREATED, "").endswith(self._destination.nonce):
+        try:
+            found = self._destination.models(experiment_ids, self._source.identity)
+        except ApiError as error:
+            if error.status != requests.codes.not_found:  # MLflow before 3.0
+                raise
+            return
+        kept = dict(self.copies)
+        for model in found:
+            own = is_own(model.tags, self._destination.maker) and not model.is_whole
+            if kept.setdefault(model.source_id, model.id) != model.id and own:
                 self._destination.delete_model(model.id)
 
     def _model(self, model: LoggedModel, copy: RemoteRun) -> list[str]:
@@ -79,7 +86,8 @@ class ModelSender:
             there[model.id], fresh = found, True
         self.copies[model.id] = found.id
         sent = self._files.start(model, found.artifact_location, {}, fresh=fresh).finish()
-        if not sent.failed and model.status in ("READY", "FAILED") and not _is(found, model, self._whole):
+        said = (found.status, self._whole.get(model.id))
+        if not sent.failed and model.status in ("READY", "FAILED") and model.status not in said:
             self._destination.finalize_model(found.id, model.status)
             self._whole[model.id] = model.status
         return [f"model {model.name}: {one}" for one in sent.failed]
@@ -95,9 +103,3 @@ class ModelSender:
         left = [one for one in made if one.model_id not in copy.model_outputs]
         if left:
             self._destination.log_outputs(copy.id, left)
-
-
-def _is(found: RemoteModel, model: LoggedModel, whole: dict[str, str]) -> bool:
-    """Whether the copy already has the recorded status."""
-    known = {"LOGGED_MODEL_READY": "READY", "LOGGED_MODEL_UPLOAD_FAILED": "FAILED"}.get(found.status, found.status)
-    return model.status in (known, whole.get(model.id))

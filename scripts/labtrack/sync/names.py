@@ -11,11 +11,11 @@ SOURCE_RUN = "labtrack.source_run_id"  # the run's id in the recording
 SOURCE_STORE = "labtrack.source_store"  # the recording's identity, which survives moving it
 SOURCE_MODEL = "labtrack.source_model_id"  # a logged model's id in the recording
 SOURCE_VERSION = "labtrack.source_version"  # a registered version's number in the recording
-CREATED = "labtrack.created"  # "<ms since 1970>-<nonce of the process>": which of two copies is the older
+CREATED = "labtrack.created"  # "<ms since 1970>-<maker>": which of two copies is the older, and whose it is
 STATE = "labtrack.sync_state"  # what was sent so far; with "complete" it is the last but one call of a run
 PENDING = "labtrack.pending"  # references to runs that are not at the server yet
 OVERFLOW = "labtrack.overflow"  # what MLflow's limits cut, in words
-DUPLICATE = "labtrack.duplicate_of"  # an empty copy that a lost answer left behind
+DUPLICATE = "labtrack.duplicate_of"  # a second copy of the same run, which came too late
 
 # Written by sync itself: of a source that is a server, these are the facts of an earlier copy.
 OWN = frozenset({SOURCE_RUN, SOURCE_STORE, CREATED, STATE, PENDING, OVERFLOW, DUPLICATE})
