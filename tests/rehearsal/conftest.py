@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import re
 import shlex
@@ -10,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Generator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +29,11 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 START = pytest.StashKey[ahead.Start]()
 RESULTS = ROOT / "test-results"
+# What OpenStack's services said went wrong, the last of it; without the frames of tracebacks.
+CLOUD_ERRORS = """
+    { journalctl --boot --no-pager --output=cat; cat /var/log/{cinder,neutron,nova}/*.log; } |
+    grep -E '^[0-9-]+ [0-9:.]+ [0-9]+ (ERROR|CRITICAL) ' | grep -vE ' {3,}|\\^\\^' | sort | tail -n 40 | cut -c 1-300
+"""
 
 
 class Rehearsal:
@@ -163,6 +170,18 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     # Started in the background of a script, this process ignores Ctrl-C, and so would every command that it tests.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     session.config.stash[START] = ahead.Start()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show beside a failure what the cloud has to say about it."""
+    report = yield
+    rehearsal = getattr(item, "funcargs", {}).get("rehearsal")
+    if report.failed and rehearsal:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            said = rehearsal.ssh("cloud", f"bash -c {shlex.quote(CLOUD_ERRORS)}", timeout=30)
+            report.sections.append(("The cloud's last errors", said.stdout + said.stderr))
+    return report
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

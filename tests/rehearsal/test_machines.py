@@ -68,3 +68,17 @@ def test_a_killed_machine_is_booted_again(rehearsal: Rehearsal) -> None:
     machine.kill()
     rehearsal.playbook("playbooks/rehearse.yml", check=True)
     rehearsal.ssh("login", "rm /root/leftover", check=True)
+
+
+def test_a_machine_that_stands_still_goes_on(rehearsal: Rehearsal) -> None:
+    def power(state: str) -> int:
+        done = rehearsal.playbook(
+            "playbooks/rehearse_power.yml", "-e", "machine=login", "-e", f"state={state}", check=True
+        )
+        return changes(done.stdout)["localhost"]
+
+    since = rehearsal.ssh("login", "cut -d ' ' -f 22 /proc/1/stat", check=True).stdout
+    assert [power("paused"), power("paused")] == [1, 0]
+    assert rehearsal.ssh("login", "true").returncode != 0
+    assert [power("started"), power("started")] == [1, 0]
+    assert rehearsal.ssh("login", "cut -d ' ' -f 22 /proc/1/stat", check=True).stdout == since

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -29,9 +30,12 @@ options:
   folder: {type: path, required: true, description: Where the machine is kept. Its file tree is C(root) in there.}
   state:
     type: str
-    choices: [present, started, stopped, absent]
+    choices: [present, started, paused, stopped, absent]
     default: started
-    description: C(present) unpacks the image where there is no tree yet, and boots nothing.
+    description: >-
+      C(present) unpacks the image where there is no tree yet, and boots nothing. C(paused) lets all processes of a
+      machine that runs stand still, so that its tree can be copied as a power cut would leave it; C(started) lets them
+      go on.
   files:
     type: dict
     default: {}
@@ -57,6 +61,7 @@ leader: {type: int, returned: when running, description: The process that is PID
 root: {type: str, returned: always, description: The file tree.}
 """
 
+STATES = ["present", "started", "paused", "stopped", "absent"]
 CGROUPS = Path("/sys/fs/cgroup")
 POWER_OFF = signal.SIGRTMIN + 4  # what systemd as PID 1 takes for `systemctl poweroff`
 
@@ -147,7 +152,7 @@ class Machine:
 
     def start(self) -> bool:
         if self.leader():
-            return False
+            return self.resume()
         if self.module.check_mode:
             return True
         self.end()  # what a crash has left
@@ -224,6 +229,34 @@ class Machine:
         for group in self.cgroups():
             (group / "cgroup.procs").write_text(str(os.getpid()))
 
+    # --- pausing
+
+    def pause(self) -> bool:
+        if not self.leader():
+            self.module.fail_json(msg=f"The machine {self.name} does not run, so it can't be paused.")
+        return self.signal_all(signal.SIGSTOP, lambda pid: processes.state(pid) not in "TZ")
+
+    def resume(self) -> bool:
+        return self.signal_all(signal.SIGCONT, lambda pid: processes.state(pid) == "T")
+
+    def signal_all(self, number: signal.Signals, needs_it: Callable[[int], bool]) -> bool:
+        """Send a signal to all processes of the machine that need it; those may start others until they have it."""
+
+        def left() -> list[int]:
+            leader = self.leader()
+            return [pid for pid in processes.inside(leader) if needs_it(pid)] if leader else []
+
+        def none_left() -> bool:
+            for pid in left():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+            return not left()
+
+        changed = bool(left())
+        if changed and not self.module.check_mode and not self.wait(none_left):
+            self.module.fail_json(msg=f"Processes of the machine {self.name} don't take {number.name}: {left()}.")
+        return changed
+
     # --- stopping
 
     def stop(self) -> bool:
@@ -233,6 +266,7 @@ class Machine:
         if self.module.check_mode:
             return True
         if leader:
+            self.resume()
             os.kill(leader, POWER_OFF)
             self.wait(lambda: not self.nspawn())
         self.end()
@@ -287,7 +321,7 @@ def main() -> None:
         argument_spec={
             "name": {"type": "str", "required": True},
             "folder": {"type": "path", "required": True},
-            "state": {"type": "str", "default": "started", "choices": ["present", "started", "stopped", "absent"]},
+            "state": {"type": "str", "default": "started", "choices": STATES},
             "files": {"type": "dict", "default": {}},
             "image": {"type": "path"},
             "bridge": {"type": "str"},
@@ -303,6 +337,8 @@ def main() -> None:
         changed = machine.write_files() or changed
         if module.params["state"] == "started":
             changed = machine.start() or changed
+    elif module.params["state"] == "paused":
+        changed = machine.pause()
     elif module.params["state"] == "stopped":
         changed = machine.stop()
     else:

@@ -72,3 +72,13 @@ def leader(nspawn_pid: int) -> int | None:
             if len(inner) > 1 and inner[-1] == "1":
                 return pid
     return None
+
+
+def inside(pid: int) -> list[int]:
+    """A process and all below it; those of a machine, for its PID 1."""
+    return [pid, *(one for one in pids() if pid in parents(one))]
+
+
+def state(pid: int) -> str:
+    """What a process does, by the kernel: R, S, D; T where it stands still since SIGSTOP; Z once it has ended."""
+    return _status(pid).get("State", "Z")[0]
