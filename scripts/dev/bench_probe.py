@@ -2,7 +2,7 @@
 
 Reads a JSON object from standard input (host name, admin's password, sizes) and prints one with the figures.  The usual
 way of starting MLflow is given a database and a unit of its own, which are removed at the end, and so are the account
-and the experiment on the kit's server.
+and the experiment on the kit's server.  Only the one that is measured runs: a small machine has no memory for both.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import os
 import secrets
+import signal
 import socket
 import statistics
 import subprocess
@@ -37,17 +38,32 @@ def run(*command):
 
 
 class Server:
-    """One of the two, with what is needed to talk to it as a client does: one kept-alive connection for each client."""
+    """One of the two, with what is needed to talk to it as a client does: one kept-alive connection for each client.
 
-    def __init__(self, name, base, login=None, headers=None):
-        self.name, self.base, self.login, self.headers = name, base, login, headers or {}
+    units: what runs it.  start: the command that starts them.
+    """
+
+    def __init__(self, name, base, units, start, login=None):
+        self.name, self.base, self.units, self.login = name, base, units, login
+        self._start = start
         self.runs, self.experiment_id = [], ""
+
+    def start(self):
+        run(*self._start)
+        for _ in range(240):
+            with contextlib.suppress(requests.ConnectionError):
+                if self.session().get(f"{self.base}/health", timeout=5).ok:
+                    return
+            time.sleep(0.5)
+        raise SystemExit(f"{self.base} does not answer")
+
+    def stop(self):
+        subprocess.run(["systemctl", "stop", *self.units], check=False, capture_output=True)
 
     def session(self):
         session = requests.Session()
         session.trust_env = False
         session.auth = self.login
-        session.headers.update(self.headers)
         session.verify = "/etc/ssl/labtrack/ca.pem"
         return session
 
@@ -145,70 +161,47 @@ def memory(units):
 @contextlib.contextmanager
 def usual():
     """`mlflow server` as its documentation shows it, with four workers and a database of its own."""
+    database = f"postgresql+psycopg2://postgres@/{DATABASE}?host=/var/run/postgresql"
+    started = ["systemd-run", "--collect", f"--unit={UNIT}", "--uid=postgres", "--property=PrivateTmp=yes"]
+    started += ["--setenv=HOME=/tmp", "--working-directory=/tmp"]  # the unit has a /tmp of its own
+    command = ["/opt/mlflow/current/bin/mlflow", "server", "--host", "127.0.0.1", "--port", str(PORT), "--workers", "4"]
+    command += ["--uvicorn-opts", PLAIN, "--default-artifact-root", "/tmp/artifacts"]  # noqa: S108
+    server = Server("usual", f"http://127.0.0.1:{PORT}", [UNIT], [*started, *command, "--backend-store-uri", database])
     run("runuser", "-u", "postgres", "--", "createdb", DATABASE)
     try:
-        run(
-            "systemd-run",
-            "--collect",
-            f"--unit={UNIT}",
-            "--uid=postgres",
-            "--property=PrivateTmp=yes",
-            "--setenv=HOME=/tmp",
-            "--working-directory=/tmp",
-            "/opt/mlflow/current/bin/mlflow",
-            "server",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(PORT),
-            "--workers",
-            "4",
-            "--uvicorn-opts",
-            PLAIN,
-            "--default-artifact-root",
-            "/tmp/artifacts",  # noqa: S108  the unit has a /tmp of its own
-            "--backend-store-uri",
-            f"postgresql+psycopg2://postgres@/{DATABASE}?host=/var/run/postgresql",
-        )
-        try:
-            server = Server("usual", f"http://127.0.0.1:{PORT}")
-            wait(server)
-            yield server
-        finally:
-            run("systemctl", "stop", UNIT)
+        yield server
     finally:
+        server.stop()
         run("runuser", "-u", "postgres", "--", "dropdb", "--force", DATABASE)
-
-
-def wait(server):
-    for _ in range(240):
-        with contextlib.suppress(requests.ConnectionError):
-            if server.session().get(f"{server.base}/health", timeout=5).ok:
-                return
-        time.sleep(0.5)
-    raise SystemExit(f"{server.base} does not answer")
 
 
 @contextlib.contextmanager
 def kit(fqdn, password):
     """The kit's server, as an ordinary account of its own sees it."""
-    admin = Server("admin", f"https://{fqdn}", ("admin", password))
+    listed = run("systemctl", "list-units", "--plain", "--no-legend", "mlflow@*").splitlines()
+    units = [line.split()[0] for line in listed]
+    start = ["systemctl", "start", *units]
+    admin = Server("admin", f"https://{fqdn}", units, start, ("admin", password))
     person = secrets.token_hex(16)
-    session = admin.session()
-    admin.call(session, "users/create", {"username": PEOPLE, "password": person})
-    server = Server("kit", f"https://{fqdn}", (PEOPLE, person))
+    admin.call(admin.session(), "users/create", {"username": PEOPLE, "password": person})
+    server = Server("kit", f"https://{fqdn}", units, start, (PEOPLE, person))
     try:
         yield server
     finally:
+        admin.start()
         if server.experiment_id:
-            admin.call(session, "experiments/delete", {"experiment_id": server.experiment_id})
-        admin.call(session, "users/delete", {"username": PEOPLE}, "DELETE")
+            admin.call(admin.session(), "experiments/delete", {"experiment_id": server.experiment_id})
+        admin.call(admin.session(), "users/delete", {"username": PEOPLE}, "DELETE")
 
 
 def measure(server, order):
     """All figures of one server in one round."""
     seconds = order["seconds"]
+    if not server.runs:
+        server.prepare()
+    time.sleep(order["settle"])
     return {
+        "pss": memory(server.units),
         "log_metric": latency(server, server.log_metric, seconds),
         "log_batch_100": latency(server, lambda session, step: server.log_batch(session, step, 100), seconds),
         "log_batch_1000": latency(server, lambda session, step: server.log_batch(session, step, 1000), seconds),
@@ -225,22 +218,20 @@ def over_loopback(fqdn):
 
 def main():
     order = json.load(sys.stdin)
+    for ends in (signal.SIGHUP, signal.SIGTERM):  # an interrupted `make bench` leaves the kit's server running
+        signal.signal(ends, lambda *_: sys.exit("interrupted"))
     over_loopback(order["fqdn"])
-    units = [
-        line.split()[0] for line in run("systemctl", "list-units", "--plain", "--no-legend", "mlflow@*").splitlines()
-    ]
+    rounds = {}
     with kit(order["fqdn"], order["password"]) as ours, usual() as theirs:
-        rounds = {ours.name: [], theirs.name: []}
-        for server in (ours, theirs):
-            server.prepare()
-        time.sleep(order["settle"])
-        pss = {"kit": memory(units), "usual": memory([UNIT])}
         for number in range(order["rounds"]):
-            for server in (ours, theirs) if number % 2 == 0 else (theirs, ours):
-                rounds[server.name].append(measure(server, order))
+            for server, other in ((ours, theirs), (theirs, ours))[:: 1 if number % 2 == 0 else -1]:
+                other.stop()
+                server.stop()
+                server.start()
+                rounds.setdefault(server.name, []).append(measure(server, order))
     result = {}
     for name, measured in rounds.items():
-        figures = {"pss": pss[name], "throughput": statistics.median(m["throughput"] for m in measured)}
+        figures = {key: statistics.median(m[key] for m in measured) for key in ("pss", "throughput")}
         for key in ("log_metric", "log_batch_100", "log_batch_1000", "search"):
             figures[key] = statistics.median(value for m in measured for value in m[key])
         result[name] = figures
