@@ -129,6 +129,31 @@ def test_more_connections_than_the_database_takes_are_refused_with_the_sum(rehea
     assert started(rehearsal) == before
 
 
+DATA = "/var/lib/postgresql/9/main"
+OTHER_DATA = """
+- name: Install PostgreSQL where another one's data are
+  hosts: login
+  tasks:
+    - name: Install PostgreSQL
+      ansible.builtin.include_role: {name: postgresql, tasks_from: install.yml}
+"""
+
+
+def test_the_data_of_another_postgresql_are_not_hidden(rehearsal: Any, tmp_path: Path) -> None:
+    """On the login node, which has none of its own."""
+    (tmp_path / "play.yml").write_text(OTHER_DATA)
+    rehearsal.ssh("login", f"mkdir -p {DATA} && echo 9 >{DATA}/PG_VERSION", check=True)
+    try:
+        done = rehearsal.playbook(str(tmp_path / "play.yml"))
+        assert rehearsal.ssh("login", "test -e /etc/postgresql-common").returncode != 0
+    finally:
+        rehearsal.ssh("login", "rm -r /var/lib/postgresql", check=True)
+    assert done.returncode != 0
+    said = " ".join(done.stdout.split())
+    assert "/var/lib/postgresql/9/main has a database, but Debian 12" in said
+    assert "pg_dumpall there, psql here" in said
+
+
 def test_services_on_several_machines_are_refused_with_a_word(rehearsal: Any, tmp_path: Path) -> None:
     hosts = yaml.safe_load((rehearsal.lab_dir / "hosts.yml").read_text())
     hosts["postgresql"]["hosts"] = {"another": {"ansible_host": "192.0.2.1"}}
