@@ -1,8 +1,8 @@
 """Measures `labtrack sync` against its peers on this machine: `make bench-sync`.
 
 The work: "big" is 1 run of 10 metrics x 10,000 steps, 200 params and 100 files of 10 KiB; "small" is 100 runs of
-10 params, 100 points and 2 files of 1 KiB.  The destination: `mlflow server --workers 2` with PostgreSQL, which this
-program starts.
+10 params, 100 points and 2 files of 1 KiB.  The destination: `mlflow server --workers 2` as `pip install mlflow` brings
+it, with PostgreSQL, which this program starts.
 Peers: a loop over MlflowClient, and mlflow-export-import where LABTRACK_BENCH_MEI names a checkout of it.
 """
 
@@ -133,7 +133,7 @@ def measure(rounds: int, peers: bool) -> dict[str, Any]:
     def best(name: str, seconds: float) -> None:
         found[name] = min(found.get(name, seconds), seconds)
 
-    with tracking_server(workers=2) as server, tempfile.TemporaryDirectory() as temporary:
+    with tracking_server(workers=2, plain=True) as server, tempfile.TemporaryDirectory() as temporary:
         bench = Bench(server, Path(temporary))
         for number in range(rounds):
             for make in (big, small):
@@ -145,9 +145,9 @@ def measure(rounds: int, peers: bool) -> dict[str, Any]:
                 again, report = bench.sync(recording)
                 best(f"again {kind}", again)
                 found[f"again calls {kind}"] = sum(report["calls"].values())
-                if peers and not number:
+                if peers:
                     best(f"naive {kind}", bench.naive(recording))
-                if checkout and not number:
+                if checkout:
                     exported, imported = bench.export_import(recording, checkout)
                     best(f"peer export {kind}", exported)
                     best(f"peer import {kind}", imported)
@@ -213,7 +213,7 @@ def write(page: Path, found: dict[str, Any]) -> None:
     day = datetime.now(timezone.utc).strftime("%Y-%m-%d")
     about = (
         f"Made by `make bench-sync` on {day}: {os.cpu_count()} cores, Python {platform.python_version()}, "
-        "`mlflow server --workers 2` with PostgreSQL, all on one machine."
+        "`mlflow server --workers 2` as pip installs it, with PostgreSQL, all on one machine."
     )
     text = page.read_text()
     head, _, rest = text.partition(BEGIN)

@@ -114,13 +114,17 @@ class Postgres:
 
 @dataclass
 class TrackingServer:
-    """`mlflow server` with its artifacts in a folder of its own."""
+    """`mlflow server` with its artifacts in a folder of its own.
+
+    plain: with the event loop that `pip install mlflow` brings; the kit's requirements have a faster one.
+    """
 
     database: str
     folder: Path
     workers: int = 1
     serve_artifacts: bool = True
     login: bool = False
+    plain: bool = False
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
 
@@ -134,9 +138,10 @@ class TrackingServer:
         where = ["--artifacts-destination", artifacts] if self.serve_artifacts else ["--no-serve-artifacts"]
         root = [] if self.serve_artifacts else ["--default-artifact-root", artifacts]
         guard = ["--app-name", "basic-auth"] if self.login else []
+        loop = ["--uvicorn-opts", "--loop asyncio --http h11"] if self.plain else []
         command = [
             mlflow_bin() / "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--backend-store-uri",
-            self.database, "--workers", str(self.workers), *where, *root, *guard,
+            self.database, "--workers", str(self.workers), *where, *root, *guard, *loop,
         ]  # fmt: skip
         plain = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "AWS_"))}
         env = {
@@ -208,7 +213,7 @@ class TrackingServer:
 
 
 @contextlib.contextmanager
-def tracking_server(*, workers: int = 1, login: bool = False) -> Iterator[TrackingServer]:
+def tracking_server(*, workers: int = 1, login: bool = False, plain: bool = False) -> Iterator[TrackingServer]:
     """PostgreSQL and a server, gone at the end."""
     with tempfile.TemporaryDirectory(prefix="labtrack-sync-") as name:
         folder = Path(name)
@@ -218,7 +223,7 @@ def tracking_server(*, workers: int = 1, login: bool = False) -> Iterator[Tracki
         postgres = Postgres(place)
         postgres.start()
         try:
-            server = TrackingServer(postgres.create("mlflow"), folder / "mlflow", workers, login=login)
+            server = TrackingServer(postgres.create("mlflow"), folder / "mlflow", workers, login=login, plain=plain)
             server.start()
             try:
                 yield server

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -17,6 +21,7 @@ from labtrack.stores.model import Artifact, DatasetInput, MetricPoint, Run
 from labtrack.sync import filters, limits, lineage, state
 from labtrack.sync.credentials import Credentials
 from labtrack.sync.destination import point
+from labtrack.sync.http import Http
 from labtrack.sync.journal import Entry, Journal
 from labtrack.sync.main import address
 from labtrack.sync.rebuild import kept
@@ -298,3 +303,38 @@ def test_wrong_usage_is_2_and_says_why(arguments: tuple[str, ...], said: str, tm
     (tmp_path / "text.db").write_text("not a database")
     done = subprocess.run([*LABTRACK, "sync", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
+
+
+# calls
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_QUICKACK"), reason="Linux has it")
+def test_each_answer_on_a_kept_connection_is_acknowledged_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    said: list[int] = []
+
+    class Socket(socket.socket):
+        def setsockopt(self, level: int, option: int, *more: Any) -> None:
+            if (level, option) == (socket.IPPROTO_TCP, socket.TCP_QUICKACK):
+                said.append(self.fileno())
+            super().setsockopt(level, option, *more)
+
+    monkeypatch.setattr(socket, "socket", Socket)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        http = Http(f"http://127.0.0.1:{server.server_port}", {})
+        for _ in range(3):
+            assert http.call("GET", "/").json() == {}
+        server.shutdown()
+    assert len(said) == 3 and len(set(said)) == 1

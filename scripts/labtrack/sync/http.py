@@ -11,10 +11,10 @@ from typing import Any
 
 import requests
 import urllib3
-from requests.adapters import HTTPAdapter
 from requests.auth import HTTPBasicAuth
 
 from labtrack.errors import BadInputError, Exit, LabtrackError, innermost
+from labtrack.sync.connections import PromptAdapter
 from labtrack.sync.credentials import Credentials
 
 PATIENCE = 600.0  # seconds that one call may take in all while the server is away; LABTRACK_SYNC_PATIENCE
@@ -144,7 +144,7 @@ class Http:
         session: requests.Session | None = getattr(self._local, "session", None)
         if session is None:
             session = self._local.session = requests.Session()
-            session.mount(self.base, HTTPAdapter(pool_connections=1, pool_maxsize=1, max_retries=0))
+            session.mount(self.base, PromptAdapter(pool_connections=1, pool_maxsize=1, max_retries=0))
         return session
 
     def _lost(self, error: requests.exceptions.RequestException, once: bool) -> str:

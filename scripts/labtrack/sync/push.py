@@ -277,8 +277,9 @@ class _Batches:
         self.points = 0
 
     def send(self, batch: _Batch) -> None:
-        """Sends a batch, after waiting for the oldest where too many are under way."""
-        while self._under_way and (len(self._under_way) >= self._desk.jobs or self._under_way[0][0].done()):
+        """Sends a batch, after waiting for the oldest where too many are under way or wait for their turn."""
+        most = 2 * self._desk.jobs  # no worker is idle while the oldest takes its time
+        while self._under_way and (len(self._under_way) >= most or self._under_way[0][0].done()):
             self._acknowledge()
         log, copy = self._desk.destination.log_batch, self._copy
         future = self._desk.pool.submit(log, copy, batch.points, batch.params, batch.tags)
