@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "sync"))
@@ -76,14 +76,29 @@ def small(folder: Path) -> Recording:
     return recording
 
 
-def timed(command: list[Any], env: dict[str, str]) -> tuple[float, str]:
-    """Wall time in seconds, and what was printed.  A peer that fails ends the benchmark."""
-    began = time.perf_counter()
-    done = subprocess.run([str(one) for one in command], env=env, capture_output=True, text=True, check=False)
-    took = time.perf_counter() - began
-    if done.returncode:
-        sys.exit(f"{' '.join(map(str, command[:6]))} failed:\n{done.stdout[-1500:]}\n{done.stderr[-3000:]}")
-    return took, done.stdout
+class Timed(NamedTuple):
+    """What a command took and printed.  memory: the most that it had at once, in MB."""
+
+    seconds: float
+    memory: float
+    said: str
+
+
+def timed(command: list[Any], env: dict[str, str]) -> Timed:
+    """Runs a command.  One that fails ends the benchmark."""
+    words = [str(one) for one in command]
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        began = time.perf_counter()
+        process = subprocess.Popen(words, env=env, stdout=out, stderr=err)
+        _, status, usage = os.wait4(process.pid, 0)  # the only way to this one process's memory
+        took = time.perf_counter() - began
+        process.returncode = os.waitstatus_to_exitcode(status)
+        out.seek(0)
+        err.seek(0)
+        said = out.read()
+        if process.returncode:
+            sys.exit(f"{' '.join(words[:6])} failed:\n{said[-1500:]}\n{err.read()[-3000:]}")
+    return Timed(took, usage.ru_maxrss * 1024 / 1e6, said)
 
 
 class Bench:
@@ -95,11 +110,11 @@ class Bench:
         self.env = {**plain, "XDG_STATE_HOME": str(folder / "state"), "MLFLOW_DISABLE_TELEMETRY": "true"}
         self.rounds = 0
 
-    def sync(self, recording: Recording, name: str = "") -> tuple[float, dict[str, Any]]:
+    def sync(self, recording: Recording, name: str = "") -> tuple[Timed, dict[str, Any]]:
         """labtrack sync; again without a name."""
         command = [sys.executable, "-m", "labtrack", "sync", "-s", recording.path, "-d", self.server.url, "--json"]
-        took, said = timed([*command, *(["-e", name] if name else [])], self.env)
-        report: dict[str, Any] = json.loads(said)
+        took = timed([*command, *(["-e", name] if name else [])], self.env)
+        report: dict[str, Any] = json.loads(took.said)
         return took, report
 
     def naive(self, recording: Recording) -> float:
@@ -108,7 +123,7 @@ class Bench:
         source = f"sqlite:///{recording.path}"
         name = f"naive {recording.name} {self.rounds}"
         command = [mlflow_bin() / "python", "-c", NAIVE, source, self.server.url, name, recording.name]
-        return timed(command, self.env)[0]
+        return timed(command, self.env).seconds
 
     def export_import(self, recording: Recording, checkout: Path) -> tuple[float, float]:
         """mlflow-export-import: seconds of its export, and of its import."""
@@ -118,15 +133,18 @@ class Bench:
         run = [mlflow_bin() / "python", "-m"]
         source = {**env, "MLFLOW_TRACKING_URI": f"sqlite:///{recording.path}"}
         command = [*run, "mlflow_export_import.experiment.export_experiment", "--experiment", recording.name]
-        exported, _ = timed([*command, "--output-dir", out], source)
+        exported = timed([*command, "--output-dir", out], source)
         name = f"peer {recording.name} {self.rounds}"
         command = [*run, "mlflow_export_import.experiment.import_experiment", "--experiment-name", name]
-        imported, _ = timed([*command, "--input-dir", out], {**env, "MLFLOW_TRACKING_URI": self.server.url})
-        return exported, imported
+        imported = timed([*command, "--input-dir", out], {**env, "MLFLOW_TRACKING_URI": self.server.url})
+        return exported.seconds, imported.seconds
 
 
-def measure(rounds: int, peers: bool) -> dict[str, Any]:
-    """All figures; of each the best of some rounds, the peers in between ours."""
+def measure(rounds: int, peers: bool, resumed: int) -> dict[str, Any]:
+    """All figures; of each the best of some rounds, the peers in between ours.
+
+    resumed: points of the run that is resumed at half.
+    """
     checkout = Path(os.environ[PEER]) if os.environ.get(PEER) else None
     found: dict[str, Any] = {}
 
@@ -140,10 +158,10 @@ def measure(rounds: int, peers: bool) -> dict[str, Any]:
                 kind = make.__name__
                 recording = make(Path(temporary) / f"{kind} {number}")
                 took, report = bench.sync(recording, f"ours {kind} {number}")
-                best(f"sync {kind}", took)
+                best(f"sync {kind}", took.seconds)
                 found[f"calls {kind}"] = sum(report["calls"].values())
                 again, report = bench.sync(recording)
-                best(f"again {kind}", again)
+                best(f"again {kind}", again.seconds)
                 found[f"again calls {kind}"] = sum(report["calls"].values())
                 if peers:
                     best(f"naive {kind}", bench.naive(recording))
@@ -151,12 +169,12 @@ def measure(rounds: int, peers: bool) -> dict[str, Any]:
                     exported, imported = bench.export_import(recording, checkout)
                     best(f"peer export {kind}", exported)
                     best(f"peer import {kind}", imported)
-        best("half", half(bench, Path(temporary) / "half", found))
+        half(bench, Path(temporary) / "half", found, resumed // 2)
     return found
 
 
-def half(bench: Bench, folder: Path, found: dict[str, Any], points: int = 30_000) -> float:
-    """A long run of which half is there: seconds and points of the other half."""
+def half(bench: Bench, folder: Path, found: dict[str, Any], points: int) -> None:
+    """A long run of which half is there: what sending the other half takes."""
     recording = Recording(folder, "half")
     run_id = recording.run(status="RUNNING", metrics={"loss": [float(one) for one in range(points)]})
     bench.sync(recording, "half")
@@ -164,7 +182,7 @@ def half(bench: Bench, folder: Path, found: dict[str, Any], points: int = 30_000
     recording.end(run_id)
     took, report = bench.sync(recording)
     found["half points"], found["half all"] = report["counts"]["points"], 2 * points
-    return took
+    found["half seconds"], found["half memory"] = took.seconds, took.memory
 
 
 ROWS: tuple[tuple[str, str, str, Callable[[float], str]], ...] = (
@@ -172,6 +190,7 @@ ROWS: tuple[tuple[str, str, str, Callable[[float], str]], ...] = (
     ("small", "100 runs of 10 params, 100 points, 2 files", "s", "{:.1f}".format),
 )
 TARGETS = {"big": 0.6, "small": 0.1}
+MEMORY = 300  # MB
 
 
 def table(found: dict[str, Any]) -> str:
@@ -187,7 +206,8 @@ def table(found: dict[str, Any]) -> str:
             peer = f"{form(found[f'peer export {kind}'])} + {form(found[f'peer import {kind}'])} {unit}"
         ours = f"{form(found[f'sync {kind}'])} {unit} | {found[f'again {kind}']:.2f} {unit} | {found[f'calls {kind}']}"
         lines.append(f"| {what} | {ours} | {naive} | {peer} |")
-    lines += ["", f"Of a run of {found['half all']:,} points half was there: {found['half points']:,} were sent."]
+    lines += ["", f"Of a run of {found['half all']:,} points half was there: {found['half points']:,} were sent,"]
+    lines += [f"in {found['half seconds']:.0f} s, with {found['half memory']:.0f} MB of memory at most."]
     return "\n".join(lines)
 
 
@@ -203,6 +223,8 @@ def missed(found: dict[str, Any]) -> list[str]:
     # what a sync needs once: experiments, copies, one experiment made, doubles looked for
     if found["calls small"] > 6 * 100 + 5:
         wrong.append(f"small: {found['calls small']} calls, not <= 6 a run and 5 a sync")
+    if found["half memory"] >= MEMORY:
+        wrong.append(f"resumed: {found['half memory']:.0f} MB of memory, not < {MEMORY}")
     if found["half points"] * 2 != found["half all"]:
         wrong.append(f"resumed: {found['half points']} points sent of {found['half all']}, half of which was there")
     return wrong
@@ -223,12 +245,13 @@ def write(page: Path, found: dict[str, Any]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--resumed", type=int, default=60_000, help="points of the run that is resumed at half")
     parser.add_argument("--no-peers", action="store_true", help="only labtrack sync")
     parser.add_argument("--no-page", action="store_true", help="only print, leave docs/reference/performance.md")
     options = parser.parse_args()
     if not os.environ.get(PEER):
         print(f"mlflow-export-import is not measured: set {PEER} to a checkout of it.", file=sys.stderr)
-    found = measure(options.rounds, not options.no_peers)
+    found = measure(options.rounds, not options.no_peers, options.resumed)
     print(table(found))
     if not options.no_page:
         write(PAGE, found)
