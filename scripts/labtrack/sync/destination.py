@@ -373,9 +373,10 @@ def _run(data: Mapping[str, Any]) -> RemoteRun:
 
 def _model(data: Mapping[str, Any]) -> RemoteModel:
     info = data["info"]
+    status = str(info.get("status", ""))
     return RemoteModel(
         id=info["model_id"],
         artifact_location=info.get("artifact_uri", ""),
-        status=_MODEL_SAYS.get(str(info.get("status", "")), ""),
+        status=_MODEL_SAYS.get(status, status),
         tags=plain(info.get("tags", ())),
     )
