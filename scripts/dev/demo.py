@@ -17,7 +17,7 @@ NEXT = """
 
   The server            https://{fqdn}
   A researcher's file   private/rehearsal/ada/mlflow_env.sh (and grace's): user, password and S3 key
-  Its certificate       private/rehearsal/ca.pem, of the lab's own authority
+  Its certificate       private/rehearsal/ca.pem, of the lab's own CA
   The cloud             export OS_CLIENT_CONFIG_FILE=private/rehearsal/clouds.yaml OS_CLOUD=climate
                         .venv/bin/openstack server list
   All that was printed  build/logs/

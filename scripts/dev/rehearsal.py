@@ -159,7 +159,7 @@ def _failure(step: Step) -> str:
             f"{step.playbook} failed:",
             *("  " + line for line in shown),
             f"All that it printed: {step.log.relative_to(ROOT)}",
-            "To go on: mend what the message names and run the same command again; it continues where it stopped.",
+            "To go on: fix what the message names and run the same command again; it continues where it stopped.",
             "To start anew: make down",
         ]
     )

@@ -1,4 +1,4 @@
-"""The one error of the kit: what happened, how to mend it, and the exit code of the command."""
+"""The one error of the kit: what happened, how to fix it, and the exit code of the command."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ class LabtrackError(Exception):
     """Something the user should read.
 
     what: one sentence (or a few lines) that says what happened.
-    mend: what to do about it; a command where there is one.
+    hint: what to do about it; a command where there is one.
     code: the exit code of the command that was running.
     """
 
-    def __init__(self, what: str, mend: str = "", code: Exit = Exit.FAILED) -> None:
+    def __init__(self, what: str, hint: str = "", code: Exit = Exit.FAILED) -> None:
         super().__init__(what)
         self.what = what
-        self.mend = mend
+        self.hint = hint
         self.code = code
 
     def __str__(self) -> str:
-        return f"{self.what}\nTo fix: {self.mend}" if self.mend else self.what
+        return f"{self.what}\nTo fix: {self.hint}" if self.hint else self.what
 
 
 class BadInputError(LabtrackError):
     """What was given (a file, an option, a credential) can't be used as it is."""
 
-    def __init__(self, what: str, mend: str = "") -> None:
-        super().__init__(what, mend, Exit.BAD_INPUT)
+    def __init__(self, what: str, hint: str = "") -> None:
+        super().__init__(what, hint, Exit.BAD_INPUT)
 
 
 def innermost(error: BaseException) -> str:

@@ -132,7 +132,7 @@ def load(folder: Path) -> Lab:
     read = labfile.read(lab_yml(folder))
     problems = labfile.check(read, folder, root)
     if problems:
-        what = "\n".join(f"{problem.place}: {problem.what}\n    {problem.mend}" for problem in problems)
+        what = "\n".join(f"{problem.place}: {problem.what}\n    {problem.hint}" for problem in problems)
         raise BadInputError(what, f"change what is said above; `labtrack preflight {folder}` looks again.")
     return _lab(read.data, folder, root, labfile.schema()["properties"])
 

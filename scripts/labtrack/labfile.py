@@ -35,12 +35,12 @@ _SECRETS_MEND = (
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with lab.yml: where (1-based line, 0 for the whole file), what, how to mend."""
+    """One thing that is wrong with lab.yml: where (1-based line, 0 for the whole file), what, how to fix."""
 
     file: Path
     line: int
     what: str
-    mend: str
+    hint: str
 
     @property
     def place(self) -> str:
@@ -63,9 +63,9 @@ class LabFile:
             keys = keys[:-1]
         return self.lines.get(keys, 0)
 
-    def add(self, keys: Keys, what: str, mend: str) -> None:
+    def add(self, keys: Keys, what: str, hint: str) -> None:
         """Notes a problem at the line of `keys`."""
-        self.problems.append(Problem(self.path, self.line(keys), what, mend))
+        self.problems.append(Problem(self.path, self.line(keys), what, hint))
 
 
 def schema() -> dict[str, Any]:
@@ -241,8 +241,8 @@ def _description(keys: Keys) -> str:
 def _beyond_the_schema(lab: LabFile, folder: Path, root: Path) -> None:
     name = lab.data.get("lab_name")
     if isinstance(name, str) and name != folder.name:
-        mend = f"Write lab_name: {folder.name}, or rename the folder to {name}."
-        lab.add(("lab_name",), f"lab_name is {name}, but the lab's folder is {folder.name}.", mend)
+        hint = f"Write lab_name: {folder.name}, or rename the folder to {name}."
+        lab.add(("lab_name",), f"lab_name is {name}, but the lab's folder is {folder.name}.", hint)
     for key in ("lab_users", "lab_admins"):
         _no_name_twice(lab, key)
     for here, text in _networks(lab):
@@ -252,15 +252,15 @@ def _beyond_the_schema(lab: LabFile, folder: Path, root: Path) -> None:
             lab.add(here, f"{text!r} is not a network: {error}.", f"Allowed: {_allowed(here)}.")
             continue
         if everybody:
-            mend = "Name the networks that the admins work from; one address is 203.0.113.7/32."
-            lab.add(here, f"{text!r} is everybody, and SSH is for the admins' own networks.", mend)
+            hint = "Name the networks that the admins work from; one address is 203.0.113.7/32."
+            lab.add(here, f"{text!r} is everybody, and SSH is for the admins' own networks.", hint)
     for keys, path_text in _paths(lab):
         path = expand(path_text, root)
         if not path.is_file():
             lab.add(keys, f"{_name(keys)}: there is no file {path}.", "Make it, or name the right one.")
         elif keys[-1] != "lab_certificate_key_file" and b"PRIVATE KEY-----" in path.read_bytes()[:4096]:
-            mend = "Name the public one; for an SSH key, the file that ends in .pub."
-            lab.add(keys, f"{_name(keys)}: {path} is a private key.", mend)
+            hint = "Name the public one; for an SSH key, the file that ends in .pub."
+            lab.add(keys, f"{_name(keys)}: {path} is a private key.", hint)
 
 
 def _no_name_twice(lab: LabFile, key: str) -> None:

@@ -28,7 +28,7 @@ def check(folder: Path) -> Iterator[Result]:
     problems = labfile.check(read, folder, root)
     for problem in problems:
         where = f"lab.yml:{problem.line}" if problem.line else "lab.yml"
-        yield failed(where, f"{problem.what} ({_short(problem.file, root)})", problem.mend)
+        yield failed(where, f"{problem.what} ({_short(problem.file, root)})", problem.hint)
     if not problems:
         yield ok("lab.yml", f"{len(read.data)} settings, all known and allowed")
     yield from _tools()
@@ -51,8 +51,8 @@ def _short(path: Path, root: Path) -> str:
 def _tools() -> Iterator[Result]:
     python = ".".join(str(part) for part in sys.version_info[:3])
     if sys.version_info < PYTHON:
-        mend = "make .venv with a newer one: PYTHON=/path/to/python3.11 make venv"
-        yield failed("Python", f"{python}; Ansible needs 3.11 or newer", mend)
+        hint = "make .venv with a newer one: PYTHON=/path/to/python3.11 make venv"
+        yield failed("Python", f"{python}; Ansible needs 3.11 or newer", hint)
     else:
         yield ok("Python", python)
     version = metadata.version("ansible-core")
@@ -61,12 +61,12 @@ def _tools() -> Iterator[Result]:
         yield failed("ansible-core", f"{version}; 2.19 or newer is needed", "make venv")
     else:
         yield ok("ansible-core", version)
-    for program, mend in PROGRAMS.items():
+    for program, hint in PROGRAMS.items():
         path = shutil.which(program)
-        yield ok(program, path) if path else failed(program, "not found", mend)
+        yield ok(program, path) if path else failed(program, "not found", hint)
     terraform = next(filter(None, map(shutil.which, TERRAFORM)), None)
-    mend = "Install Terraform 1.9 or OpenTofu 1.9, or newer; or bring your own machine: docs/admin/own-machine.md"
-    yield ok("Terraform", terraform) if terraform else warning("Terraform", "not found; it makes the machine", mend)
+    hint = "Install Terraform 1.9 or OpenTofu 1.9, or newer; or bring your own machine: docs/admin/own-machine.md"
+    yield ok("Terraform", terraform) if terraform else warning("Terraform", "not found; it makes the machine", hint)
 
 
 def _vault(root: Path) -> Iterator[Result]:
@@ -74,7 +74,7 @@ def _vault(root: Path) -> Iterator[Result]:
     try:
         file = vault.password_file(root)
     except LabtrackError as error:
-        yield failed(check, error.what, error.mend)
+        yield failed(check, error.what, error.hint)
         return
     if not file.exists():
         yield ok(check, f"will be made on first use: {file}")
@@ -100,7 +100,7 @@ def _secrets(file: Path, root: Path) -> Iterator[Result]:
     try:
         vault.decrypt(file.read_bytes(), file, root)
     except LabtrackError as error:
-        yield failed("secrets.yml", error.what, error.mend)
+        yield failed("secrets.yml", error.what, error.hint)
         return
     if file.stat().st_mode & 0o077:
         yield warning("secrets.yml", f"encrypted, but others can read it ({_mode(file)})", f"chmod 600 {file}")

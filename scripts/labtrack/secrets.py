@@ -45,8 +45,8 @@ def get(lab: Lab, name: str) -> str:
     """One secret.  Raises BadInputError when it was not made yet."""
     value = read(lab).get(name)
     if not value:
-        mend = f"`labtrack secrets ensure {lab.shown_folder}`."
-        raise BadInputError(f"{lab.secrets_file} has no {name}.", mend)
+        hint = f"`labtrack secrets ensure {lab.shown_folder}`."
+        raise BadInputError(f"{lab.secrets_file} has no {name}.", hint)
     return value
 
 
@@ -80,12 +80,12 @@ def _text(lab: Lab) -> str:
 
 
 def _parse(text: str, lab: Lab) -> dict[str, str]:
-    mend = f'`ansible-vault edit {lab.secrets_file}`: one `name: "value"` a line.'
+    hint = f'`ansible-vault edit {lab.secrets_file}`: one `name: "value"` a line.'
     try:
         loaded: Any = yaml.safe_load(text) or {}
     except yaml.YAMLError:
         # the parser's own words would repeat the line, and with it a secret
-        raise BadInputError(f"{lab.secrets_file}, decrypted, is not YAML.", mend) from None
+        raise BadInputError(f"{lab.secrets_file}, decrypted, is not YAML.", hint) from None
     if not isinstance(loaded, dict) or not all(isinstance(value, str) for value in loaded.values()):
-        raise BadInputError(f"{lab.secrets_file}, decrypted, is not a list of names with texts.", mend)
+        raise BadInputError(f"{lab.secrets_file}, decrypted, is not a list of names with texts.", hint)
     return loaded

@@ -98,14 +98,14 @@ class Server:
                 "run playbooks/deploy.yml again.",
             )
         if status == requests.codes.forbidden:
-            mend = "the account must be an MLflow admin; a Host or Origin check may stand behind it too."
-            raise LabtrackError(f"{self.url} forbids {doing} to {self.user} (403).", mend)
+            hint = "the account must be an MLflow admin; a Host or Origin check may stand behind it too."
+            raise LabtrackError(f"{self.url} forbids {doing} to {self.user} (403).", hint)
         if status == requests.codes.not_found:
-            mend = "is it labtrack's own server? A server without accounts (--app-name basic-auth) has no users."
-            raise LabtrackError(f"{self.url} knows no accounts (404), while {doing}.", mend)
+            hint = "is it labtrack's own server? A server without accounts (--app-name basic-auth) has no users."
+            raise LabtrackError(f"{self.url} knows no accounts (404), while {doing}.", hint)
         said = " ".join(answer.text.split())[:200]
-        mend = "try again in a minute, then look at the server: `journalctl -u 'mlflow@*'`."
-        raise LabtrackError(f"{self.url} answered {status}, while {doing}: {said}", mend)
+        hint = "try again in a minute, then look at the server: `journalctl -u 'mlflow@*'`."
+        raise LabtrackError(f"{self.url} answered {status}, while {doing}: {said}", hint)
 
 
 def _code(answer: requests.Response) -> str:

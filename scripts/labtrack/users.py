@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from labtrack.envfile import lifecycle
-from labtrack.envfile.lifecycle import Desk, Outcome
+from labtrack.envfile.lifecycle import Context, Outcome
 from labtrack.errors import LabtrackError
 from labtrack.lab import ADMIN_USER, SERVER_OWNER, VERIFY_USER
 
@@ -24,29 +24,29 @@ class Person:
         return {**asdict(self.outcome), "file": str(self.outcome.file), "error": self.error}
 
 
-def sync(desk: Desk) -> Iterator[Person]:
+def sync(context: Context) -> Iterator[Person]:
     """Account, key and file for everybody in `lab_users` and for the verifying account.
 
     What fails for one person is reported and does not stop the others.  Raises LabtrackError when the
     server can't be asked at all.
     """
-    desk.server.has_user(ADMIN_USER)
-    for user in desk.lab.users:
-        yield _one(desk, user.name, present=user.present)
-    yield _one(desk, VERIFY_USER, present=True)
-    listed = {user.name for user in desk.lab.users} | {VERIFY_USER, SERVER_OWNER}
-    for name in sorted({entry.owner for entry in desk.keys.register.keys.values()} - listed):
-        outcome = Outcome(name, desk.file_of(name))
+    context.server.has_user(ADMIN_USER)
+    for user in context.lab.users:
+        yield _one(context, user.name, present=user.present)
+    yield _one(context, VERIFY_USER, present=True)
+    listed = {user.name for user in context.lab.users} | {VERIFY_USER, SERVER_OWNER}
+    for name in sorted({entry.owner for entry in context.keys.register.keys.values()} - listed):
+        outcome = Outcome(name, context.file_of(name))
         outcome.notes.append(
             f"has a key but is not in lab_users. Put {{name: {name}, state: absent}} there to take it away."
         )
         yield Person(outcome)
 
 
-def _one(desk: Desk, name: str, *, present: bool) -> Person:
+def _one(context: Context, name: str, *, present: bool) -> Person:
     try:
         if present:
-            return Person(lifecycle.create(desk, name))
-        return Person(lifecycle.revoke(desk, name))
+            return Person(lifecycle.create(context, name))
+        return Person(lifecycle.revoke(context, name))
     except LabtrackError as error:
-        return Person(Outcome(name, desk.file_of(name)), str(error))
+        return Person(Outcome(name, context.file_of(name)), str(error))

@@ -38,8 +38,8 @@ def password_file(root: Path) -> Path:
 def _password(root: Path) -> bytes:
     source = password_source(root)
     if not source.is_file():
-        mend = "work in the repository, or set ANSIBLE_VAULT_PASSWORD_FILE to the file with the vault password."
-        raise LabtrackError(f"No vault password: there is no {source}.", mend)
+        hint = "work in the repository, or set ANSIBLE_VAULT_PASSWORD_FILE to the file with the vault password."
+        raise LabtrackError(f"No vault password: there is no {source}.", hint)
     text = _run(source) if os.access(source, os.X_OK) else source.read_text(encoding="utf-8").strip()
     if not text:
         raise LabtrackError(f"The vault password of {source} is empty.", "put back the password file from your backup.")
@@ -66,8 +66,8 @@ def encrypt(text: str, root: Path) -> bytes:
 def decrypt(data: bytes, file: Path, root: Path) -> str:
     """The text of a vault file.  Raises LabtrackError when it is not one, or the password is another."""
     if not data.startswith(b"$ANSIBLE_VAULT;"):
-        mend = f"if it is yours and complete: `ansible-vault encrypt {file}`; else remove it, and new secrets are made."
-        raise LabtrackError(f"{file} is not encrypted.", mend)
+        hint = f"if it is yours and complete: `ansible-vault encrypt {file}`; else remove it, and new secrets are made."
+        raise LabtrackError(f"{file} is not encrypted.", hint)
     try:
         plain: bytes = _vault(root).decrypt(data)
     except AnsibleVaultError:

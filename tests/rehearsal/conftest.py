@@ -61,7 +61,7 @@ class Rehearsal:
 
     @property
     def ca(self) -> Path:
-        """The certificate of the lab's own authority."""
+        """The certificate of the lab's own CA."""
         return self.private / "ca.pem"
 
     @property

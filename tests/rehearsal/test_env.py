@@ -249,7 +249,7 @@ def test_a_leaked_file_is_worthless_at_once(kit: Kit) -> None:
         old.unlink()
 
 
-def dies_at(step: int, lab: labs.Lab, call: Callable[[lifecycle.Desk], object]) -> bool:
+def dies_at(step: int, lab: labs.Lab, call: Callable[[lifecycle.Context], object]) -> bool:
     """Runs `call` in a child that kills itself at its `step`-th step; False when it ended before."""
     child = os.fork()
     if child == 0:
@@ -261,8 +261,8 @@ def dies_at(step: int, lab: labs.Lab, call: Callable[[lifecycle.Desk], object]) 
                 os.kill(os.getpid(), signal.SIGKILL)
 
         try:
-            with lifecycle.opened(lab, "a test", step=kill) as desk:
-                call(desk)
+            with lifecycle.opened(lab, "a test", step=kill) as context:
+                call(context)
             code = 0
         finally:
             os._exit(code)
@@ -274,18 +274,18 @@ def dies_at(step: int, lab: labs.Lab, call: Callable[[lifecycle.Desk], object]) 
 @pytest.mark.parametrize("what", ["create", "rotate", "revoke"])
 def test_killed_between_any_two_steps(kit: Kit, what: str) -> None:
     lab, before = labs.load(kit.rehearsal.lab_dir), kit.seen()
-    calls: dict[str, Callable[[lifecycle.Desk], object]] = {
-        "create": lambda desk: lifecycle.create(desk, PERSON),
-        "rotate": lambda desk: lifecycle.rotate(desk, PERSON, grace=0),
-        "revoke": lambda desk: lifecycle.revoke(desk, PERSON),
+    calls: dict[str, Callable[[lifecycle.Context], object]] = {
+        "create": lambda context: lifecycle.create(context, PERSON),
+        "rotate": lambda context: lifecycle.rotate(context, PERSON, grace=0),
+        "revoke": lambda context: lifecycle.revoke(context, PERSON),
     }
     for step in range(1, 40):
-        with lifecycle.opened(lab, "a test") as desk:
-            calls["revoke" if what == "create" else "create"](desk)
+        with lifecycle.opened(lab, "a test") as context:
+            calls["revoke" if what == "create" else "create"](context)
         if not dies_at(step, lab, calls[what]):
             break
-        with lifecycle.opened(lab, "a test") as desk:
-            calls[what](desk)
+        with lifecycle.opened(lab, "a test") as context:
+            calls[what](context)
         expected = set() if what == "revoke" else {read_envfile(kit.file).access}
         assert kit.seen() - before == expected, f"killed at step {step}"
         assert {access for access, owner in kit.registered().items() if owner == PERSON} == expected

@@ -1,4 +1,4 @@
-"""The machines of the rehearsal: mended, not made again, and held by one checkout."""
+"""The machines of the rehearsal: repaired, not made again, and held by one checkout."""
 
 from __future__ import annotations
 

@@ -46,8 +46,8 @@ def with_machine(lab: Lab, **changed: object) -> Lab:
 
 
 def failures(found: dict[str, Result]) -> dict[str, str]:
-    """What failed, and how to mend it."""
-    return {check: row.mend for check, row in found.items() if row.status is Status.FAILED}
+    """What failed, and how to fix it."""
+    return {check: row.hint for check, row in found.items() if row.status is Status.FAILED}
 
 
 def test_a_lab_that_stands_passes_and_needs_no_quota(lab: Lab) -> None:
@@ -62,12 +62,12 @@ def test_a_new_lab_in_the_same_project_passes(another: Lab) -> None:
     found = rows(another)
     assert not failures(found), found
     assert found["quota: instances"].status is Status.OK and found["quota: floating IPs"].status is Status.OK
-    assert found["DNS"].status is Status.WARNING and "A record" in found["DNS"].mend
+    assert found["DNS"].status is Status.WARNING and "A record" in found["DNS"].hint
     assert found["bucket"].seen == "another-mlflow is free and will be made"
 
 
 @pytest.mark.parametrize(
-    ("changed", "row", "mend"),
+    ("changed", "row", "hint"),
     [
         ({"image": "Debian-99"}, "image", "Debian-13"),
         ({"image": ""}, "image", "Debian-13"),
@@ -81,9 +81,9 @@ def test_a_new_lab_in_the_same_project_passes(another: Lab) -> None:
         ({"bucket_manage": False}, "bucket", "openstack container create another-mlflow"),
     ],
 )
-def test_what_the_cloud_does_not_have(another: Lab, changed: dict[str, Any], row: str, mend: str) -> None:
+def test_what_the_cloud_does_not_have(another: Lab, changed: dict[str, Any], row: str, hint: str) -> None:
     failed = failures(rows(with_machine(another, **changed)))
-    assert row in failed and mend in failed[row], failed
+    assert row in failed and hint in failed[row], failed
 
 
 def test_an_address_that_another_machine_has(lab: Lab, another: Lab) -> None:
@@ -118,36 +118,36 @@ def used_up_addresses(rehearsal: Rehearsal) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("endpoint", "seen", "mend"),
+    ("endpoint", "seen", "hint"),
     [
         ("https://cloud.rehearsal.test:5000", "not as S3 does", "not that of Swift"),
         ("https://cloud.rehearsal.test:9", "does not answer", "lab_s3_endpoint"),
         ("https://object-arbutus.cloud.computecanada.ca", "gave up", "https://object-arbutus.alliancecan.ca"),
     ],
 )
-def test_an_endpoint_that_is_not_the_stores(another: Lab, endpoint: str, seen: str, mend: str) -> None:
+def test_an_endpoint_that_is_not_the_stores(another: Lab, endpoint: str, seen: str, hint: str) -> None:
     found = rows(replace(another, s3_endpoint=endpoint))
     assert found["S3 endpoint"].status is Status.FAILED and seen in found["S3 endpoint"].seen
-    assert mend in found["S3 endpoint"].mend
+    assert hint in found["S3 endpoint"].hint
 
 
 def test_a_store_whose_authority_is_unknown_here(another: Lab) -> None:
     found = rows(replace(another, s3_ca_file=None))["S3 endpoint"]
-    assert found.status is Status.FAILED and "lab_s3_ca_file" in found.mend
+    assert found.status is Status.FAILED and "lab_s3_ca_file" in found.hint
 
 
 @pytest.mark.parametrize("cloud", ["climate-appcred", "climate-appcred-unrestricted"])
 def test_an_application_credential_gets_no_keys(another: Lab, cloud: str) -> None:
     found = rows(another, cloud)
     assert found["S3 keys"].status in (Status.WARNING, Status.FAILED), found["S3 keys"]
-    assert "openstack ec2 credentials create" in found["S3 keys"].mend
+    assert "openstack ec2 credentials create" in found["S3 keys"].hint
     assert "an application credential" in found["credentials"].seen
 
 
 def test_a_token_that_expired(another: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OS_TOKEN", "gAAAAAexpired")
     found = rows(another)
-    assert list(found) == ["login"] and "token" in found["login"].seen and "OS_TOKEN" in found["login"].mend
+    assert list(found) == ["login"] and "token" in found["login"].seen and "OS_TOKEN" in found["login"].hint
 
 
 def test_a_lab_with_its_own_machine_asks_no_compute(lab: Lab, tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def test_the_state_is_private_and_has_no_secret(lab: SecondLab) -> None:
 
 
 def reaches(address: str, port: int) -> str:
-    """open; refused, which only a machine behind an open door does; or nothing at all."""
+    """open; refused, which only a machine behind an open port does; or nothing at all."""
     try:
         socket.create_connection((address, port), timeout=3).close()
     except ConnectionRefusedError:
@@ -292,15 +292,15 @@ def rules(tenant: Connection, group: str) -> set[tuple[Any, ...]]:
 
 
 def test_the_stand_in_makes_the_same_and_terraform_takes_it_over(lab: SecondLab, tenant: Connection) -> None:
-    """The second lab again, made by the stand-in: same names, same doors, same inventory."""
-    ours, doors, things = lab.server, rules(tenant, f"{NAME}-server"), lab.mine(tenant)
+    """The second lab again, made by the stand-in: same names, same rules, same inventory."""
+    ours, exposed, things = lab.server, rules(tenant, f"{NAME}-server"), lab.mine(tenant)
     arguments = ("-e", "destroy=bucket,address", "-e", f"confirm={NAME}")
     lab.playbook(DESTROY, *arguments, check=True)
     playbook = lab.dir.parent / "stand_in.yml"
     playbook.write_text(STAND_IN.format(lab=lab))
     lab.playbook(str(playbook), check=True, env={"ANSIBLE_ROLES_PATH": str(lab.rehearsal.root / "roles")})
     assert lab.mine(tenant) == things
-    assert rules(tenant, f"{NAME}-server") == doors
+    assert rules(tenant, f"{NAME}-server") == exposed
     assert set(lab.server) == set(ours)
     new = {"ansible_host", "cloud_server_id"}
     assert {k: v for k, v in lab.server.items() if k not in new} == {k: v for k, v in ours.items() if k not in new}

@@ -41,7 +41,7 @@ def page(browser: Browser, rehearsal: Rehearsal) -> Iterator[Page]:
     context = browser.new_context(
         http_credentials={"username": "ada", "password": ada["MLFLOW_TRACKING_PASSWORD"], "origin": rehearsal.url},
         viewport={"width": 1400, "height": 1000},
-        ignore_https_errors=True,  # the browser's own store doesn't know the lab's authority; curl checks it elsewhere
+        ignore_https_errors=True,  # the browser's own store doesn't know the lab's CA; curl checks it elsewhere
     )
     page = context.new_page()
     page.set_default_timeout(WAIT)

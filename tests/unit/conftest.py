@@ -87,21 +87,21 @@ def lab(lab_dir: Path, cloud: FakeCloud) -> Lab:
 
 
 @pytest.fixture
-def desk(lab: Lab, cloud: FakeCloud) -> Callable[..., Iterator[lifecycle.Desk]]:
-    """Opens the lab's desk, with the stand-in as the server: `with desk() as open_desk`."""
+def context(lab: Lab, cloud: FakeCloud) -> Callable[..., Iterator[lifecycle.Context]]:
+    """Opens the lab's context, with the stand-in as the server: `with context() as opened`."""
     secrets.add(lab, {"secret_mlflow_admin_password": cloud.accounts["admin"]})
 
-    def opened(**more: object) -> Iterator[lifecycle.Desk]:
+    def opened(**more: object) -> Iterator[lifecycle.Context]:
         return at(lab, cloud, **more)
 
     return opened
 
 
-def at(lab: Lab, cloud: FakeCloud, **more: object) -> Iterator[lifecycle.Desk]:
-    """The desk of a lab whose server is the stand-in."""
+def at(lab: Lab, cloud: FakeCloud, **more: object) -> Iterator[lifecycle.Context]:
+    """The context of a lab whose server is the stand-in."""
 
     @contextlib.contextmanager
-    def opened() -> Iterator[lifecycle.Desk]:
+    def opened() -> Iterator[lifecycle.Context]:
         with lifecycle.opened(lab, "a test", **more) as found:
             found.server = Server(cloud.url, "admin", cloud.accounts["admin"])
             yield found

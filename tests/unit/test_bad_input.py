@@ -33,15 +33,15 @@ class TestStore:
             ("RequestTimeTooSkewed", "clock"),
         ],
     )
-    def test_the_key_is_taken_back(self, code: str, said: str, lab: Lab, cloud: FakeCloud, desk) -> None:
+    def test_the_key_is_taken_back(self, code: str, said: str, lab: Lab, cloud: FakeCloud, context) -> None:
         cloud.refuse_keys = code
-        with desk() as opened, pytest.raises(LabtrackError) as raised:
+        with context() as opened, pytest.raises(LabtrackError) as raised:
             lifecycle.create(opened, "ada")
-        assert code in raised.value.what and said in raised.value.mend
+        assert code in raised.value.what and said in raised.value.hint
         assert nothing_was_made(lab, cloud)
 
-    def test_the_old_key_stays_in_use_when_the_new_one_is_refused(self, lab: Lab, cloud: FakeCloud, desk) -> None:
-        with desk() as opened:
+    def test_the_old_key_stays_in_use_when_the_new_one_is_refused(self, lab: Lab, cloud: FakeCloud, context) -> None:
+        with context() as opened:
             lifecycle.create(opened, "ada")
             before = lab.env_file("ada").read_bytes(), dict(cloud.keys)
             cloud.refuse_keys = "AccessDenied"
@@ -49,12 +49,12 @@ class TestStore:
                 lifecycle.rotate(opened, "ada")
         assert (lab.env_file("ada").read_bytes(), cloud.keys) == before
 
-    def test_a_store_that_is_away_says_nothing_of_the_key(self, lab: Lab, cloud: FakeCloud, desk) -> None:
+    def test_a_store_that_is_away_says_nothing_of_the_key(self, lab: Lab, cloud: FakeCloud, context) -> None:
         away = dataclasses.replace(lab, s3_endpoint="http://127.0.0.1:1")
         with at(away, cloud) as opened, pytest.raises(LabtrackError, match="can't be reached"):
             lifecycle.create(opened, "ada")
         made = dict(cloud.keys)
-        with desk() as opened:
+        with context() as opened:
             lifecycle.create(opened, "ada")
         assert cloud.keys == made, "the key of the first call is used"
 
@@ -62,24 +62,24 @@ class TestStore:
 class TestServer:
     """The tracking server does not play along."""
 
-    def test_wrong_admin_password(self, lab: Lab, cloud: FakeCloud, desk) -> None:
-        with desk() as opened:
+    def test_wrong_admin_password(self, lab: Lab, cloud: FakeCloud, context) -> None:
+        with context() as opened:
             opened.server.session.auth = ("admin", "other")
             with pytest.raises(LabtrackError, match="refuses the login of admin") as raised:
                 lifecycle.create(opened, "ada")
-        assert "secret_mlflow_admin_password" in raised.value.mend
+        assert "secret_mlflow_admin_password" in raised.value.hint
         assert nothing_was_made(lab, cloud)
 
-    def test_unreachable(self, lab: Lab, cloud: FakeCloud, desk) -> None:
-        with desk() as opened:
+    def test_unreachable(self, lab: Lab, cloud: FakeCloud, context) -> None:
+        with context() as opened:
             opened.server.url = "http://127.0.0.1:1"
             with pytest.raises(LabtrackError, match="can't be reached"):
                 lifecycle.create(opened, "ada")
         assert nothing_was_made(lab, cloud)
 
-    def test_no_ca_yet(self, lab: Lab, cloud: FakeCloud, desk) -> None:
+    def test_no_ca_yet(self, lab: Lab, cloud: FakeCloud, context) -> None:
         lab.ca_file.unlink()
-        with desk() as opened, pytest.raises(BadInputError, match="is not there yet"):
+        with context() as opened, pytest.raises(BadInputError, match="is not there yet"):
             lifecycle.create(opened, "ada")
 
 
@@ -87,70 +87,70 @@ class TestFile:
     """What is at the place of the file."""
 
     @pytest.fixture
-    def file(self, lab: Lab, desk) -> Path:
-        with desk() as opened:
+    def file(self, lab: Lab, context) -> Path:
+        with context() as opened:
             lifecycle.create(opened, "ada")
         return lab.env_file("ada")
 
-    def refused(self, desk, said: str, **more: object) -> BadInputError:
-        with desk() as opened, pytest.raises(BadInputError, match=said) as raised:
+    def refused(self, context, said: str, **more: object) -> BadInputError:
+        with context() as opened, pytest.raises(BadInputError, match=said) as raised:
             lifecycle.create(opened, "ada", **more)
-        assert raised.value.code == Exit.BAD_INPUT and raised.value.mend
+        assert raised.value.code == Exit.BAD_INPUT and raised.value.hint
         return raised.value
 
-    def test_a_link(self, file: Path, desk, tmp_path: Path) -> None:
+    def test_a_link(self, file: Path, context, tmp_path: Path) -> None:
         file.rename(tmp_path / "elsewhere.sh")
         file.symlink_to(tmp_path / "elsewhere.sh")
-        self.refused(desk, "symbolic link")
-        self.refused(desk, "symbolic link", force=True)
+        self.refused(context, "symbolic link")
+        self.refused(context, "symbolic link", force=True)
         assert file.is_symlink()
 
-    def test_of_another_person(self, file: Path, desk, tmp_path: Path) -> None:
-        with desk() as opened, pytest.raises(BadInputError, match="is the file of ada"):
+    def test_of_another_person(self, file: Path, context, tmp_path: Path) -> None:
+        with context() as opened, pytest.raises(BadInputError, match="is the file of ada"):
             lifecycle.create(opened, "grace", output=file)
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
-    def test_of_another_owner(self, file: Path, desk) -> None:
+    def test_of_another_owner(self, file: Path, context) -> None:
         os.chown(file, 12345, -1)
-        self.refused(desk, "belongs to another user")
+        self.refused(context, "belongs to another user")
 
     @pytest.mark.parametrize("mode", [0o644, 0o660, 0o700])
-    def test_with_a_wrong_mode(self, file: Path, desk, mode: int) -> None:
+    def test_with_a_wrong_mode(self, file: Path, context, mode: int) -> None:
         file.chmod(mode)
-        error = self.refused(desk, "can be read or changed by others")
-        assert f"chmod 600 {file}" in error.mend and "--leaked" in error.mend
+        error = self.refused(context, "can be read or changed by others")
+        assert f"chmod 600 {file}" in error.hint and "--leaked" in error.hint
 
-    def test_truncated(self, file: Path, desk, cloud: FakeCloud, lab: Lab) -> None:
+    def test_truncated(self, file: Path, context, cloud: FakeCloud, lab: Lab) -> None:
         whole = file.read_bytes()
         file.write_bytes(whole[: len(whole) // 2])
         file.chmod(0o600)
-        assert "--force" in self.refused(desk, "truncated").mend
-        with desk() as opened:
+        assert "--force" in self.refused(context, "truncated").hint
+        with context() as opened:
             lifecycle.create(opened, "ada", force=True)
         found = read_envfile(file)
         assert list(cloud.keys) == [found.access], "the same key"
         assert cloud.accounts["ada"] == found.variables["MLFLOW_TRACKING_PASSWORD"]
 
-    def test_edited(self, file: Path, desk) -> None:
+    def test_edited(self, file: Path, context) -> None:
         file.write_bytes(file.read_bytes().replace(b"https://mlflow", b"https://evil", 1))
-        self.refused(desk, "was edited")
+        self.refused(context, "was edited")
 
-    def test_with_windows_line_ends(self, file: Path, desk) -> None:
+    def test_with_windows_line_ends(self, file: Path, context) -> None:
         file.write_bytes(file.read_bytes().replace(b"\n", b"\r\n"))
-        self.refused(desk, "Windows line ends")
+        self.refused(context, "Windows line ends")
 
-    def test_in_a_folder_that_others_can_write_to(self, file: Path, desk) -> None:
+    def test_in_a_folder_that_others_can_write_to(self, file: Path, context) -> None:
         file.parent.chmod(0o770)
-        self.refused(desk, "Others can write to the folder")
+        self.refused(context, "Others can write to the folder")
 
-    def test_in_a_folder_that_is_not_there(self, desk, tmp_path: Path) -> None:
-        self.refused(desk, "There is no folder", output=tmp_path / "no" / "mlflow_env.sh")
+    def test_in_a_folder_that_is_not_there(self, context, tmp_path: Path) -> None:
+        self.refused(context, "There is no folder", output=tmp_path / "no" / "mlflow_env.sh")
 
 
 @pytest.mark.parametrize("name", ["../ada", "Ada", "a", "ada/..", "ada\n", "admin", "server", ""])
-def test_a_name_that_is_none(name: str, lab: Lab, cloud: FakeCloud, desk) -> None:
+def test_a_name_that_is_none(name: str, lab: Lab, cloud: FakeCloud, context) -> None:
     for call in (lifecycle.create, lifecycle.revoke, lifecycle.rotate):
-        with desk() as opened, pytest.raises(BadInputError):
+        with context() as opened, pytest.raises(BadInputError):
             call(opened, name)
     assert nothing_was_made(lab, cloud)
 
@@ -165,27 +165,27 @@ class TestGit:
         subprocess.run(["git", "init", "-q", str(folder)], check=True)
         return folder
 
-    def test_not_ignored(self, repository: Path, desk, lab: Lab, cloud: FakeCloud) -> None:
-        with desk() as opened, pytest.raises(BadInputError, match="would be tracked by git") as raised:
+    def test_not_ignored(self, repository: Path, context, lab: Lab, cloud: FakeCloud) -> None:
+        with context() as opened, pytest.raises(BadInputError, match="would be tracked by git") as raised:
             lifecycle.create(opened, "ada", output=repository / "mlflow_env.sh")
-        assert ".gitignore" in raised.value.mend and nothing_was_made(lab, cloud)
+        assert ".gitignore" in raised.value.hint and nothing_was_made(lab, cloud)
 
-    def test_ignored(self, repository: Path, desk) -> None:
+    def test_ignored(self, repository: Path, context) -> None:
         (repository / ".gitignore").write_text("mlflow_env.sh\n")
-        with desk() as opened:
+        with context() as opened:
             lifecycle.create(opened, "ada", output=repository / "mlflow_env.sh")
             assert lifecycle.create(opened, "ada").changed == [], "the place is remembered"
         assert read.check(repository / "mlflow_env.sh")[-1].status.value == "ok"
 
-    def test_tracked_though_ignored(self, repository: Path, desk) -> None:
+    def test_tracked_though_ignored(self, repository: Path, context) -> None:
         (repository / "mlflow_env.sh").write_text("x")
         subprocess.run(["git", "-C", str(repository), "add", "mlflow_env.sh"], check=True)
         (repository / ".gitignore").write_text("mlflow_env.sh\n")
-        with desk() as opened, pytest.raises(BadInputError, match="is tracked by git"):
+        with context() as opened, pytest.raises(BadInputError, match="is tracked by git"):
             lifecycle.create(opened, "ada", output=repository / "mlflow_env.sh")
 
-    def test_no_git_to_ask(self, repository: Path, desk, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        with desk() as opened:
+    def test_no_git_to_ask(self, repository: Path, context, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        with context() as opened:
             monkeypatch.setenv("PATH", str(tmp_path))
             with pytest.raises(BadInputError, match="no git here to ask"):
                 lifecycle.create(opened, "ada", output=repository / "mlflow_env.sh")
@@ -195,9 +195,9 @@ class TestDiskFull:
     """No room: said so, and nothing lost."""
 
     def test_the_old_file_stays_and_the_next_call_goes_on(
-        self, lab: Lab, cloud: FakeCloud, desk, monkeypatch: pytest.MonkeyPatch
+        self, lab: Lab, cloud: FakeCloud, context, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        with desk() as opened:
+        with context() as opened:
             lifecycle.create(opened, "ada")
         before = lab.env_file("ada").read_bytes()
         write = files.write_private
@@ -214,13 +214,13 @@ class TestDiskFull:
 
         with monkeypatch.context() as patched:
             patched.setattr(files, "write_private", full)
-            with desk() as opened, pytest.raises(LabtrackError, match="The disk is full") as raised:
+            with context() as opened, pytest.raises(LabtrackError, match="The disk is full") as raised:
                 lifecycle.rotate(opened, "ada", grace=0)
-        assert "df -h" in raised.value.mend
+        assert "df -h" in raised.value.hint
         assert lab.env_file("ada").read_bytes() == before
         assert [path.name for path in lab.env_file("ada").parent.iterdir()] == ["mlflow_env.sh"]
         made = set(cloud.keys)
-        with desk() as opened:
+        with context() as opened:
             lifecycle.rotate(opened, "ada", grace=0)
         after = read_envfile(lab.env_file("ada")).access
         assert list(cloud.keys) == [after] and after in made
@@ -234,21 +234,21 @@ class TestDiskFull:
 class TestTwoCallsAtOnce:
     """The second one is told who is at work."""
 
-    def test_the_second_is_refused_with_75(self, lab: Lab, desk) -> None:
-        with desk(), pytest.raises(LabtrackError) as raised, desk():
+    def test_the_second_is_refused_with_75(self, lab: Lab, context) -> None:
+        with context(), pytest.raises(LabtrackError) as raised, context():
             pass
         assert raised.value.code == Exit.LOCKED == 75
         assert f"process {os.getpid()}" in raised.value.what and "`a test`" in raised.value.what
 
-    def test_a_dead_holder_holds_nothing(self, lab: Lab, desk) -> None:
+    def test_a_dead_holder_holds_nothing(self, lab: Lab, context) -> None:
         place = lab.private / ".lock"
         script = "import os, sys; from pathlib import Path; from labtrack import files\n"
         script += "with files.lock(Path(sys.argv[1]), 'x'): os._exit(9)"
         assert subprocess.run([sys.executable, "-c", script, place], check=False).returncode == 9
-        with desk():
+        with context():
             pass
 
-    def test_one_of_two_threads_of_calls_wins(self, lab: Lab, cloud: FakeCloud, desk) -> None:
+    def test_one_of_two_threads_of_calls_wins(self, lab: Lab, cloud: FakeCloud, context) -> None:
         codes: list[object] = []
 
         def call() -> None:
@@ -260,7 +260,7 @@ class TestTwoCallsAtOnce:
                 codes.append(error.code)
 
         threads = [threading.Thread(target=call) for _ in range(4)]
-        with desk():
+        with context():
             for thread in threads:
                 thread.start()
             for thread in threads:
@@ -272,23 +272,23 @@ class TestTwoCallsAtOnce:
 class TestRecovery:
     """Keys without names: what a dead call left."""
 
-    def test_two_keys_that_could_be_it_are_told_and_left_alone(self, lab: Lab, cloud: FakeCloud, desk) -> None:
-        with desk() as opened:
+    def test_two_keys_that_could_be_it_are_told_and_left_alone(self, lab: Lab, cloud: FakeCloud, context) -> None:
+        with context() as opened:
             opened.keys.register.intents["ada"] = []
             opened.keys.register.save()
         cloud.keys.update({"one": "1", "two": "2"})
-        with desk() as opened:
+        with context() as opened:
             outcome = lifecycle.create(opened, "ada")
         assert {"one", "two"} < set(cloud.keys)
         assert "one, two" in outcome.notes[0]
 
-    def test_a_damaged_register_is_told(self, lab: Lab, desk) -> None:
+    def test_a_damaged_register_is_told(self, lab: Lab, context) -> None:
         (lab.private / "keys.json").write_text('{"keys": ')
-        with pytest.raises(LabtrackError, match="is damaged"), desk():
+        with pytest.raises(LabtrackError, match="is damaged"), context():
             pass
 
-    def test_a_key_of_a_colleague_is_not_deleted_under_ones_own_name(self, lab: Lab, cloud: FakeCloud, desk) -> None:
-        with desk() as opened:
+    def test_a_key_of_a_colleague_is_not_deleted_under_ones_own_name(self, lab: Lab, cloud: FakeCloud, context) -> None:
+        with context() as opened:
             lifecycle.create(opened, "ada")
             (entry,) = opened.keys.register.of("ada")
             opened.keys.register.put(dataclasses.replace(entry, user_id="u-other"))
@@ -300,8 +300,8 @@ class TestRecovery:
 class TestSecrets:
     """secrets.yml."""
 
-    def test_encrypted_from_the_first_write_and_kept(self, lab: Lab, cloud: FakeCloud, desk) -> None:
-        with desk() as opened:
+    def test_encrypted_from_the_first_write_and_kept(self, lab: Lab, cloud: FakeCloud, context) -> None:
+        with context() as opened:
             secrets.ensure_passwords(lab)
             lifecycle.server_key(opened)
         before = secrets.read(lab)
@@ -310,28 +310,28 @@ class TestSecrets:
         assert set(before) == {*secrets.PASSWORDS, secrets.S3_ACCESS, secrets.S3_SECRET}
         assert all(value.isalnum() and len(value) >= 32 for value in before.values())
         assert cloud.keys == {before[secrets.S3_ACCESS]: before[secrets.S3_SECRET]}
-        with desk() as opened:
+        with context() as opened:
             assert secrets.ensure_passwords(lab) + lifecycle.server_key(opened) == []
         assert secrets.read(lab) == before
 
-    def test_a_lost_file_gets_the_same_key_back(self, lab: Lab, cloud: FakeCloud, desk) -> None:
-        with desk() as opened:
+    def test_a_lost_file_gets_the_same_key_back(self, lab: Lab, cloud: FakeCloud, context) -> None:
+        with context() as opened:
             lifecycle.server_key(opened)
             lab.secrets_file.unlink()
             lifecycle.server_key(opened)
         found = secrets.read(lab)
         assert cloud.keys == {found[secrets.S3_ACCESS]: found[secrets.S3_SECRET]}
 
-    def test_a_key_that_the_store_no_longer_knows_is_replaced(self, lab: Lab, cloud: FakeCloud, desk) -> None:
-        with desk() as opened:
+    def test_a_key_that_the_store_no_longer_knows_is_replaced(self, lab: Lab, cloud: FakeCloud, context) -> None:
+        with context() as opened:
             lifecycle.server_key(opened)
             cloud.keys.clear()
-        with desk() as opened:
+        with context() as opened:
             assert lifecycle.server_key(opened) == [secrets.S3_ACCESS, secrets.S3_SECRET]
             assert lifecycle.server_key(opened) == []
         assert list(cloud.keys) == [secrets.read(lab)[secrets.S3_ACCESS]]
 
-    def test_another_vault_password(self, lab: Lab, desk, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def test_another_vault_password(self, lab: Lab, context, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         secrets.ensure_passwords(lab)
         monkeypatch.setenv("LABTRACK_VAULT_PASSWORD_FILE", str(tmp_path / "other"))
         with pytest.raises(LabtrackError, match="another vault password"):
@@ -341,7 +341,7 @@ class TestSecrets:
         lab.secrets_file.write_text("secret_verify_password: x\n")
         with pytest.raises(LabtrackError, match="is not encrypted") as raised:
             secrets.read(lab)
-        assert "ansible-vault encrypt" in raised.value.mend
+        assert "ansible-vault encrypt" in raised.value.hint
 
     def test_comments_and_variables_of_ones_own_stay(self, lab: Lab) -> None:
         from labtrack import vault
@@ -352,13 +352,13 @@ class TestSecrets:
         assert text.startswith("# mine\nmine: 'yes'\n") and secrets.read(lab)["mine"] == "yes"
 
 
-def test_env_list_shows_whose_key_is_whose(lab: Lab, cloud: FakeCloud, desk) -> None:
+def test_env_list_shows_whose_key_is_whose(lab: Lab, cloud: FakeCloud, context) -> None:
     from labtrack.envfile.listing import listed
 
-    with desk() as opened:
+    with context() as opened:
         lifecycle.create(opened, "ada")
     cloud.keys["stranger"] = "s"
-    with desk() as opened:
+    with context() as opened:
         found = listed(opened)
     assert [(line.owner, line.state, line.in_keystone, line.file) for line in found.lines] == [
         ("ada", "active", "yes", "ok"),

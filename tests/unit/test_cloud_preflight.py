@@ -45,7 +45,7 @@ class TestRows:
             raise error
 
         (row,) = preflight._rows(network, SimpleNamespace())
-        assert row.status is Status.FAILED and row.mend and row.check == "network"
+        assert row.status is Status.FAILED and row.hint and row.check == "network"
         return row.seen
 
     def test_a_broken_cloud_is_a_row(self) -> None:
@@ -82,8 +82,8 @@ class TestQuotas:
         monkeypatch.setattr(quota, "_volumes", lambda _: [])
         rows = {row.check: row for row in quota.quotas(SimpleNamespace())}
         assert set(rows) == {"quota: routers", "quota: ports", "quota: cores", "quota: networks"}
-        assert rows["quota: routers"].status is Status.FAILED and "lab_router" in rows["quota: routers"].mend
-        assert rows["quota: ports"].seen == "3 needed, 2 left" and rows["quota: ports"].mend
+        assert rows["quota: routers"].status is Status.FAILED and "lab_router" in rows["quota: routers"].hint
+        assert rows["quota: ports"].seen == "3 needed, 2 left" and rows["quota: ports"].hint
         assert rows["quota: cores"].status is Status.OK and rows["quota: networks"].seen == "1 needed, no limit"
 
 
@@ -103,7 +103,7 @@ def test_a_flavor_that_is_too_small_is_not_offered() -> None:
 @pytest.mark.parametrize("check", ["S3 login", "S3 multipart", "S3 versions", "S3 checksums"])
 def test_each_thing_that_a_store_lacks_has_words(check: str) -> None:
     row = store._unable(check, "NotImplemented")
-    assert "NotImplemented" in row.seen and (row.mend or row.status is Status.OK)
+    assert "NotImplemented" in row.seen and (row.hint or row.status is Status.OK)
 
 
 class TestBucketNames:
@@ -127,7 +127,7 @@ class TestBucketNames:
 
     def test_somebody_elses(self) -> None:
         row = self.row({"climate": 403, "another": 404})
-        assert row.status is Status.FAILED and "somebody else's" in row.seen and "lab_bucket" in row.mend
+        assert row.status is Status.FAILED and "somebody else's" in row.seen and "lab_bucket" in row.hint
 
     def test_ours(self) -> None:
         assert "the project's" in self.row({"climate": 403, "another": 404}, mine=True).seen
@@ -137,4 +137,4 @@ class TestBucketNames:
 
     def test_one_that_nobody_will_make(self) -> None:
         row = self.row({"climate": 404, "another": 404}, manage=False)
-        assert row.status is Status.FAILED and "openstack container create climate" in row.mend
+        assert row.status is Status.FAILED and "openstack container create climate" in row.hint

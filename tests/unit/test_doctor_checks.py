@@ -75,7 +75,7 @@ class TestVariables:
     """The variables, before anybody is asked."""
 
     @pytest.mark.parametrize(
-        ("uri", "seen", "mend"),
+        ("uri", "seen", "hint"),
         [
             ("", "MLFLOW_TRACKING_URI is not set", ". ./mlflow_env.sh"),
             ("203.0.113.5:5000", "without https:// in front", "MLFLOW_TRACKING_URI=https://203.0.113.5 "),
@@ -84,10 +84,10 @@ class TestVariables:
             ("./mlruns", "recorded here", "source"),
         ],
     )
-    def test_an_address_that_is_none(self, uri: str, seen: str, mend: str) -> None:
+    def test_an_address_that_is_none(self, uri: str, seen: str, hint: str) -> None:
         found = rows(uri)
         assert failed(found) == ["variables"]
-        assert seen in found["variables"].seen and mend in found["variables"].mend
+        assert seen in found["variables"].seen and hint in found["variables"].hint
         for name in ("DNS", "TCP", "TLS", "login", "server version", "run"):
             assert found[name].status is Status.SKIPPED and "variables" in found[name].seen
 
@@ -105,7 +105,7 @@ class TestVariables:
     )
     def test_one_that_is_odd(self, name: str, value: str, status: Status, seen: str) -> None:
         row = rows("http://127.0.0.1:1", **{name: value})["variables"]
-        assert (row.status, seen in row.seen, bool(row.mend)) == (status, True, True)
+        assert (row.status, seen in row.seen, bool(row.hint)) == (status, True, True)
 
     def test_a_store_that_is_half_set(self) -> None:
         found = rows("http://127.0.0.1:1", AWS_ACCESS_KEY_ID="a", MLFLOW_S3_ENDPOINT_URL="https://s3.example.org")
@@ -115,8 +115,8 @@ class TestVariables:
     def test_a_store_without_the_checksum_settings(self) -> None:
         keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "s", "LABTRACK_BUCKET": "b"}
         found = rows("http://127.0.0.1:1", MLFLOW_S3_ENDPOINT_URL="http://127.0.0.1:1", **keys)
-        assert "when_required" in found["store variables"].mend
-        assert "can't be reached" in found["store put"].seen and "login node" in found["store put"].mend
+        assert "when_required" in found["store variables"].hint
+        assert "can't be reached" in found["store put"].seen and "login node" in found["store put"].hint
 
 
 class TestWay:
@@ -124,7 +124,7 @@ class TestWay:
 
     def test_a_name_that_does_not_resolve(self) -> None:
         found = rows("https://no-such-host.invalid")
-        assert failed(found) == ["DNS"] and "getent hosts" in found["DNS"].mend
+        assert failed(found) == ["DNS"] and "getent hosts" in found["DNS"].hint
 
     def test_a_port_that_is_closed(self) -> None:
         found = rows("https://127.0.0.1:1")
@@ -137,11 +137,11 @@ class TestWay:
     def test_a_certificate_of_another_ca(self, certificate: Path) -> None:
         server = FakeCloud().start(certificate)
         found = rows(f"https://localhost:{server.server_port}")
-        assert failed(found) == ["TLS"] and "get a new mlflow_env.sh" in found["TLS"].mend
+        assert failed(found) == ["TLS"] and "get a new mlflow_env.sh" in found["TLS"].hint
         trusted = {"MLFLOW_TRACKING_SERVER_CERT_PATH": str(certificate)}
         assert rows(f"https://localhost:{server.server_port}", **trusted)["TLS"].status is Status.OK
         found = rows(f"https://127.1:{server.server_port}", **trusted)
-        assert failed(found) == ["TLS"] and "must be the server's name exactly" in found["TLS"].mend
+        assert failed(found) == ["TLS"] and "must be the server's name exactly" in found["TLS"].hint
         server.shutdown()
 
     def test_the_labs_ca_wins_over_the_one_of_the_site(
@@ -169,7 +169,7 @@ class TestLogin:
     """What the server answers to the login."""
 
     @pytest.mark.parametrize(
-        ("status", "body", "seen", "mend"),
+        ("status", "body", "seen", "hint"),
         [
             (401, b"no", "refuses user ada with this password (401)", "newest mlflow_env.sh"),
             (403, b"Invalid Host header", "Invalid Host header", "the server's own name"),
@@ -177,16 +177,16 @@ class TestLogin:
             (502, b"", "answered 502", "systemctl status 'mlflow@*'"),
         ],
     )
-    def test_refused(self, answering: dict, status: int, body: bytes, seen: str, mend: str) -> None:
+    def test_refused(self, answering: dict, status: int, body: bytes, seen: str, hint: str) -> None:
         answering["said"].update(status=status, body=body)
         found = rows(answering["url"])
-        assert failed(found) == ["login"] and seen in found["login"].seen and mend in found["login"].mend
+        assert failed(found) == ["login"] and seen in found["login"].seen and hint in found["login"].hint
         assert found["server version"].status is Status.SKIPPED
 
     def test_an_old_server(self, answering: dict) -> None:
         answering["said"]["body"] = b"2.9.2"
         found = rows(answering["url"])
-        assert found["server version"].status is Status.WARNING and "exploits" in found["server version"].mend
+        assert found["server version"].status is Status.WARNING and "exploits" in found["server version"].hint
 
     @pytest.mark.parametrize(
         ("date", "status"),
@@ -222,7 +222,7 @@ class TestCommand:
         data = json.loads(done.output)
         assert (done.exit_code, data["status"]) == (2, "failed")
         login = next(row for row in data["results"] if row["check"] == "login")
-        assert set(login) == {"check", "status", "seen", "mend"} and login["status"] == "failed"
+        assert set(login) == {"check", "status", "seen", "hint"} and login["status"] == "failed"
 
     def test_a_file_is_used_as_a_shell_would(self, file: Path, tmp_path: Path) -> None:
         env = of_file(file, tmp_path / "certificates")
@@ -265,7 +265,7 @@ class TestClosed:
         outside = closed._Outside("127.0.0.1", None, 1.0)
         outside.url = answering["url"]
         row = outside.expect("x", {401}, "POST", "/api/2.0/mlflow/experiments/search", "refused", json={})
-        assert row.status is Status.FAILED and "answered 200, not 401" in row.seen and "deploy.yml" in row.mend
+        assert row.status is Status.FAILED and "answered 200, not 401" in row.seen and "deploy.yml" in row.hint
         port = int(answering["url"].rpartition(":")[2])
         assert closed._port("127.0.0.1", port, "MLflow", 1.0).status is Status.FAILED
         assert closed._port("127.0.0.1", 1, "MLflow", 1.0).status is Status.OK

@@ -1,4 +1,4 @@
-"""lab.yml: every way to get it wrong has its own words, with the line and the mend."""
+"""lab.yml: every way to get it wrong has its own words, with the line and the hint."""
 
 from __future__ import annotations
 
@@ -77,11 +77,11 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_what_is_wrong_is_said_once_with_line_and_mend(name: str, lab_dir: Path) -> None:
-    text, what, mend = CASES[name]
+    text, what, hint = CASES[name]
     found = problems(lab_dir, text)
     matching = [problem for problem in found if what in problem.what]
     assert len(matching) == 1, found
-    assert mend in matching[0].mend
+    assert hint in matching[0].hint
     assert matching[0].what.count("\n") == 0
     if "holds no" not in what:
         assert matching[0].line >= 1
@@ -95,14 +95,14 @@ def test_the_line_is_the_one_that_is_wrong(lab_dir: Path) -> None:
     lines = labs.lab_yml(lab_dir).read_text().splitlines()
     assert lines[problem.line - 1] == "lab_flavour: p2"
     assert problem.place == f"{labs.lab_yml(lab_dir)}:{problem.line}"
-    assert "lab_flavor" in problem.mend
+    assert "lab_flavor" in problem.hint
 
 
 def test_a_private_key_named_as_public_is_refused(lab_dir: Path) -> None:
     key = lab_dir.parents[1] / "id_ed25519"
     key.write_text("-----BEGIN OPENSSH PRIVATE KEY-----\nx\n")
     (problem,) = problems(lab_dir, with_(lab_admins=[{"name": "ada", "ssh_key_files": ["id_ed25519"]}]))
-    assert "is a private key" in problem.what and ".pub" in problem.mend
+    assert "is a private key" in problem.what and ".pub" in problem.hint
 
 
 def test_several_mistakes_are_all_told_in_the_order_of_the_lines(lab_dir: Path) -> None:
@@ -145,7 +145,7 @@ def test_preflight_prints_one_table_and_each_failed_row_says_how_to_mend(lab_dir
     problems(lab_dir, with_(lab_fqdn="x"))
     rows = list(preflight.check(lab_dir))
     bad = [row for row in rows if row.status is Status.FAILED]
-    assert [row.check for row in bad] == ["lab.yml:2"] and all(row.mend for row in bad)
+    assert [row.check for row in bad] == ["lab.yml:2"] and all(row.hint for row in bad)
     printed = CliRunner().invoke(cli, ["preflight", str(lab_dir)])
     assert printed.exit_code == Exit.BAD_INPUT
     assert "a full host name" in printed.output

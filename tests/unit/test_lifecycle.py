@@ -18,8 +18,8 @@ def state(lab: Lab) -> dict[str, object]:
     return json.loads((lab.private / "keys.json").read_text())
 
 
-def test_a_new_person_gets_account_key_and_file(lab: Lab, cloud: FakeCloud, desk) -> None:
-    with desk() as opened:
+def test_a_new_person_gets_account_key_and_file(lab: Lab, cloud: FakeCloud, context) -> None:
+    with context() as opened:
         outcome = lifecycle.create(opened, "ada")
     file = read_envfile(lab.env_file("ada"))
     assert [line.split()[0] for line in outcome.changed] == ["key", "account", "file"]
@@ -30,11 +30,11 @@ def test_a_new_person_gets_account_key_and_file(lab: Lab, cloud: FakeCloud, desk
     assert not cloud.objects, "the probe left an object behind"
 
 
-def test_a_second_call_changes_nothing(lab: Lab, cloud: FakeCloud, desk) -> None:
-    with desk() as opened:
+def test_a_second_call_changes_nothing(lab: Lab, cloud: FakeCloud, context) -> None:
+    with context() as opened:
         lifecycle.create(opened, "ada")
     before = untouched(lab), dict(cloud.keys), dict(cloud.accounts)
-    with desk() as opened:
+    with context() as opened:
         assert lifecycle.create(opened, "ada").changed == []
     assert (untouched(lab), cloud.keys, cloud.accounts) == before
 
@@ -45,8 +45,8 @@ def untouched(lab: Lab) -> tuple[int, int, int]:
     return found.st_ino, found.st_mtime_ns, found.st_mode
 
 
-def test_rotation_keeps_the_password_and_deletes_the_old_key(lab: Lab, cloud: FakeCloud, desk) -> None:
-    with desk() as opened:
+def test_rotation_keeps_the_password_and_deletes_the_old_key(lab: Lab, cloud: FakeCloud, context) -> None:
+    with context() as opened:
         lifecycle.create(opened, "ada")
         before = read_envfile(lab.env_file("ada"))
         waited: list[float] = []
@@ -58,8 +58,8 @@ def test_rotation_keeps_the_password_and_deletes_the_old_key(lab: Lab, cloud: Fa
     assert after.variables["MLFLOW_TRACKING_PASSWORD"] == before.variables["MLFLOW_TRACKING_PASSWORD"]
 
 
-def test_a_leaked_file_becomes_worthless_at_once(lab: Lab, cloud: FakeCloud, desk) -> None:
-    with desk() as opened:
+def test_a_leaked_file_becomes_worthless_at_once(lab: Lab, cloud: FakeCloud, context) -> None:
+    with context() as opened:
         lifecycle.create(opened, "ada")
         before = read_envfile(lab.env_file("ada"))
         lifecycle.rotate(opened, "ada", leaked=True, sleep=lambda _: pytest.fail("waited"))
@@ -68,8 +68,8 @@ def test_a_leaked_file_becomes_worthless_at_once(lab: Lab, cloud: FakeCloud, des
     assert cloud.accounts["ada"] == read_envfile(lab.env_file("ada")).variables["MLFLOW_TRACKING_PASSWORD"]
 
 
-def test_revoking_takes_everything_and_can_be_repeated(lab: Lab, cloud: FakeCloud, desk) -> None:
-    with desk() as opened:
+def test_revoking_takes_everything_and_can_be_repeated(lab: Lab, cloud: FakeCloud, context) -> None:
+    with context() as opened:
         lifecycle.create(opened, "ada")
         lifecycle.create(opened, "grace")
         gone = lifecycle.revoke(opened, "ada")
@@ -80,8 +80,8 @@ def test_revoking_takes_everything_and_can_be_repeated(lab: Lab, cloud: FakeClou
     assert list(cloud.keys) == [read_envfile(lab.env_file("grace")).access]
 
 
-def test_a_lost_file_is_made_again_with_the_same_key(lab: Lab, cloud: FakeCloud, desk) -> None:
-    with desk() as opened:
+def test_a_lost_file_is_made_again_with_the_same_key(lab: Lab, cloud: FakeCloud, context) -> None:
+    with context() as opened:
         lifecycle.create(opened, "ada")
         before = read_envfile(lab.env_file("ada"))
         lab.env_file("ada").unlink()
@@ -91,11 +91,11 @@ def test_a_lost_file_is_made_again_with_the_same_key(lab: Lab, cloud: FakeCloud,
     assert cloud.accounts["ada"] == after.variables["MLFLOW_TRACKING_PASSWORD"]
 
 
-def test_a_key_deleted_behind_the_kits_back_is_replaced(lab: Lab, cloud: FakeCloud, desk) -> None:
-    with desk() as opened:
+def test_a_key_deleted_behind_the_kits_back_is_replaced(lab: Lab, cloud: FakeCloud, context) -> None:
+    with context() as opened:
         lifecycle.create(opened, "ada")
     cloud.keys.clear()
-    with desk() as opened:
+    with context() as opened:
         lifecycle.create(opened, "ada")
     assert list(cloud.keys) == [read_envfile(lab.env_file("ada")).access]
     assert [key["access"] for key in state(lab)["keys"]] == list(cloud.keys)
@@ -139,11 +139,11 @@ CALLS = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_killed_between_any_two_steps_the_next_call_finishes(name: str, lab: Lab, cloud: FakeCloud, desk) -> None:
+def test_killed_between_any_two_steps_the_next_call_finishes(name: str, lab: Lab, cloud: FakeCloud, context) -> None:
     call, step = CALLS[name], 0
     while True:
         step += 1
-        with desk() as opened:  # a fresh start for each step
+        with context() as opened:  # a fresh start for each step
             lifecycle.revoke(opened, "ada")
             if name != "create":
                 lifecycle.create(opened, "ada")
@@ -153,7 +153,7 @@ def test_killed_between_any_two_steps_the_next_call_finishes(name: str, lab: Lab
         file = lab.env_file("ada")
         if file.exists():
             assert file.read_bytes().rstrip().rpartition(b"\n")[2].startswith(b"# labtrack: complete")
-        with desk() as opened:
+        with context() as opened:
             call(opened)
         if name == "revoke":
             assert (cloud.keys, list(cloud.accounts), file.exists()) == ({}, ["admin"], False), step

@@ -35,14 +35,14 @@ class TestLogin:
     def refused(self, lab: Lab, **more: object) -> LabtrackError:
         with pytest.raises(LabtrackError) as raised:
             KeystoneKeys(login(lab, **more)).create()
-        assert raised.value.mend
+        assert raised.value.hint
         return raised.value
 
     def test_no_credentials(self, lab: Lab) -> None:
         lab.clouds_file.write_text("clouds: {nibi: {auth: {auth_url: x}}}")
         error = self.refused(lab)
         assert "No credentials found" in error.what and "'arbutus'" in error.what and "nibi" in error.what
-        assert "--keys -" in error.mend and error.code == Exit.BAD_INPUT
+        assert "--keys -" in error.hint and error.code == Exit.BAD_INPUT
 
     def test_incomplete_credentials(self, lab: Lab) -> None:
         auth(lab, password=None)
@@ -53,12 +53,12 @@ class TestLogin:
         auth(lab, password="wrong")
         error = self.refused(lab)
         assert "401" in error.what and "wrong user name or password for labadmin" in error.what
-        assert error.code == Exit.FAILED and "wrong" not in error.mend
+        assert error.code == Exit.FAILED and "wrong" not in error.hint
 
     def test_project_without_a_role(self, lab: Lab, cloud: FakeCloud) -> None:
         cloud.has_role = False
         error = self.refused(lab)
-        assert "has no role in the project 'climate'" in error.what and "`member`" in error.mend
+        assert "has no role in the project 'climate'" in error.what and "`member`" in error.hint
 
     def test_no_project(self, lab: Lab) -> None:
         auth(lab, project_name=None, project_domain_name=None)
@@ -91,7 +91,7 @@ class TestLogin:
         server = FakeCloud().start(certificate)
         auth(lab, auth_url=f"https://127.0.0.1:{server.server_port}/v3")
         error = self.refused(lab)
-        assert "certificate that is not trusted" in error.what and "cacert" in error.mend
+        assert "certificate that is not trusted" in error.what and "cacert" in error.hint
         server.shutdown()
 
     def test_missing_ca_file(self, lab: Lab, monkeypatch: pytest.MonkeyPatch, cloud: FakeCloud) -> None:
@@ -107,12 +107,12 @@ class TestLogin:
         error = self.refused(lab)
         assert "application credential (403)" in error.what
         for way in ("with a password", "OS_TOKEN", "--keys -"):
-            assert way in error.mend
+            assert way in error.hint
 
     def test_a_way_to_log_in_that_is_not_installed(self, lab: Lab) -> None:
         auth(lab, auth_type="v3unheardof")
         error = self.refused(lab)
-        assert "'v3unheardof' is not installed" in error.what and "OS_TOKEN" in error.mend
+        assert "'v3unheardof' is not installed" in error.what and "OS_TOKEN" in error.hint
 
     def test_expired_token(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("OS_TOKEN", "expired")
@@ -153,34 +153,34 @@ class TestHandedIn:
     def test_what_is_not_a_key(self, text: str, said: str) -> None:
         with pytest.raises(BadInputError, match=said) as raised:
             key.parse(text)
-        assert "ec2 credentials create -f json" in raised.value.mend
+        assert "ec2 credentials create -f json" in raised.value.hint
 
-    def test_taken_without_any_login(self, lab: Lab, cloud: FakeCloud, desk) -> None:
+    def test_taken_without_any_login(self, lab: Lab, cloud: FakeCloud, context) -> None:
         lab.clouds_file.unlink()
         cloud.keys["handed"] = "in"
         given = key.parse('{"access": "handed", "secret": "in", "project_id": "p", "user_id": "u", "links": {}}')
-        with desk() as opened:
+        with context() as opened:
             lifecycle.create(opened, "ada", handed_in=given)
             assert lifecycle.create(opened, "ada").changed == []
         assert read_envfile(lab.env_file("ada")).access == "handed"
         assert not any(request.startswith("POST /v3") for request in cloud.requests)
 
-    def test_one_that_the_store_refuses_is_not_kept(self, lab: Lab, cloud: FakeCloud, desk) -> None:
-        with desk() as opened, pytest.raises(LabtrackError, match="refuses the new key"):
+    def test_one_that_the_store_refuses_is_not_kept(self, lab: Lab, cloud: FakeCloud, context) -> None:
+        with context() as opened, pytest.raises(LabtrackError, match="refuses the new key"):
             lifecycle.create(opened, "ada", handed_in=key.Key("unknown", "key"))
         assert nothing_was_made(lab, cloud)
 
-    def test_one_key_for_two_people(self, lab: Lab, cloud: FakeCloud, desk) -> None:
+    def test_one_key_for_two_people(self, lab: Lab, cloud: FakeCloud, context) -> None:
         cloud.keys["handed"] = "in"
-        with desk() as opened:
+        with context() as opened:
             lifecycle.create(opened, "ada", handed_in=key.Key("handed", "in"))
             with pytest.raises(LabtrackError, match="registered for ada already"):
                 lifecycle.create(opened, "grace", handed_in=key.Key("handed", "in"))
 
-    def test_the_replaced_one_that_can_not_be_deleted_is_told(self, lab: Lab, cloud: FakeCloud, desk) -> None:
+    def test_the_replaced_one_that_can_not_be_deleted_is_told(self, lab: Lab, cloud: FakeCloud, context) -> None:
         lab.clouds_file.unlink()
         cloud.keys.update({"first": "1", "second": "2"})
-        with desk() as opened:
+        with context() as opened:
             lifecycle.create(opened, "ada", handed_in=key.Key("first", "1"))
             outcome = lifecycle.rotate(opened, "ada", handed_in=key.Key("second", "2"), grace=0)
         assert read_envfile(lab.env_file("ada")).access == "second"

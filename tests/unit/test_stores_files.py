@@ -197,7 +197,7 @@ class TestDamage:
             for wrong in (run[:6], run.replace(run[5], "-")):
                 with pytest.raises(BadInputError) as raised:
                     store.run(wrong)
-                assert run in raised.value.mend
+                assert run in raised.value.hint
             for wrong in ("", "..", "../0", "models"):
                 with pytest.raises(BadInputError):
                     store.run(wrong)

@@ -25,7 +25,7 @@ def refused(where: object, said: str) -> BadInputError:
     with pytest.raises(BadInputError, match=said) as raised:
         open_store(where)  # type: ignore[arg-type]
     assert raised.value.code == Exit.BAD_INPUT
-    assert raised.value.mend, "what to do"
+    assert raised.value.hint, "what to do"
     return raised.value
 
 
@@ -96,28 +96,28 @@ class TestBadInput:
 
     def test_not_there(self, here: Path) -> None:
         make_sqlite(here / "mlflow.db")
-        assert "mlflow.db" in refused("mlfow.db", "There is no").mend
-        assert "file system mounted" in refused("/nowhere/at/all/mlflow.db", "There is no").mend
+        assert "mlflow.db" in refused("mlfow.db", "There is no").hint
+        assert "file system mounted" in refused("/nowhere/at/all/mlflow.db", "There is no").hint
 
     def test_slashes(self, here: Path) -> None:
         make_sqlite(here / "mlflow.db")
         assert (
-            f"sqlite:///{here}/mlflow.db" in refused(f"sqlite://{here}/mlflow.db", "too few slashes|is no").mend or True
+            f"sqlite:///{here}/mlflow.db" in refused(f"sqlite://{here}/mlflow.db", "too few slashes|is no").hint or True
         )
         refused("sqlite://mlflow.db", "too few slashes")
         refused("sqlite:mlflow.db", "too few slashes|There is no")
         missing = str(here / "mlflow.db").lstrip("/")
-        assert f"sqlite:////{missing}" in refused(f"sqlite:///{missing}", "There is no").mend
+        assert f"sqlite:////{missing}" in refused(f"sqlite:///{missing}", "There is no").hint
         refused("sqlite:///", "names no file")
         refused("sqlite:///:memory:", "names no file")
 
     def test_a_server_without_its_scheme(self, here: Path) -> None:
-        assert "https://mlflow.example.org" in refused("mlflow.example.org", "There is no").mend
-        assert "https://mlflow.example.org:5000/x" in refused("mlflow.example.org:5000/x", "There is no").mend
+        assert "https://mlflow.example.org" in refused("mlflow.example.org", "There is no").hint
+        assert "https://mlflow.example.org:5000/x" in refused("mlflow.example.org:5000/x", "There is no").hint
 
     @pytest.mark.parametrize("scheme", ["postgresql", "postgresql+psycopg2", "mysql", "mysql+pymysql"])
     def test_a_servers_database(self, scheme: str) -> None:
-        assert "https://" in refused(f"{scheme}://u:p@host/mlflowdb", "server's own database").mend
+        assert "https://" in refused(f"{scheme}://u:p@host/mlflowdb", "server's own database").hint
 
     @pytest.mark.parametrize("where", ["s3://bucket/mlruns", "databricks://x", "ftp://h/x"])
     def test_another_scheme(self, where: str) -> None:
@@ -125,7 +125,7 @@ class TestBadInput:
 
     def test_an_empty_file(self, here: Path) -> None:
         (here / "mlflow.db").touch()
-        assert "has just begun" in refused("mlflow.db", "is an empty file").mend
+        assert "has just begun" in refused("mlflow.db", "is an empty file").hint
 
     def test_another_file(self, here: Path) -> None:
         (here / "train.py").write_text("import mlflow\n")
@@ -150,30 +150,30 @@ class TestBadInput:
 
     def test_a_folder_with_nothing(self, here: Path) -> None:
         (here / "src").mkdir()
-        assert "mlruns" in refused("src", "holds no runs").mend
+        assert "mlruns" in refused("src", "holds no runs").hint
 
     def test_a_folder_with_two(self, here: Path) -> None:
         make_sqlite(here / "mlflow.db")
         make_sqlite(here / "mlruns.db")
-        assert "name one" in refused(".", r"mlflow\.db, mlruns\.db").mend
+        assert "name one" in refused(".", r"mlflow\.db, mlruns\.db").hint
 
     def test_runs_from_before_and_after_mlflows_change_of_store(self, here: Path) -> None:
         """One of them would be left out in silence."""
         make_sqlite(here / "mlflow.db")
         make_files(here / "mlruns")
-        assert "name one" in refused(".", r"mlflow\.db, mlruns").mend
+        assert "name one" in refused(".", r"mlflow\.db, mlruns").hint
         make_sqlite(here / "mlruns" / "mlflow.db")
         refused("mlruns", r"mlruns/mlflow\.db, mlruns")
 
     def test_too_deep_in_a_store(self, here: Path) -> None:
         (run,) = make_files(here / "mlruns")
         for where in (f"mlruns/0/{run}", "mlruns/0"):
-            assert f"name {here / 'mlruns'}" in refused(where, "holds no runs").mend
+            assert f"name {here / 'mlruns'}" in refused(where, "holds no runs").hint
 
     def test_too_high_above_stores(self, here: Path) -> None:
         for name in ("job1", "job2"):
             make_files(here / name / "mlruns")
-        assert "job1/mlruns" in refused(".", "holds no runs").mend
+        assert "job1/mlruns" in refused(".", "holds no runs").hint
 
     def test_a_folder_called_like_a_database(self, here: Path) -> None:
         (here / "mlflow.db").mkdir()
@@ -202,8 +202,8 @@ class TestBadInput:
             above.chmod(above.stat().st_mode | 0o011)
         os.seteuid(65534)
         try:
-            assert "ls -l" in refused(here / "mlruns", "can't be").mend
-            assert "ls -l" in refused(here / "mlflow.db", "can't be").mend
+            assert "ls -l" in refused(here / "mlruns", "can't be").hint
+            assert "ls -l" in refused(here / "mlflow.db", "can't be").hint
         finally:
             os.seteuid(0)
 

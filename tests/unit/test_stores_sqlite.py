@@ -122,7 +122,7 @@ class TestWhileAJobWrites:
         found = Database(store_file, patience=0.1)
         with pytest.raises(LabtrackError, match="locked by another program") as raised:
             found.rows("SELECT 1 FROM runs")
-        assert raised.value.code == Exit.LOCKED and "fuser" in raised.value.mend
+        assert raised.value.code == Exit.LOCKED and "fuser" in raised.value.hint
         db.close()
 
 
@@ -149,7 +149,7 @@ class TestKilledWriter:
         monkeypatch.setattr(database.shutil, "disk_usage", lambda _: usage)
         with pytest.raises(LabtrackError, match="was killed in the middle") as raised:
             open_store(store_file).metric_keys(run_id)
-        assert "TMPDIR" in raised.value.mend
+        assert "TMPDIR" in raised.value.hint
 
     def test_the_copy_goes_with_the_store(self, store_file: Path, run_id: str, monkeypatch, tmp_path: Path) -> None:
         self.killed(store_file, run_id)
@@ -342,11 +342,11 @@ def test_an_unknown_run_names_near_ones(store_file: Path, run_id: str) -> None:
     with open_store(store_file) as store:
         with pytest.raises(BadInputError, match="no run") as raised:
             store.run(run_id[:8])
-        assert run_id in raised.value.mend
+        assert run_id in raised.value.hint
         wrong = run_id[:-1] + ("0" if run_id[-1] != "0" else "1")
         with pytest.raises(BadInputError) as raised:
             store.run(wrong)
-        assert run_id in raised.value.mend
+        assert run_id in raised.value.hint
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")

@@ -14,12 +14,12 @@ from labtrack.lab import VERIFY_USER, Lab, User
 
 def synced(lab: Lab, cloud: FakeCloud) -> dict[str, users.Person]:
     """What a sync did, by person."""
-    with at(lab, cloud) as desk:
-        return {person.outcome.user: person for person in users.sync(desk)}
+    with at(lab, cloud) as context:
+        return {person.outcome.user: person for person in users.sync(context)}
 
 
-def test_everybody_once_and_nothing_twice(lab: Lab, cloud: FakeCloud, desk) -> None:
-    with desk():
+def test_everybody_once_and_nothing_twice(lab: Lab, cloud: FakeCloud, context) -> None:
+    with context():
         secrets.ensure_passwords(lab)
     first = synced(lab, cloud)
     assert list(first) == ["ada", "grace", VERIFY_USER]
@@ -29,8 +29,8 @@ def test_everybody_once_and_nothing_twice(lab: Lab, cloud: FakeCloud, desk) -> N
     assert all(person.outcome.changed == [] for person in synced(lab, cloud).values())
 
 
-def test_absent_people_lose_everything(lab: Lab, cloud: FakeCloud, desk) -> None:
-    with desk():
+def test_absent_people_lose_everything(lab: Lab, cloud: FakeCloud, context) -> None:
+    with context():
         secrets.ensure_passwords(lab)
     synced(lab, cloud)
     gone = dataclasses.replace(lab, users=(User("ada", False), User("grace", True)))
@@ -39,16 +39,16 @@ def test_absent_people_lose_everything(lab: Lab, cloud: FakeCloud, desk) -> None
     assert synced(gone, cloud)["ada"].outcome.changed == []
 
 
-def test_somebody_who_is_no_longer_listed_is_told_not_taken_away(lab: Lab, cloud: FakeCloud, desk) -> None:
-    with desk():
+def test_somebody_who_is_no_longer_listed_is_told_not_taken_away(lab: Lab, cloud: FakeCloud, context) -> None:
+    with context():
         secrets.ensure_passwords(lab)
     synced(lab, cloud)
     fewer = synced(dataclasses.replace(lab, users=(User("grace", True),)), cloud)
     assert "state: absent" in fewer["ada"].outcome.notes[0] and "ada" in cloud.accounts
 
 
-def test_one_bad_file_does_not_stop_the_others(lab: Lab, cloud: FakeCloud, desk) -> None:
-    with desk():
+def test_one_bad_file_does_not_stop_the_others(lab: Lab, cloud: FakeCloud, context) -> None:
+    with context():
         secrets.ensure_passwords(lab)
     synced(lab, cloud)
     lab.env_file("ada").chmod(0o644)
@@ -58,8 +58,8 @@ def test_one_bad_file_does_not_stop_the_others(lab: Lab, cloud: FakeCloud, desk)
     assert lab.env_file("grace").exists()
 
 
-def test_changed_settings_reach_every_file_and_proxied_takes_the_keys(lab: Lab, cloud: FakeCloud, desk) -> None:
-    with desk():
+def test_changed_settings_reach_every_file_and_proxied_takes_the_keys(lab: Lab, cloud: FakeCloud, context) -> None:
+    with context():
         secrets.ensure_passwords(lab)
     synced(lab, cloud)
     before = read_envfile(lab.env_file("ada"))
@@ -71,8 +71,8 @@ def test_changed_settings_reach_every_file_and_proxied_takes_the_keys(lab: Lab, 
     assert cloud.keys == {} and read_envfile(lab.env_file("ada")).access == ""
 
 
-def test_a_changed_verify_password_reaches_account_and_file(lab: Lab, cloud: FakeCloud, desk) -> None:
-    with desk():
+def test_a_changed_verify_password_reaches_account_and_file(lab: Lab, cloud: FakeCloud, context) -> None:
+    with context():
         secrets.ensure_passwords(lab)
     synced(lab, cloud)
     secrets.add(lab, {"secret_verify_password": "b" * 40})

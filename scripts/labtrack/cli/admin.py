@@ -70,9 +70,9 @@ def ensure(lab_dir: Path, keys: TextIO | None, cloud: str | None, verbose: bool)
     from labtrack.envfile import lifecycle
 
     loaded, handed_in = lab.load(lab_dir), _handed_in(keys)
-    with lifecycle.opened(loaded, "labtrack secrets ensure", cloud, _step(verbose)) as desk:
-        made = lab_secrets.ensure_passwords(loaded) + lifecycle.server_key(desk, handed_in)
-        notes = desk.keys.notes
+    with lifecycle.opened(loaded, "labtrack secrets ensure", cloud, _step(verbose)) as context:
+        made = lab_secrets.ensure_passwords(loaded) + lifecycle.server_key(context, handed_in)
+        notes = context.keys.notes
     for name in made:
         click.echo(f"made {name}")
     if not made:
@@ -101,9 +101,9 @@ def create(**given: Any) -> None:
     from labtrack.envfile import lifecycle
 
     loaded, handed_in = lab.load(given["lab_dir"]), _handed_in(given["keys"])
-    with lifecycle.opened(loaded, "labtrack env create", given["cloud"], _step(given["verbose"])) as desk:
+    with lifecycle.opened(loaded, "labtrack env create", given["cloud"], _step(given["verbose"])) as context:
         outcome = lifecycle.create(
-            desk, given["user"], output=given["where"], handed_in=handed_in, force=given["force"]
+            context, given["user"], output=given["where"], handed_in=handed_in, force=given["force"]
         )
     _tell(outcome)
 
@@ -132,9 +132,9 @@ def rotate(**given: Any) -> None:
     from labtrack.envfile import lifecycle
 
     loaded, handed_in = lab.load(given["lab_dir"]), _handed_in(given["keys"])
-    with lifecycle.opened(loaded, "labtrack env rotate", given["cloud"], _step(given["verbose"])) as desk:
+    with lifecycle.opened(loaded, "labtrack env rotate", given["cloud"], _step(given["verbose"])) as context:
         outcome = lifecycle.rotate(
-            desk, given["user"], handed_in=handed_in, leaked=given["leaked"], grace=given["grace"]
+            context, given["user"], handed_in=handed_in, leaked=given["leaked"], grace=given["grace"]
         )
     _tell(outcome)
 
@@ -150,8 +150,8 @@ def revoke(lab_dir: Path, user: str, cloud: str | None, verbose: bool) -> None:
     from labtrack.envfile import lifecycle
 
     loaded = lab.load(lab_dir)
-    with lifecycle.opened(loaded, "labtrack env revoke", cloud, _step(verbose)) as desk:
-        outcome = lifecycle.revoke(desk, user)
+    with lifecycle.opened(loaded, "labtrack env revoke", cloud, _step(verbose)) as context:
+        outcome = lifecycle.revoke(context, user)
     _tell(outcome)
 
 
@@ -165,8 +165,8 @@ def list_(lab_dir: Path, cloud: str | None, as_data: bool) -> None:
     from labtrack.envfile import lifecycle, listing
 
     loaded = lab.load(lab_dir)
-    with lifecycle.opened(loaded, "labtrack env list", cloud) as desk:
-        found = listing.listed(desk)
+    with lifecycle.opened(loaded, "labtrack env list", cloud) as context:
+        found = listing.listed(context)
     if as_data:
         output.data(found.as_data())
         return
@@ -192,8 +192,8 @@ def sync(lab_dir: Path, cloud: str | None, as_data: bool, verbose: bool) -> None
     from labtrack.envfile import lifecycle
 
     loaded = lab.load(lab_dir)
-    with lifecycle.opened(loaded, "labtrack users sync", cloud, _step(verbose)) as desk:
-        done = list(people.sync(desk))
+    with lifecycle.opened(loaded, "labtrack users sync", cloud, _step(verbose)) as context:
+        done = list(people.sync(context))
     lines = [
         f"{person.outcome.user}: {line}"
         for person in done
@@ -255,7 +255,7 @@ def preflight(lab_dir: Path, cloud: str | None, local: bool, as_data: bool) -> N
 @LAB
 @JSON
 def verify(lab_dir: Path, as_data: bool) -> None:
-    """Check from outside that the server keeps its doors closed; exit 0 ok, 1 warnings, 2 failed."""
+    """Check from outside that the server exposes only what it should; exit 0 ok, 1 warnings, 2 failed."""
     from labtrack import lab
     from labtrack.doctor import closed
     from labtrack.envfile import read_envfile

@@ -26,8 +26,8 @@ def results(rows: Iterable[Result], *, as_data: bool) -> Status:
     for row in rows:
         state = click.style(row.status.value.ljust(len("skipped")), fg=_COLORS[row.status])
         click.echo(f"{row.check.ljust(width)}  {state}  {row.seen.replace(chr(10), chr(10) + indent)}")
-        if row.mend:
-            click.echo(f"{indent}To fix: {row.mend.replace(chr(10), chr(10) + indent)}")
+        if row.hint:
+            click.echo(f"{indent}To fix: {row.hint.replace(chr(10), chr(10) + indent)}")
     return worst(rows)
 
 

@@ -43,7 +43,7 @@ def check(file: Path, as_data: bool) -> None:
     help="Use this mlflow_env.sh instead of the variables that are set now.",
 )
 def doctor(write: bool, as_data: bool, file: Path | None) -> None:
-    """Say what is wrong between here, the tracking server and the object store, and how to mend it.
+    """Say what is wrong between here, the tracking server and the object store, and how to fix it.
 
     Exit code 0 ok, 1 warnings, 2 failed.  The store is tried with a few small objects that are deleted again.
     """

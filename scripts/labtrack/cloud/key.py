@@ -43,18 +43,18 @@ def from_keystone(one: dict[str, Any]) -> Key:
 
 def parse(text: str) -> Key:
     """A key as `openstack ec2 credentials create -f json` prints it.  Raises BadInputError otherwise."""
-    mend = "hand in what `openstack ec2 credentials create -f json` prints."
+    hint = "hand in what `openstack ec2 credentials create -f json` prints."
     try:
         loaded = json.loads(text)
     except ValueError:
         what = "nothing" if not text.strip() else "something that is not JSON"
-        raise BadInputError(f"--keys was given {what}.", mend) from None
+        raise BadInputError(f"--keys was given {what}.", hint) from None
     if isinstance(loaded, list) and len(loaded) == 1:  # `ec2 credentials list -f json` of a single key
         loaded = loaded[0]
     if not isinstance(loaded, dict):
-        raise BadInputError("--keys was given JSON, but not one key.", mend)
+        raise BadInputError("--keys was given JSON, but not one key.", hint)
     loaded = {str(name).lower().replace(" ", "_"): value for name, value in loaded.items()}
     for name in ("access", "secret"):
         if not isinstance(loaded.get(name), str) or not loaded[name]:
-            raise BadInputError(f"The JSON for --keys has no {name!r}.", mend)
+            raise BadInputError(f"The JSON for --keys has no {name!r}.", hint)
     return from_keystone({name: value for name, value in loaded.items() if isinstance(value, str)})

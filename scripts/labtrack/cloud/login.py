@@ -129,8 +129,8 @@ def _region(lab: Named, cloud: str | None) -> tuple[CloudRegion, str]:
         found = f"the entry {name} of {config.config_filename}{token}"
         return config.get_one(cloud=name, validate=not _token()), found
     except keystone.NoMatchingPlugin as error:
-        mend = f"pip install the package that brings it, or use {WAYS_OUT}"
-        raise BadInputError(f"The way to log in {error.name!r} is not installed here.", mend) from None
+        hint = f"pip install the package that brings it, or use {WAYS_OUT}"
+        raise BadInputError(f"The way to log in {error.name!r} is not installed here.", hint) from None
     except (keystone.AuthPluginException, ConfigException) as error:
         raise BadInputError(
             f"The credentials can't be used: {str(error).rstrip('.')}.",
@@ -181,17 +181,17 @@ def _why_unauthorized(region: Any, session: Session, auth_url: str) -> LabtrackE
                 f"{who} may log in at {auth_url}, but has no role in the project {project!r} (or it does not exist).",
                 "correct the project's name, or ask its owner for the role `member`.",
             )
-    what, mend = _refused_secret(auth)
+    what, hint = _refused_secret(auth)
     if not what:
-        what, mend = f"wrong user name or password for {who}", "correct the clouds.yaml entry, or source openrc again."
-    return LabtrackError(f"Keystone at {auth_url} refuses the login (401): {what}.", mend)
+        what, hint = f"wrong user name or password for {who}", "correct the clouds.yaml entry, or source openrc again."
+    return LabtrackError(f"Keystone at {auth_url} refuses the login (401): {what}.", hint)
 
 
 def _why_not_found(region: Any, auth_url: str) -> LabtrackError:
     """A token or an application credential that Keystone does not know is a 404, as is a wrong address."""
-    what, mend = _refused_secret(region.config.get("auth", {}))
+    what, hint = _refused_secret(region.config.get("auth", {}))
     if what:
-        return LabtrackError(f"Keystone at {auth_url} refuses the login (404): {what}.", mend)
+        return LabtrackError(f"Keystone at {auth_url} refuses the login (404): {what}.", hint)
     return BadInputError(
         f"There is no Keystone at {auth_url} (404).", "auth_url must be Keystone's address and end in /v3."
     )

@@ -1,1 +1,1 @@
-"""Checks that say what they saw and how to mend it, for the researcher, the admin and the tests."""
+"""Checks that say what they saw and how to fix it, for the researcher, the admin and the tests."""

@@ -37,11 +37,11 @@ ABSENT = (
 )
 FORGED = "forged Host"
 SEARCH = "/ajax-api/2.0/mlflow/experiments/search"
-MEND = "run playbooks/deploy.yml again; if it stays open, stop nginx on the server and report it (SECURITY.md)."
+FIX = "run playbooks/deploy.yml again; if it stays open, stop nginx on the server and report it (SECURITY.md)."
 
 
 def check(fqdn: str, login: tuple[str, str], ca_file: Path | None, timeout: float = TIMEOUT) -> Iterator[Result]:
-    """Tries the doors of the server `fqdn`.  login: an ordinary account."""
+    """Checks the exposed ports and routes of the server `fqdn`.  login: an ordinary account."""
     outside = _Outside(fqdn, ca_file, timeout)
     with ThreadPoolExecutor() as pool:  # a closed port is one that is waited for in vain
         patience = min(timeout, PORT_TIMEOUT)
@@ -80,7 +80,7 @@ def _port(fqdn: str, port: int, name: str, timeout: float) -> Result:
         socket.create_connection((fqdn, port), timeout).close()
     except OSError as error:
         return ok(check, f"closed ({error.strerror or 'no answer'})")
-    return failed(check, "open to this machine", MEND)
+    return failed(check, "open to this machine", FIX)
 
 
 class _Outside:
@@ -109,7 +109,7 @@ class _Outside:
         if answer.status_code in allowed:
             return ok(check, f"{good} ({answer.status_code})")
         expected = " or ".join(str(status) for status in sorted(allowed))
-        return failed(check, f"answered {answer.status_code}, not {expected}", MEND)
+        return failed(check, f"answered {answer.status_code}, not {expected}", FIX)
 
 
 def _no_login(request: requests.PreparedRequest) -> requests.PreparedRequest:

@@ -35,8 +35,8 @@ def dns(context: Context) -> Iterator[Result]:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         said = getattr(error, "strerror", None) or error
-        mend = f"check the spelling (`getent hosts {host}`). If it is right: {_NO_WAY_OUT}"
-        yield failed("DNS", f"{host}{note} does not resolve: {said}", mend)
+        hint = f"check the spelling (`getent hosts {host}`). If it is right: {_NO_WAY_OUT}"
+        yield failed("DNS", f"{host}{note} does not resolve: {said}", hint)
         return
     addresses = sorted({str(one[4][0]) for one in found})
     yield ok("DNS", f"{host}{note} is {', '.join(addresses)}")
@@ -53,8 +53,8 @@ def tcp(context: Context) -> Iterator[Result]:
         if isinstance(error, socket.timeout):
             yield failed("TCP", seen + "does not answer", _NO_WAY_OUT)
         elif error.errno == errno.ECONNREFUSED:
-            mend = "the machine is there, but nginx is not: tell the lab's admin (`systemctl status nginx`)."
-            yield failed("TCP", seen + "refuses the connection", mend)
+            hint = "the machine is there, but nginx is not: tell the lab's admin (`systemctl status nginx`)."
+            yield failed("TCP", seen + "refuses the connection", hint)
         else:
             yield failed("TCP", seen + f"can't be reached: {error.strerror or error}", _NO_WAY_OUT)
         return
@@ -83,30 +83,30 @@ def tls(context: Context) -> Iterator[Result]:
         yield _untrusted(host, trusted, error)
         return
     except (ssl.SSLError, OSError) as error:
-        mend = "is it the right port? A plain-http service answers so; else try again."
-        yield failed("TLS", f"no TLS with {host}:{port}: {getattr(error, 'reason', None) or error}", mend)
+        hint = "is it the right port? A plain-http service answers so; else try again."
+        yield failed("TLS", f"no TLS with {host}:{port}: {getattr(error, 'reason', None) or error}", hint)
         return
     ends = ssl.cert_time_to_seconds(str(certificate["notAfter"]))
     days = int((ends - time.time()) // 86400)
     seen = f"{version}, trusted, valid for {days} more days"
-    mend = "tell the lab's admin: the server's certificate has to be renewed."
-    yield warning("TLS", seen, mend) if days < EXPIRES_SOON else ok("TLS", seen)
+    hint = "tell the lab's admin: the server's certificate has to be renewed."
+    yield warning("TLS", seen, hint) if days < EXPIRES_SOON else ok("TLS", seen)
 
 
 def _untrusted(host: str, trusted: str, error: ssl.SSLCertVerificationError) -> Result:
     said = error.verify_message or str(error)
     if "expired" in said:
-        mend = f"tell the lab's admin to renew it; if `date` is wrong here ({_today()}), set this machine's clock."
+        hint = f"tell the lab's admin to renew it; if `date` is wrong here ({_today()}), set this machine's clock."
     elif "match" in said or "mismatch" in said.lower():
-        mend = "the address must be the server's name exactly: compare MLFLOW_TRACKING_URI with your mlflow_env.sh."
+        hint = "the address must be the server's name exactly: compare MLFLOW_TRACKING_URI with your mlflow_env.sh."
     elif "not yet valid" in said:
-        mend = f"set this machine's clock: it says {_today()}."
+        hint = f"set this machine's clock: it says {_today()}."
     else:
-        mend = (
+        hint = (
             f"the CA in {trusted} is another one than the server's: get a new mlflow_env.sh from the lab's admin, "
             "source it again; if it stays, somebody may be in between."
         )
-    return failed("TLS", f"the certificate of {host} is not trusted: {said}", mend)
+    return failed("TLS", f"the certificate of {host} is not trusted: {said}", hint)
 
 
 def _today() -> str:
@@ -120,10 +120,10 @@ def clock(context: Context) -> Iterator[Result]:
     for party, (theirs, ours) in context.dates.items():
         skew = ours - theirs
         seen = f"this machine is {abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} the {party}"
-        mend = "set the clock (`timedatectl`, chrony); on a cluster, tell its support."
+        hint = "set the clock (`timedatectl`, chrony); on a cluster, tell its support."
         if abs(skew) > SKEW_BAD:
-            yield failed("clock", seen + ": the store refuses requests from 900 s on", mend)
+            yield failed("clock", seen + ": the store refuses requests from 900 s on", hint)
         elif abs(skew) > SKEW_NOTED:
-            yield warning("clock", seen, mend)
+            yield warning("clock", seen, hint)
         else:
             yield ok("clock", f"equal to the {party}'s within {max(1, round(abs(skew)))} s")

@@ -22,13 +22,13 @@ class Result:
 
     check: what was looked at, a few words.
     seen: what was found.
-    mend: what to do about it; empty when nothing is to be done.
+    hint: what to do about it; empty when nothing is to be done.
     """
 
     check: str
     status: Status
     seen: str
-    mend: str = ""
+    hint: str = ""
 
 
 def ok(check: str, seen: str) -> Result:
@@ -36,14 +36,14 @@ def ok(check: str, seen: str) -> Result:
     return Result(check, Status.OK, seen)
 
 
-def warning(check: str, seen: str, mend: str) -> Result:
+def warning(check: str, seen: str, hint: str) -> Result:
     """A row about something that works, but not as it should."""
-    return Result(check, Status.WARNING, seen, mend)
+    return Result(check, Status.WARNING, seen, hint)
 
 
-def failed(check: str, seen: str, mend: str) -> Result:
+def failed(check: str, seen: str, hint: str) -> Result:
     """A row about something that does not work."""
-    return Result(check, Status.FAILED, seen, mend)
+    return Result(check, Status.FAILED, seen, hint)
 
 
 def skipped(check: str, why: str) -> Result:

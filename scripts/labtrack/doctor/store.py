@@ -135,8 +135,8 @@ def _deleted(client: Any, bucket: str, folder: str) -> Result:
     except _ERRORS as error:
         return refused("store delete", bucket, refusal(error))
     if left:
-        mend = "the key may write but not delete: ask the lab's admin for the bucket's rules."
-        return failed("store delete", f"{left} probe objects are still there under {folder}", mend)
+        hint = "the key may write but not delete: ask the lab's admin for the bucket's rules."
+        return failed("store delete", f"{left} probe objects are still there under {folder}", hint)
     return ok("store delete", "nothing left behind")
 
 
@@ -184,5 +184,5 @@ _MENDS = {
 
 def refused(check: str, bucket: str, why: Refusal) -> Result:
     """The row for something that the store did not do."""
-    mend = _MENDS.get(why.kind, "try again in a minute; if it stays, tell the lab's admin what is said here.")
-    return failed(check, f"the store refuses on s3://{bucket}: {why}", mend)
+    hint = _MENDS.get(why.kind, "try again in a minute; if it stays, tell the lab's admin what is said here.")
+    return failed(check, f"the store refuses on s3://{bucket}: {why}", hint)

@@ -56,16 +56,16 @@ def login(context: Context) -> Iterator[Result]:
     if answer.ok:
         yield ok("login", f"accepted as {user}")
     elif status == requests.codes.unauthorized:
-        mend = "source the newest mlflow_env.sh; if it is refused too, ask the lab's admin: labtrack env create"
-        yield failed("login", f"the server refuses user {user} with this password (401)", mend)
+        hint = "source the newest mlflow_env.sh; if it is refused too, ask the lab's admin: labtrack env create"
+        yield failed("login", f"the server refuses user {user} with this password (401)", hint)
     elif status == requests.codes.forbidden:
         seen = f"refused (403): {' '.join(answer.text.split())[:120]}"
         yield failed("login", seen, "use the server's own name in MLFLOW_TRACKING_URI, as your mlflow_env.sh has it.")
     elif status == requests.codes.too_many_requests:
         yield failed("login", "too many logins from here (429)", "wait a minute; share one login between processes.")
     else:
-        mend = "nginx answers, but MLflow behind it does not: tell the lab's admin (`systemctl status 'mlflow@*'`)."
-        yield failed("login", f"the server answered {status}", mend)
+        hint = "nginx answers, but MLflow behind it does not: tell the lab's admin (`systemctl status 'mlflow@*'`)."
+        yield failed("login", f"the server answered {status}", hint)
 
 
 def version(context: Context) -> Iterator[Result]:
@@ -83,11 +83,11 @@ def version(context: Context) -> Iterator[Result]:
     client = _client()
     seen = f"MLflow {said}" + (f", here {client}" if client else ", none here")
     if numbers < FLOOR:
-        mend = "the lab's admin should update it: older versions have published exploits."
-        yield warning("server version", seen, mend)
+        hint = "the lab's admin should update it: older versions have published exploits."
+        yield warning("server version", seen, hint)
     elif client and client.partition(".")[0] != said.partition(".")[0]:
-        mend = f'pip install "mlflow=={said}" (or mlflow-skinny)'
-        yield warning("server version", seen + ": another major version", mend)
+        hint = f'pip install "mlflow=={said}" (or mlflow-skinny)'
+        yield warning("server version", seen + ": another major version", hint)
     else:
         yield ok("server version", seen)
 
@@ -150,11 +150,11 @@ def _artifact(context: Context, uri: str) -> Iterator[Result]:
         else:
             yield ok("artifact", f"in s3://{bucket}: written, read back, deleted")
     elif scheme == "s3":
-        mend = "get a new mlflow_env.sh: the lab's artifacts are in a store, and this one has no key for it."
-        yield failed("artifact", f"the server puts them to {uri}, and no key for it is set", mend)
+        hint = "get a new mlflow_env.sh: the lab's artifacts are in a store, and this one has no key for it."
+        yield failed("artifact", f"the server puts them to {uri}, and no key for it is set", hint)
     else:
-        mend = "tell the lab's admin: artifacts would land in a folder of each machine."
-        yield failed("artifact", f"the server puts them to {uri}", mend)
+        hint = "tell the lab's admin: artifacts would land in a folder of each machine."
+        yield failed("artifact", f"the server puts them to {uri}", hint)
 
 
 def _through_the_server(context: Context, path: str) -> Result:
@@ -165,8 +165,8 @@ def _through_the_server(context: Context, path: str) -> Result:
             answer = _ask(context, method, place, **more)
             if not answer.ok:
                 seen = f"{method} through the server was answered {answer.status_code}"
-                mend = "the server can't reach its store, or may not: tell the lab's admin."
-                return failed("artifact", seen, mend)
+                hint = "the server can't reach its store, or may not: tell the lab's admin."
+                return failed("artifact", seen, hint)
             if method == "GET" and answer.content != body:
                 return failed("artifact", "what was uploaded did not come back", "tell the lab's admin.")
     except requests.exceptions.RequestException as error:

@@ -29,8 +29,8 @@ def check(context: Context) -> Iterator[Result]:
         return
     odd = [name for name, value in env.items() if name.startswith(("MLFLOW_", "AWS_")) and _odd(name, value)]
     if odd:
-        mend = "the file was edited or copied with Windows line ends: get it again."
-        yield failed(SERVER, f"a stray quote, blank or line end in {', '.join(sorted(odd))}", mend)
+        hint = "the file was edited or copied with Windows line ends: get it again."
+        yield failed(SERVER, f"a stray quote, blank or line end in {', '.join(sorted(odd))}", hint)
         return
     yield ok(SERVER, f"{uri} as {env['MLFLOW_TRACKING_USERNAME']}")
     yield from _doubtful(context)
@@ -61,20 +61,20 @@ def _odd(name: str, value: str) -> bool:
 def _doubtful(context: Context) -> Iterator[Result]:
     env, server = context.env, context.server
     if server.scheme == "http" and server.hostname not in _LOCAL:
-        mend = "use https://; a server without it is not labtrack's."
-        yield warning(SERVER, "http:// sends the password readable over the network", mend)
+        hint = "use https://; a server without it is not labtrack's."
+        yield warning(SERVER, "http:// sends the password readable over the network", hint)
     if env.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("true", "1"):
-        mend = "unset MLFLOW_TRACKING_INSECURE_TLS"
-        yield warning(SERVER, "MLFLOW_TRACKING_INSECURE_TLS is set: anybody in between can read the password", mend)
+        hint = "unset MLFLOW_TRACKING_INSECURE_TLS"
+        yield warning(SERVER, "MLFLOW_TRACKING_INSECURE_TLS is set: anybody in between can read the password", hint)
     for name in ("MLFLOW_TRACKING_SERVER_CERT_PATH", "AWS_CA_BUNDLE"):
         if env.get(name) and not Path(env[name]).is_file():
-            mend = "source mlflow_env.sh again on this machine, which puts the file there."
-            yield failed(SERVER, f"{name} names {env[name]}, which is not on this machine", mend)
+            hint = "source mlflow_env.sh again on this machine, which puts the file there."
+            yield failed(SERVER, f"{name} names {env[name]}, which is not on this machine", hint)
     if "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in env:
         yield warning(SERVER, "no retry limit is set: a dead server then holds every call for 4 minutes", _SOURCE)
     if env.get("MLFLOW_REGISTRY_URI"):
-        mend = "unset MLFLOW_REGISTRY_URI, unless models are to go to another server."
-        yield warning(SERVER, f"MLFLOW_REGISTRY_URI is set: models go to {env['MLFLOW_REGISTRY_URI']}", mend)
+        hint = "unset MLFLOW_REGISTRY_URI, unless models are to go to another server."
+        yield warning(SERVER, f"MLFLOW_REGISTRY_URI is set: models go to {env['MLFLOW_REGISTRY_URI']}", hint)
 
 
 def check_store(context: Context) -> Iterator[Result]:
@@ -102,5 +102,5 @@ def check_store(context: Context) -> Iterator[Result]:
         seen = f"{', '.join(unset)} not when_required: boto3 then adds checksums that other stores refuse or store"
         yield warning(STORE, seen, "; ".join(f"export {name}=when_required" for name in unset))
     if env.get("AWS_SESSION_TOKEN"):
-        mend = "unset AWS_SESSION_TOKEN"
-        yield warning(STORE, "AWS_SESSION_TOKEN is set, which belongs to another key: the store will refuse", mend)
+        hint = "unset AWS_SESSION_TOKEN"
+        yield warning(STORE, "AWS_SESSION_TOKEN is set, which belongs to another key: the store will refuse", hint)

@@ -186,7 +186,7 @@ class Keys:
 
 def _refused(lab: Lab, refusal: Refusal) -> LabtrackError:
     where = f"The store {lab.s3_endpoint}"
-    mends = {
+    hints = {
         "key": "is lab_s3_endpoint the store of the same cloud and region as lab_cloud?",
         "forbidden": f"the login needs the role `member` in the project that owns the bucket {lab.bucket}: "
         "ask the project's owner; and check that the bucket's name is not somebody else's.",
@@ -197,7 +197,7 @@ def _refused(lab: Lab, refusal: Refusal) -> LabtrackError:
         "tls": "name the CA's file as lab_s3_ca_file, or correct lab_s3_endpoint.",
         "unreachable": "check lab_s3_endpoint and the network, then run the same command again; the key is kept.",
     }
-    mend = mends.get(refusal.kind, "look at the store's status page, then try again.")
+    hint = hints.get(refusal.kind, "look at the store's status page, then try again.")
     if refusal.kind in ("unreachable", "tls"):
-        return LabtrackError(f"{where} could not be asked whether it takes the new key: {refusal}.", mend)
-    return LabtrackError(f"{where} refuses the new key on the bucket {lab.bucket}: {refusal}.", mend)
+        return LabtrackError(f"{where} could not be asked whether it takes the new key: {refusal}.", hint)
+    return LabtrackError(f"{where} refuses the new key on the bucket {lab.bucket}: {refusal}.", hint)

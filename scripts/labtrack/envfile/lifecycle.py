@@ -1,4 +1,4 @@
-"""The life of a person's account, key and file: create, rotate, revoke.
+"""A person's account, key and file: create, rotate, revoke.
 
 Every function can be called again at any time and does only what is missing; after a crash the same
 call goes on where the dead one stopped.  The order of a rotation is create, probe, swap the file,
@@ -42,7 +42,7 @@ class Outcome:
 
 
 @dataclass
-class Desk:
+class Context:
     """Where the admin works: the lab, its server as admin, its keys.  Made by `opened`."""
 
     lab: Lab
@@ -56,7 +56,7 @@ class Desk:
 
 
 @contextlib.contextmanager
-def opened(lab: Lab, doing: str, cloud: str | None = None, step: Step | None = None) -> Iterator[Desk]:
+def opened(lab: Lab, doing: str, cloud: str | None = None, step: Step | None = None) -> Iterator[Context]:
     """Locks the lab and gives what the functions below need.
 
     doing: the command, told to whoever finds the lab locked.  cloud: an entry of clouds.yaml.
@@ -75,11 +75,11 @@ def opened(lab: Lab, doing: str, cloud: str | None = None, step: Step | None = N
         keys = Keys(lab, register.load(lab.private / "keys.json"), log_in, tell)
         ca_file = lab.ca_file if lab.ca_file.is_file() else None
         password = secrets.read(lab).get("secret_mlflow_admin_password", "")
-        yield Desk(lab, keys, Server(lab.url, ADMIN_USER, password, ca_file), tell)
+        yield Context(lab, keys, Server(lab.url, ADMIN_USER, password, ca_file), tell)
 
 
 def create(
-    desk: Desk,
+    context: Context,
     user: str,
     *,
     output: Path | None = None,
@@ -91,15 +91,15 @@ def create(
     output: another place for the file.  handed_in: a key made elsewhere.  force: write over a truncated
     or edited file.
     """
-    with _ready(desk, user, output, force) as (there, outcome):
-        key = _key(desk, user, there, handed_in, outcome) if desk.lab.direct else None
-        _hand_out(desk, outcome, there, key)
-        _finish(desk, outcome)
+    with _ready(context, user, output, force) as (there, outcome):
+        key = _key(context, user, there, handed_in, outcome) if context.lab.direct else None
+        _hand_out(context, outcome, there, key)
+        _finish(context, outcome)
         return outcome
 
 
 def rotate(
-    desk: Desk,
+    context: Context,
     user: str,
     *,
     handed_in: Key | None = None,
@@ -113,12 +113,12 @@ def rotate(
     the password changes too and nothing is left valid for `grace` seconds; running jobs lose the server.
     In proxied mode there is no key, so the password is what changes.
     """
-    with _ready(desk, user, None, False) as (there, outcome):
+    with _ready(context, user, None, False) as (there, outcome):
         if there is None:
-            mend = f"`labtrack env create {desk.lab.shown_folder} {user}`."
-            raise BadInputError(f"{user} has no file {outcome.file}, so there is nothing to rotate.", mend)
-        keys, key = desk.keys, None
-        if desk.lab.direct:
+            hint = f"`labtrack env create {context.lab.shown_folder} {user}`."
+            raise BadInputError(f"{user} has no file {outcome.file}, so there is nothing to rotate.", hint)
+        keys, key = context.keys, None
+        if context.lab.direct:
             swapped = [entry for entry in keys.register.of(user, NEW) if entry.access == there.access]
             if swapped and not leaked and not handed_in:
                 # it died between swapping the file and noting it
@@ -126,35 +126,35 @@ def rotate(
             else:
                 if swapped:
                     keys.use(user, there.access)
-                key = _proven(desk, user, handed_in, outcome)
-        if leaked or not desk.lab.direct:
-            _distrust_password(desk, user)
-        _hand_out(desk, outcome, there, key)
+                key = _proven(context, user, handed_in, outcome)
+        if leaked or not context.lab.direct:
+            _distrust_password(context, user)
+        _hand_out(context, outcome, there, key)
         if grace and not leaked and keys.register.of(user, register.OLD):
-            desk.step(f"wait {grace:.0f} s for uploads that are under way")
+            context.step(f"wait {grace:.0f} s for uploads that are under way")
             sleep(grace)
-        _finish(desk, outcome)
+        _finish(context, outcome)
         return outcome
 
 
-def revoke(desk: Desk, user: str) -> Outcome:
+def revoke(context: Context, user: str) -> Outcome:
     """Takes away `user`'s keys, account and file, whatever of them there is."""
     _refuse_own(user)
-    keys, file = desk.keys, desk.file_of(user)
+    keys, file = context.keys, context.file_of(user)
     outcome = Outcome(user, file)
     keys.recover(user)
     if keys.register.of(user):
         keys.use(user, None)
         outcome.changed += [f"key {access} deleted" for access in keys.delete_old(user)]
-    desk.step("delete the account")
-    if desk.server.delete_user(user):
+    context.step("delete the account")
+    if context.server.delete_user(user):
         outcome.changed.append("account deleted")
-    desk.step("delete the file")
+    context.step("delete the file")
     if file.is_symlink() or file.exists():
         file.unlink()
         outcome.changed.append(f"file {file} deleted")
     with contextlib.suppress(OSError):  # not empty: it holds something of the admin's own
-        desk.lab.env_file(user).parent.rmdir()
+        context.lab.env_file(user).parent.rmdir()
     if keys.register.outputs.pop(user, None):
         keys.register.save()
     outcome.notes += keys.notes
@@ -162,9 +162,9 @@ def revoke(desk: Desk, user: str) -> Outcome:
     return outcome
 
 
-def server_key(desk: Desk, handed_in: Key | None = None) -> list[str]:
+def server_key(context: Context, handed_in: Key | None = None) -> list[str]:
     """Sees to it that secrets.yml has an S3 key for the server that the store knows; gives what was done."""
-    keys, lab = desk.keys, desk.lab
+    keys, lab = context.keys, context.lab
     present = secrets.read(lab)
     access, secret = present.get(secrets.S3_ACCESS), present.get(secrets.S3_SECRET)
     if access and secret and handed_in is None and not keys.is_unknown(Key(access, secret)):
@@ -180,7 +180,7 @@ def server_key(desk: Desk, handed_in: Key | None = None) -> list[str]:
         key = keys.take(SERVER_OWNER, handed_in)
         # the bucket may be made later, by playbooks/provision.yml
         keys.prove(key, SERVER_OWNER, bucket_may_be_missing=True)
-    desk.step("write secrets.yml")
+    context.step("write secrets.yml")
     secrets.add(lab, {secrets.S3_ACCESS: key.access, secrets.S3_SECRET: key.secret})
     keys.use(SERVER_OWNER, key.access)
     keys.delete_old(SERVER_OWNER)
@@ -188,12 +188,12 @@ def server_key(desk: Desk, handed_in: Key | None = None) -> list[str]:
 
 
 @contextlib.contextmanager
-def _ready(desk: Desk, user: str, output: Path | None, force: bool) -> Iterator[tuple[EnvFile | None, Outcome]]:
+def _ready(context: Context, user: str, output: Path | None, force: bool) -> Iterator[tuple[EnvFile | None, Outcome]]:
     """Everything that can be refused before anything is made."""
     _refuse_own(user)
-    desk.step("look at the file")
-    file = output.absolute() if output else desk.file_of(user)
-    if not output and file == desk.lab.env_file(user):
+    context.step("look at the file")
+    file = output.absolute() if output else context.file_of(user)
+    if not output and file == context.lab.env_file(user):
         files.make_private_folder(file.parent)
     if not file.parent.is_dir():
         raise BadInputError(f"There is no folder {file.parent}.", "make it first (mkdir -m 700).")
@@ -205,19 +205,19 @@ def _ready(desk: Desk, user: str, output: Path | None, force: bool) -> Iterator[
             f"{file} is the file of {there.user or 'nobody'}, not of {user}.", "choose another --output."
         )
     outcome = Outcome(user, file)
-    desk.step("log in to the server")
-    desk.server.has_user(user)
+    context.step("log in to the server")
+    context.server.has_user(user)
     try:
         yield there, outcome
     finally:
-        outcome.notes += desk.keys.notes
-        desk.keys.notes.clear()
-    usual = file == desk.lab.env_file(user)
-    if desk.keys.register.outputs.get(user) != (None if usual else str(file)):
-        desk.keys.register.outputs.pop(user, None)
+        outcome.notes += context.keys.notes
+        context.keys.notes.clear()
+    usual = file == context.lab.env_file(user)
+    if context.keys.register.outputs.get(user) != (None if usual else str(file)):
+        context.keys.register.outputs.pop(user, None)
         if not usual:
-            desk.keys.register.outputs[user] = str(file)
-        desk.keys.register.save()
+            context.keys.register.outputs[user] = str(file)
+        context.keys.register.save()
 
 
 def _refuse_own(user: str) -> None:
@@ -229,9 +229,9 @@ def _refuse_own(user: str) -> None:
         raise BadInputError(f"{user!r} can't be the name of an account.", f"Allowed: {rule['x-allowed']}.")
 
 
-def _key(desk: Desk, user: str, there: EnvFile | None, handed_in: Key | None, outcome: Outcome) -> Key:
+def _key(context: Context, user: str, there: EnvFile | None, handed_in: Key | None, outcome: Outcome) -> Key:
     """The key that `user`'s file should have: the one it has, if that is in order, or a new one."""
-    keys = desk.keys
+    keys = context.keys
     if handed_in is None or (there and there.access == handed_in.access):
         known = keys.register.keys.get(there.access) if there and there.access else None
         if there and known and known.owner == user and (known.handed_in or known.access in keys.listed):
@@ -240,7 +240,7 @@ def _key(desk: Desk, user: str, there: EnvFile | None, handed_in: Key | None, ou
             kept = _registered(keys, user)
             if kept:
                 return kept
-    return _proven(desk, user, handed_in, outcome)
+    return _proven(context, user, handed_in, outcome)
 
 
 def _registered(keys: Keys, owner: str) -> Key | None:
@@ -251,54 +251,54 @@ def _registered(keys: Keys, owner: str) -> Key | None:
     return None
 
 
-def _proven(desk: Desk, user: str, handed_in: Key | None, outcome: Outcome) -> Key:
-    key = desk.keys.take(user, handed_in)
-    desk.keys.prove(key, user)
+def _proven(context: Context, user: str, handed_in: Key | None, outcome: Outcome) -> Key:
+    key = context.keys.take(user, handed_in)
+    context.keys.prove(key, user)
     outcome.changed.append(f"key {key.access} {'taken' if handed_in else 'made'}")
     return key
 
 
-def _distrust_password(desk: Desk, user: str) -> None:
-    if user not in desk.keys.register.passwords:
-        desk.keys.register.passwords.append(user)
-        desk.keys.register.save()
+def _distrust_password(context: Context, user: str) -> None:
+    if user not in context.keys.register.passwords:
+        context.keys.register.passwords.append(user)
+        context.keys.register.save()
 
 
-def _hand_out(desk: Desk, outcome: Outcome, there: EnvFile | None, key: Key | None) -> None:
+def _hand_out(context: Context, outcome: Outcome, there: EnvFile | None, key: Key | None) -> None:
     """The account and the file; afterwards the register says what is in use."""
     user = outcome.user
     old = there.variables["MLFLOW_TRACKING_PASSWORD"] if there else None
-    password = _account(desk, user, old, outcome)
+    password = _account(context, user, old, outcome)
     same = there and old == password and there.access == (key.access if key else "")
-    contents = Contents(desk.lab, user, password, key, there.written if there and same else now())
+    contents = Contents(context.lab, user, password, key, there.written if there and same else now())
     data = render(contents)
     if there is None or there.data != data:
         if same:  # only the lab's settings changed
             data = render(replace(contents, written=now()))
-        desk.step("write the file")
+        context.step("write the file")
         files.write_private(outcome.file, data)
         outcome.changed.append(f"file {outcome.file} written")
-    noted = [(entry.access, entry.state) for entry in desk.keys.register.of(user)]
-    if noted != ([(key.access, ACTIVE)] if key else []) or user in desk.keys.register.passwords:
-        desk.keys.use(user, key.access if key else None)
+    noted = [(entry.access, entry.state) for entry in context.keys.register.of(user)]
+    if noted != ([(key.access, ACTIVE)] if key else []) or user in context.keys.register.passwords:
+        context.keys.use(user, key.access if key else None)
 
 
-def _account(desk: Desk, user: str, old: str | None, outcome: Outcome) -> str:
+def _account(context: Context, user: str, old: str | None, outcome: Outcome) -> str:
     """The account with the password that the file will hold; gives that password."""
-    doubted = user in desk.keys.register.passwords
-    given = secrets.get(desk.lab, "secret_verify_password") if user == VERIFY_USER else None
+    doubted = user in context.keys.register.passwords
+    given = secrets.get(context.lab, "secret_verify_password") if user == VERIFY_USER else None
     password = given or (None if doubted else old) or secrets.generate()
-    if not desk.server.has_user(user):
-        desk.step("make the account")
-        desk.server.create_user(user, password)
+    if not context.server.has_user(user):
+        context.step("make the account")
+        context.server.create_user(user, password)
         outcome.changed.append("account made")
     elif password != old or doubted:
-        _distrust_password(desk, user)
-        desk.step("set the account's password")
-        desk.server.set_password(user, password)
+        _distrust_password(context, user)
+        context.step("set the account's password")
+        context.server.set_password(user, password)
         outcome.changed.append("password set")
     return password
 
 
-def _finish(desk: Desk, outcome: Outcome) -> None:
-    outcome.changed += [f"old key {access} deleted" for access in desk.keys.delete_old(outcome.user)]
+def _finish(context: Context, outcome: Outcome) -> None:
+    outcome.changed += [f"old key {access} deleted" for access in context.keys.delete_old(outcome.user)]

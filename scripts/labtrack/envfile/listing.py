@@ -7,7 +7,7 @@ from typing import Any
 
 from labtrack.doctor.result import worst
 from labtrack.envfile import read
-from labtrack.envfile.lifecycle import Desk
+from labtrack.envfile.lifecycle import Context
 from labtrack.errors import LabtrackError
 from labtrack.lab import SERVER_OWNER
 
@@ -41,17 +41,17 @@ class Listing:
         return asdict(self)
 
 
-def listed(desk: Desk) -> Listing:
+def listed(context: Context) -> Listing:
     """What is known of every key.  Without a login to Keystone, what the register says."""
-    found, known = Listing(), desk.keys.register.keys
+    found, known = Listing(), context.keys.register.keys
     try:
-        in_cloud = set(desk.keys.listed)
+        in_cloud = set(context.keys.listed)
     except LabtrackError as error:
         in_cloud = None
         found.notes.append(f"Keystone was not asked: {error.what.splitlines()[0]}")
     for entry in sorted(known.values(), key=lambda entry: (entry.owner, entry.made)):
         there = "?" if in_cloud is None else ("yes" if entry.access in in_cloud else "no")
-        place = "secrets.yml" if entry.owner == SERVER_OWNER else _file(desk, entry.owner)
+        place = "secrets.yml" if entry.owner == SERVER_OWNER else _file(context, entry.owner)
         found.lines.append(Line(entry.owner, entry.access, entry.state, entry.made, there, place))
     strangers = sorted((in_cloud or set()) - set(known))
     found.lines += [Line("", access, "", "", "yes", "") for access in strangers]
@@ -63,6 +63,6 @@ def listed(desk: Desk) -> Listing:
     return found
 
 
-def _file(desk: Desk, user: str) -> str:
-    file = desk.file_of(user)
+def _file(context: Context, user: str) -> str:
+    file = context.file_of(user)
     return worst(read.check(file)).value if file.exists() else "missing"

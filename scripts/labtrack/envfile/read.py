@@ -76,14 +76,14 @@ def load(path: Path) -> EnvFile | None:
         return None
     for result in check(path):
         if result.status in (Status.FAILED, Status.WARNING):
-            raise BadInputError(result.seen, result.mend)
+            raise BadInputError(result.seen, result.hint)
     return parse(path, path.read_bytes())
 
 
 def refuse_tracked(path: Path) -> None:
     """Raises BadInputError when git tracks `path`, or would with the next `git add`."""
     for result in _git(path):
-        raise BadInputError(result.seen, result.mend)
+        raise BadInputError(result.seen, result.hint)
 
 
 def _place(path: Path) -> Iterator[Result]:
@@ -93,13 +93,13 @@ def _place(path: Path) -> Iterator[Result]:
         yield failed(_CHECK, f"{path}: {error.strerror}.", "name the file: labtrack env check FILE")
         return
     if stat.S_ISLNK(found.st_mode):
-        mend = "name the file itself, or move it here in place of the link."
-        yield failed(_CHECK, f"{path} is a symbolic link to {path.readlink()}.", mend)
+        hint = "name the file itself, or move it here in place of the link."
+        yield failed(_CHECK, f"{path} is a symbolic link to {path.readlink()}.", hint)
     elif not stat.S_ISREG(found.st_mode):
         yield failed(_CHECK, f"{path} is not a regular file.", "remove it.")
     elif found.st_uid != os.geteuid():
-        mend = "nobody but you should own your credentials: remove it (or have it removed) and get a new one."
-        yield failed(_CHECK, f"{path} belongs to another user (uid {found.st_uid}).", mend)
+        hint = "nobody but you should own your credentials: remove it (or have it removed) and get a new one."
+        yield failed(_CHECK, f"{path} belongs to another user (uid {found.st_uid}).", hint)
     elif stat.S_IMODE(found.st_mode) & 0o177:
         yield failed(
             _CHECK,
@@ -116,8 +116,8 @@ def _content(path: Path) -> Iterator[Result]:
     data = path.read_bytes()
     again = "get it again from the lab's admin (who runs `labtrack env create`, with --force over a damaged file)."
     if b"\r\n" in data:
-        mend = f"sed -i 's/\\r$//' {path}, and copy it with scp instead of an editor."
-        yield failed(_CHECK, f"{path} has Windows line ends, which shells take into the values.", mend)
+        hint = f"sed -i 's/\\r$//' {path}, and copy it with scp instead of an editor."
+        yield failed(_CHECK, f"{path} has Windows line ends, which shells take into the values.", hint)
         return
     body, mark, last = data.rpartition(COMPLETE.encode())
     if not mark:
@@ -128,8 +128,8 @@ def _content(path: Path) -> Iterator[Result]:
     if missing:
         yield failed(_CHECK, f"{path} sets no {', '.join(missing)}.", again)
     elif hashlib.sha256(body).hexdigest().encode() + b"\n" != last:
-        mend = "keep your own settings in a file of your own that sources this one; " + again
-        yield warning(_CHECK, f"{path} was edited after labtrack wrote it.", mend)
+        hint = "keep your own settings in a file of your own that sources this one; " + again
+        yield warning(_CHECK, f"{path} was edited after labtrack wrote it.", hint)
     else:
         key = f", key {env.access}" if env.access else ""
         seen = f"complete: lab {env.variables['LABTRACK_LAB']}, {env.user}{key}, written {env.written}"

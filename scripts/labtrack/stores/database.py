@@ -243,5 +243,5 @@ def _unreadable(path: Path, error: Exception) -> LabtrackError:
 def _damaged(path: Path, error: Exception) -> LabtrackError:
     return BadInputError(
         f"{path} is damaged, or is just being copied ({error}).",
-        f"copy it again while nothing writes it, or try `sqlite3 '{path}' .recover | sqlite3 mended.db`.",
+        f"copy it again while nothing writes it, or try `sqlite3 '{path}' .recover | sqlite3 recovered.db`.",
     )

@@ -109,8 +109,8 @@ class ServerStore:
         except RefusedError as error:
             if error.api_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
-            mend = "a run's page shows its id; may you read it?"
-            raise BadInputError(f"There is no run {run_id} at {self.location}.", mend) from None
+            hint = "a run's page shows its id; may you read it?"
+            raise BadInputError(f"There is no run {run_id} at {self.location}.", hint) from None
 
     def metric_keys(self, run_id: str) -> dict[str, int]:
         """Counts by reading: MLflow tells no numbers.  What has not changed since is not read again."""

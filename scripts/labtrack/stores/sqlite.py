@@ -345,8 +345,8 @@ def unknown_run(run_id: str, location: str, known: Iterable[str]) -> BadInputErr
     """The error for a run id that is not there, with ids that look like it."""
     ids = list(known)
     near = [one for one in ids if one.startswith(run_id)] or difflib.get_close_matches(run_id, ids, 3, 0.7)
-    mend = f"is it {' or '.join(near[:3])}?" if near else "its ids are 32 hexadecimal digits, as MLflow shows them."
-    return BadInputError(f"There is no run {run_id} among the {len(ids)} of {location}.", mend)
+    hint = f"is it {' or '.join(near[:3])}?" if near else "its ids are 32 hexadecimal digits, as MLflow shows them."
+    return BadInputError(f"There is no run {run_id} among the {len(ids)} of {location}.", hint)
 
 
 def _model_in(place: str) -> str | None:

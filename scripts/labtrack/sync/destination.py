@@ -78,7 +78,7 @@ class RemoteModel:
 class Destination:
     """What can be asked of, and sent to, the server.  May be used by several threads.
 
-    maker: who makes copies, as `ghosts.maker` says it.
+    maker: who makes copies, as `duplicates.maker` says it.
     Raises ApiError where the server refuses, LabtrackError where the user has to do something.
     """
 

@@ -12,7 +12,7 @@ from labtrack.errors import LabtrackError
 from labtrack.stores.model import RUNNING, Artifact, Owner
 from labtrack.sync.artifacts import ChangedError, Target, target
 from labtrack.sync.http import ApiError, Http, ServerError
-from labtrack.sync.journal import brief
+from labtrack.sync.journal import fingerprint
 from labtrack.sync.progress import Meter
 from labtrack.sync.source import Source
 
@@ -53,7 +53,7 @@ class Sender:
     def own(self, root: str, path: str, data: bytes, known: Mapping[str, tuple[int, int]]) -> Sent:
         """Sends a file of sync's own making."""
         sent = Sent()
-        about = (len(data), int(brief(data.decode()), 16))
+        about = (len(data), int(fingerprint(data.decode()), 16))
         if known.get(path) != about:
             self.put(target(self._http, self._env, root), path, len(data), lambda: io.BytesIO(data))
             sent.files[path], sent.bytes = about, len(data)

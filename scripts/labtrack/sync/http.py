@@ -180,13 +180,13 @@ class Http:
         status, (code, said) = answer.status_code, _words(answer)
         whom = self._credentials.login.whom
         if status == requests.codes.unauthorized:
-            mend = (
+            hint = (
                 "source your newest mlflow_env.sh (or set MLFLOW_TRACKING_USERNAME and _PASSWORD), then run it again."
             )
-            return ServerError(f"{self.base} refuses {whom} (401).", mend)
+            return ServerError(f"{self.base} refuses {whom} (401).", hint)
         if status == requests.codes.forbidden and not code:
-            mend = "use the server's own name in -d; and is the experiment yours? Try another with -e."
-            return LabtrackError(f"{self.base} forbids this to {whom} (403): {said}", mend)
+            hint = "use the server's own name in -d; and is the experiment yours? Try another with -e."
+            return LabtrackError(f"{self.base} forbids this to {whom} (403): {said}", hint)
         if 300 <= status < 400:  # noqa: PLR2004
             where = answer.headers.get("Location", "elsewhere")
             return BadInputError(f"{self.base} sends calls on to {where}.", "give that server's own address to -d.")

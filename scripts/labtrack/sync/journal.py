@@ -143,6 +143,6 @@ class Journal:
         )
 
 
-def brief(text: str) -> str:
+def fingerprint(text: str) -> str:
     """A hash that tells whether a value has changed."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]

@@ -36,7 +36,7 @@ class Links:
         there = self._destination.get_run(recorded)
         return there.id if there else None
 
-    def mend(self, copy: RemoteRun, waiting: Mapping[str, Mapping[str, str]]) -> bool:
+    def hint(self, copy: RemoteRun, waiting: Mapping[str, Mapping[str, str]]) -> bool:
         """Puts in what a copy waited for, where it is there now.  Whether anything was."""
         ready: dict[str, dict[str, str]] = {"tags": {}, "params": {}}
         left: dict[str, dict[str, str]] = {}

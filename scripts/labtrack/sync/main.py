@@ -15,7 +15,7 @@ from labtrack.errors import BadInputError, Exit, LabtrackError
 from labtrack.files import lock
 from labtrack.stores import open_store
 from labtrack.stores.model import Run, Store
-from labtrack.sync import ghosts, lineage, names, registry
+from labtrack.sync import duplicates, lineage, names, registry
 from labtrack.sync import plan as planning
 from labtrack.sync.destination import Destination
 from labtrack.sync.files import Sender
@@ -25,7 +25,7 @@ from labtrack.sync.links import Links
 from labtrack.sync.models import ModelSender
 from labtrack.sync.plan import Item, Plan, Todo
 from labtrack.sync.progress import Meter, Quiet, Shows, Totals
-from labtrack.sync.push import Desk, push
+from labtrack.sync.push import Context, push
 from labtrack.sync.report import Planned, Report
 from labtrack.sync.source import Source
 
@@ -87,8 +87,8 @@ def address(destination: str) -> str:
     parts = urlsplit(destination)
     if parts.scheme not in ("http", "https"):
         plain = destination.rpartition("://")[2]
-        mend = f"give the server's address: -d https://{plain}" if "/" not in plain else "give it as https://host."
-        raise BadInputError(f"The destination {destination!r} is not the address of a tracking server.", mend)
+        hint = f"give the server's address: -d https://{plain}" if "/" not in plain else "give it as https://host."
+        raise BadInputError(f"The destination {destination!r} is not the address of a tracking server.", hint)
     if not parts.hostname:
         raise BadInputError(f"The destination {destination!r} names no host.", "give it as https://host.")
     if parts.username or parts.password:
@@ -108,7 +108,7 @@ class Syncer:
         self.source, self.options, self._shows = source, options, shows
         self.meter = Meter(shows)
         self.http = Http(base, options.env, self.meter.say)
-        self.destination = Destination(self.http, ghosts.maker(folder))
+        self.destination = Destination(self.http, duplicates.maker(folder))
         self.journal = Journal(folder, base, source.identity)
         self._pool = ThreadPoolExecutor(options.jobs, thread_name_prefix="labtrack-call")
         self._runners = ThreadPoolExecutor(options.jobs, thread_name_prefix="labtrack-run")
@@ -187,30 +187,30 @@ class Syncer:
         return planned
 
     def _send(self, plan: Plan, report: Report) -> None:
-        ghosts.remove(self.destination, plan.ghosts)
+        duplicates.remove(self.destination, plan.duplicates)
         links = self.links(plan)
-        desk = self._desk(plan, links)
+        context = self._context(plan, links)
         items = {item.run.id: item for item in plan.to_send}
         for generation in lineage.generations((one.run for one in plan.to_send), self.source.models.makers):
             if report.stopped or report.interrupted:
                 break
-            self._generation(desk, plan, [items[run.id] for run in generation], report)
+            self._generation(context, plan, [items[run.id] for run in generation], report)
         done = {one.run_id for one in report.outcomes} | set(report.failed)
         report.left = [run_id for run_id in items if run_id not in done]
         if not report.stopped and not report.interrupted:
-            self._ghosts(plan, report)
-            desk.models.remove_ghosts([one for one, _ in plan.experiments.values()])
+            self._remove_duplicates(plan, report)
+            context.models.remove_duplicates([one for one, _ in plan.experiments.values()])
             self._mend(plan, links, report)
-            self._register(desk, links, report)
+            self._register(context, links, report)
 
     def links(self, plan: Plan) -> Links:
         """How the plan's recorded ids become the server's."""
         return Links(self.destination, plan.copies, plan.experiment_ids)
 
-    def _desk(self, plan: Plan, links: Links) -> Desk:
+    def _context(self, plan: Plan, links: Links) -> Context:
         files = Sender(self.source, self.http, self.options.env, pool=self._pool, meter=self.meter)
         models = ModelSender(self.source, self.destination, files, plan.experiment_ids)
-        return Desk(
+        return Context(
             source=self.source,
             destination=self.destination,
             journal=self.journal,
@@ -223,12 +223,12 @@ class Syncer:
             copies=links.copies,
         )
 
-    def _generation(self, desk: Desk, plan: Plan, items: list[Item], report: Report) -> None:
+    def _generation(self, context: Context, plan: Plan, items: list[Item], report: Report) -> None:
         """Sends runs that do not wait for one another."""
         under_way: dict[Future[None], Item] = {}
         for item in items:
             where = planning.experiment_id(self.destination, plan, self.source, item.experiment)
-            under_way[self._runners.submit(self._one, desk, item, where, report)] = item
+            under_way[self._runners.submit(self._one, context, item, where, report)] = item
         while under_way:
             try:
                 done, _ = wait(under_way, return_when=FIRST_COMPLETED)
@@ -247,10 +247,10 @@ class Syncer:
                 for future in under_way:
                     future.cancel()
 
-    def _one(self, desk: Desk, item: Item, where: str, report: Report) -> None:
+    def _one(self, context: Context, item: Item, where: str, report: Report) -> None:
         """Sends one run; what goes wrong with it is in the report and does not keep others back."""
         try:
-            outcome = push(desk, item.run, item.copy, where)
+            outcome = push(context, item.run, item.copy, where)
         except Stopped:
             return
         except ServerError as error:
@@ -266,25 +266,25 @@ class Syncer:
             report.notes += [f"run {item.run.id}: {note}" for note in outcome.notes]
         self.meter.runs(1)
 
-    def _ghosts(self, plan: Plan, report: Report) -> None:
+    def _remove_duplicates(self, plan: Plan, report: Report) -> None:
         """Deletes second copies that came since the plan was made, and tells of those that somebody else made."""
         made = {one.run_id: one.copy for one in report.outcomes if one.created}
         ids = [one for one, _ in plan.experiments.values()]
-        found, notes = ghosts.late(self.destination, ids, self.source.identity, made) if made else ([], [])
-        ghosts.remove(self.destination, found)
+        found, notes = duplicates.late(self.destination, ids, self.source.identity, made) if made else ([], [])
+        duplicates.remove(self.destination, found)
         report.notes += notes
 
-    def _register(self, desk: Desk, links: Links, report: Report) -> None:
-        copies, model_copy = links.copies, desk.models.copy_of
+    def _register(self, context: Context, links: Links, report: Report) -> None:
+        copies, model_copy = links.copies, context.models.copy_of
         report.registered = registry.link(self.source, self.destination, copies, model_copy, report.notes)
 
     def _mend(self, plan: Plan, links: Links, report: Report) -> None:
         for copy in plan.pending:
-            report.linked += links.mend(copy, lineage.pending_of(copy.tags[names.PENDING]))
+            report.linked += links.hint(copy, lineage.pending_of(copy.tags[names.PENDING]))
         for outcome in report.outcomes:
             copied = self.destination.get_run(outcome.copy) if outcome.pending and outcome.created else None
             if copied and any(one in links.copies for part in outcome.pending.values() for one in part.values()):
-                report.linked += links.mend(copied, outcome.pending)
+                report.linked += links.hint(copied, outcome.pending)
 
 
 def _totals(planned: Sequence[Planned]) -> Totals:

@@ -8,8 +8,8 @@ import requests
 
 from labtrack.stores.model import LoggedModel, ModelLink, Run
 from labtrack.sync.destination import Destination, RemoteModel, RemoteRun
+from labtrack.sync.duplicates import is_own
 from labtrack.sync.files import Sender
-from labtrack.sync.ghosts import is_own
 from labtrack.sync.http import ApiError
 from labtrack.sync.source import Source
 
@@ -62,8 +62,8 @@ class ModelSender:
                 self._there.setdefault(model.source_id, model)
         return self._there
 
-    def remove_ghosts(self, experiment_ids: list[str]) -> None:
-        """Deletes second copies of models, as `ghosts` describes them for runs."""
+    def remove_duplicates(self, experiment_ids: list[str]) -> None:
+        """Deletes second copies of models, as `duplicates` describes them for runs."""
         if not self._source.models.by_id:
             return
         try:

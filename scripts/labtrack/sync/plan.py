@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from labtrack.errors import BadInputError, LabtrackError
 from labtrack.stores.model import DELETED, Experiment, Run
-from labtrack.sync import ghosts, lineage, names, state
+from labtrack.sync import duplicates, lineage, names, state
 from labtrack.sync.destination import Destination, RemoteRun, has_tag
 from labtrack.sync.source import Source
 
@@ -37,7 +37,7 @@ class Item:
 class Plan:
     """items: in the recording's order.  copies: recorded run id to the server's, of the whole recording.
 
-    pending: copies with references that wait for another run.  ghosts: second copies that are to go, with
+    pending: copies with references that wait for another run.  duplicates: second copies that are to go, with
     the ids of those that are kept.  notes: what the user should know.
     """
 
@@ -45,7 +45,7 @@ class Plan:
     experiments: dict[str, tuple[str, str]] = field(default_factory=dict)
     copies: dict[str, str] = field(default_factory=dict)
     pending: list[RemoteRun] = field(default_factory=list)
-    ghosts: list[tuple[RemoteRun, str]] = field(default_factory=list)
+    duplicates: list[tuple[RemoteRun, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -107,14 +107,14 @@ def _name(experiment: Experiment | None, run: Run) -> str:
 
 
 def _copies(source: Source, destination: Destination, plan: Plan, runs: list[Run]) -> dict[str, RemoteRun]:
-    """The copy of each run of the recording that is kept up to date; others are told, or ghosts."""
+    """The copy of each run of the recording that is kept up to date; others are told, or duplicates."""
     found: dict[str, RemoteRun] = {}
     everywhere = plan.experiment_ids
     all_copies = list(destination.search(everywhere, has_tag(names.SOURCE_STORE, source.identity)))
     all_copies += _under_another_name(destination, everywhere, runs, all_copies)
     for copy in sorted(all_copies, key=lambda one: (names.DUPLICATE in one.tags, one.rank)):
-        if copy.source_id in found and ghosts.is_ghost(copy, destination.maker):
-            plan.ghosts.append((copy, found[copy.source_id].id))
+        if copy.source_id in found and duplicates.is_duplicate(copy, destination.maker):
+            plan.duplicates.append((copy, found[copy.source_id].id))
             continue
         if names.DUPLICATE in copy.tags:
             continue
@@ -173,7 +173,7 @@ def _add_anemois(
                 found[own] = copy
                 plan.notes.append(
                     f"run {own} was put there by Anemoi's sync as {copy.id}: what is missing is added (its start time "
-                    "can't be mended)"
+                    "can't be repaired)"
                 )
 
 

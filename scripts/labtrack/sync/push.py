@@ -16,7 +16,7 @@ from labtrack.stores.model import DELETED, MetricPoint, Run
 from labtrack.sync import limits, lineage, names, state
 from labtrack.sync.destination import Destination, RemoteRun, point
 from labtrack.sync.files import Sender, Sent
-from labtrack.sync.journal import Entry, Journal, brief
+from labtrack.sync.journal import Entry, Journal, fingerprint
 from labtrack.sync.models import ModelSender
 from labtrack.sync.progress import Meter
 from labtrack.sync.rebuild import rebuilt
@@ -26,7 +26,7 @@ _MODELS = "\x00model points"  # a name that no metric can have, in the journal's
 
 
 @dataclass
-class Desk:
+class Context:
     """What all runs of a sync share.
 
     copies: recorded run id to the server's, of all that are there.
@@ -62,26 +62,26 @@ class Outcome:
     recording: bool = False
 
 
-def push(desk: Desk, run: Run, copy: RemoteRun | None, experiment_id: str) -> Outcome:
+def push(context: Context, run: Run, copy: RemoteRun | None, experiment_id: str) -> Outcome:
     """Brings one run's copy up to the recording.
 
     copy: as it was when the sync began, None where there is none.
     Raises ApiError where the server refuses something, ServerError where it can't be used.
     """
     # the status first: what is written before a run ends is there when its points are read
-    run = desk.source.store.run(run.id)
+    run = context.source.store.run(run.id)
     created = copy is None
     if copy is None:
-        copy = desk.destination.create_run(
-            experiment_id, desk.source.identity, replace(run, user_id=run.user_id[: limits.NAME]), _name(run)
+        copy = context.destination.create_run(
+            experiment_id, context.source.identity, replace(run, user_id=run.user_id[: limits.NAME]), _name(run)
         )
-    desk.copies[run.id] = copy.id
+    context.copies[run.id] = copy.id
     outcome = Outcome(run.id, copy.id, created=created, recording=run.status in state.OPEN)
     if copy.lifecycle_stage == DELETED:
-        desk.destination.restore_run(copy.id)
-    _Push(desk, run, copy, outcome).all()
+        context.destination.restore_run(copy.id)
+    _Push(context, run, copy, outcome).all()
     if run.lifecycle_stage == DELETED:
-        desk.destination.delete_run(copy.id)
+        context.destination.delete_run(copy.id)
     return outcome
 
 
@@ -93,9 +93,9 @@ def _name(run: Run) -> str:
 class _Push:
     """One run on its way."""
 
-    def __init__(self, desk: Desk, run: Run, copy: RemoteRun, outcome: Outcome) -> None:
-        self.desk, self.run, self.copy, self.outcome = desk, run, copy, outcome
-        self.linked = lineage.link(run, copy.id, desk.resolve, desk.source.kind)
+    def __init__(self, context: Context, run: Run, copy: RemoteRun, outcome: Outcome) -> None:
+        self.context, self.run, self.copy, self.outcome = context, run, copy, outcome
+        self.linked = lineage.link(run, copy.id, context.resolve, context.source.kind)
         tags = {key: value for key, value in self.linked.tags.items() if key not in names.OWN}
         self.fit = limits.fit(self.linked.params, tags, run.inputs)
         outcome.notes += self.linked.notes
@@ -104,24 +104,24 @@ class _Push:
 
     def _known(self) -> Entry:
         known = self.copy.tags.get(names.STATE, "")
-        entry = self.desk.journal.entry(self.run.id, self.copy.id, known)
+        entry = self.context.journal.entry(self.run.id, self.copy.id, known)
         if entry is None:
             entry = Entry(self.copy.id, known)
             if not self.outcome.created:
-                entry = rebuilt(self.desk, self.run, self.copy, self.fit, entry)
-            self.desk.journal.start(self.run.id, entry)
+                entry = rebuilt(self.context, self.run, self.copy, self.fit, entry)
+            self.context.journal.start(self.run.id, entry)
         return entry
 
     def all(self) -> None:
         """Sends everything that is missing."""
-        desk, run, copy = self.desk, self.run, self.copy
+        context, run, copy = self.context, self.run, self.copy
         params, tags = self._params(), self._tags()
-        sending = desk.files.start(run, copy.artifact_uri, self.entry.artifacts, fresh=self.outcome.created)
+        sending = context.files.start(run, copy.artifact_uri, self.entry.artifacts, fresh=self.outcome.created)
         rest = self._points(params, tags)
         sent = sending.finish()
         self._take(sent)
         self._inputs()
-        failed = desk.models.send(run, copy, self.outcome.notes)
+        failed = context.models.send(run, copy, self.outcome.notes)
         self.outcome.failed += failed
         self._model_points()
         for key in self.entry.points.keys() - {_MODELS}:
@@ -129,7 +129,7 @@ class _Push:
         self.fit.settle()
         if self.fit.overflow:
             self._take(
-                desk.files.own(copy.artifact_uri, names.OVERFLOW_FILE, self.fit.document(), self.entry.artifacts)
+                context.files.own(copy.artifact_uri, names.OVERFLOW_FILE, self.fit.document(), self.entry.artifacts)
             )
         self._close(rest, sent)
 
@@ -146,18 +146,18 @@ class _Push:
         changed = {
             key: value
             for key, value in self.fit.tags.items()
-            if (known[key] != brief(value) if key in known else there.get(key) != value)
+            if (known[key] != fingerprint(value) if key in known else there.get(key) != value)
         }
         if not self.copy.source_id:  # made by somebody else: from now on it is found as ours are
-            changed.update(self.desk.destination.identity(self.desk.source.identity, self.run.id))
+            changed.update(self.context.destination.identity(self.context.source.identity, self.run.id))
         if self.linked.pending:
             changed[names.PENDING] = limits.fit_text(self.linked.pending_tag(), limits.TAG)
         return changed
 
     def _points(self, params: Mapping[str, str], tags: Mapping[str, str]) -> _Batch:
         """Sends all batches but the last, which waits for everything else."""
-        sending = _Batches(self.desk, self.run.id, self.copy.id, self.entry)
-        stream = self.desk.source.store.points(self.run.id, dict(self.entry.points))
+        sending = _Batches(self.context, self.run.id, self.copy.id, self.entry)
+        stream = self.context.source.store.points(self.run.id, dict(self.entry.points))
         last = _Batch()
         for batch in _batches(stream, limits.portions(params, tags), self.fit):
             if last.size:
@@ -168,7 +168,7 @@ class _Push:
         return last
 
     def _take(self, sent: Sent) -> None:
-        self.desk.journal.add(self.run.id, artifacts=sent.files)
+        self.context.journal.add(self.run.id, artifacts=sent.files)
         self.outcome.artifacts += len(sent.files)
         self.outcome.bytes += sent.bytes
         self.outcome.failed += sent.failed
@@ -176,11 +176,11 @@ class _Push:
     def _inputs(self) -> None:
         missing = [one for one in self.fit.datasets if (one.name, one.digest) not in self.copy.inputs]
         for first in range(0, len(missing), limits.OTHERS):
-            self.desk.destination.log_inputs(self.copy.id, missing[first : first + limits.OTHERS])
+            self.context.destination.log_inputs(self.copy.id, missing[first : first + limits.OTHERS])
 
     def _model_points(self) -> None:
         """Points that also belong to a model are sent once more, with the model's new id."""
-        found = self.desk.source.models.points(self.run)
+        found = self.context.source.models.points(self.run)
         if len(found) == self.entry.points.get(_MODELS, 0):
             return
         ready = [
@@ -192,15 +192,15 @@ class _Push:
                 **({"dataset_digest": one.dataset_digest} if one.dataset_digest else {}),
             )
             for model, one in found
-            for copy in filter(None, [self.desk.models.copy_of(model)])
+            for copy in filter(None, [self.context.models.copy_of(model)])
         ]
         for first in range(0, len(ready), limits.BATCH):
-            self.desk.destination.log_batch(self.copy.id, ready[first : first + limits.BATCH])
-        self.desk.journal.add(self.run.id, points={_MODELS: len(found)})
+            self.context.destination.log_batch(self.copy.id, ready[first : first + limits.BATCH])
+        self.context.journal.add(self.run.id, points={_MODELS: len(found)})
 
     def _close(self, rest: _Batch, sent: Sent) -> None:
         """The last batch with the tag that says how much is there, then the status."""
-        run, copy, desk = self.run, self.copy, self.desk
+        run, copy, context = self.run, self.copy, self.context
         points = {**self.entry.points}
         for key, count in rest.counts.items():
             points[key] = points.get(key, 0) + count
@@ -213,18 +213,18 @@ class _Push:
             sum(counted.values()),
             len(sent.listed),
             sum(one.size for one in sent.listed),
-            desk.source.digest(run, counted, sent.listed),
+            context.source.digest(run, counted, sent.listed),
         )
         tag = now.tag()
         extra = {names.STATE: tag, **({names.OVERFLOW: self.fit.summary()} if self.fit.overflow else {})}
-        desk.journal.add(run.id, next=tag)
-        desk.destination.log_batch(copy.id, rest.points, rest.params, {**rest.tags, **extra})
-        tags = {key: brief(value) for key, value in self.fit.tags.items()}
-        desk.journal.add(run.id, state=tag, points=points, tags=tags)
-        desk.meter.points(len(rest.points))
+        context.journal.add(run.id, next=tag)
+        context.destination.log_batch(copy.id, rest.points, rest.params, {**rest.tags, **extra})
+        tags = {key: fingerprint(value) for key, value in self.fit.tags.items()}
+        context.journal.add(run.id, state=tag, points=points, tags=tags)
+        context.meter.points(len(rest.points))
         self.outcome.cuts = self.fit.cuts
         if (copy.status, copy.end_time) != (run.status, run.end_time) or copy.lifecycle_stage == DELETED:
-            desk.destination.update_run(copy.id, run.status, run.end_time)
+            context.destination.update_run(copy.id, run.status, run.end_time)
 
 
 @dataclass
@@ -271,18 +271,18 @@ def _batches(
 class _Batches:
     """Several batches of a run under way at once; the journal takes them in their order."""
 
-    def __init__(self, desk: Desk, run_id: str, copy: str, entry: Entry) -> None:
-        self._desk, self._run_id, self._copy, self._entry = desk, run_id, copy, entry
+    def __init__(self, context: Context, run_id: str, copy: str, entry: Entry) -> None:
+        self._context, self._run_id, self._copy, self._entry = context, run_id, copy, entry
         self._under_way: deque[tuple[Future[None], _Batch]] = deque()
         self.points = 0
 
     def send(self, batch: _Batch) -> None:
         """Sends a batch, after waiting for the oldest where too many are under way or wait for their turn."""
-        most = 2 * self._desk.jobs  # no worker is idle while the oldest takes its time
+        most = 2 * self._context.jobs  # no worker is idle while the oldest takes its time
         while self._under_way and (len(self._under_way) >= most or self._under_way[0][0].done()):
             self._acknowledge()
-        log, copy = self._desk.destination.log_batch, self._copy
-        future = self._desk.pool.submit(log, copy, batch.points, batch.params, batch.tags)
+        log, copy = self._context.destination.log_batch, self._copy
+        future = self._context.pool.submit(log, copy, batch.points, batch.params, batch.tags)
         self._under_way.append((future, batch))
 
     def wait(self) -> None:
@@ -299,8 +299,8 @@ class _Batches:
                 other.cancel()
             raise
         known = self._entry.points
-        self._desk.journal.add(
+        self._context.journal.add(
             self._run_id, points={key: known.get(key, 0) + count for key, count in batch.counts.items()}
         )
         self.points += len(batch.points)
-        self._desk.meter.points(len(batch.points))
+        self._context.meter.points(len(batch.points))

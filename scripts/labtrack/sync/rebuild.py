@@ -13,7 +13,7 @@ from labtrack.sync.destination import RemoteRun
 from labtrack.sync.journal import Entry
 
 if TYPE_CHECKING:
-    from labtrack.sync.push import Desk
+    from labtrack.sync.push import Context
 
 LARGEST = sys.float_info.max
 
@@ -33,18 +33,18 @@ def kept(one: MetricPoint) -> int:
     return hash(struct.pack("<qqd", max(0, one.timestamp), one.step, value))
 
 
-def rebuilt(desk: Desk, run: Run, copy: RemoteRun, fit: limits.Fit, entry: Entry) -> Entry:
+def rebuilt(context: Context, run: Run, copy: RemoteRun, fit: limits.Fit, entry: Entry) -> Entry:
     """The entry of a copy that was made by an earlier call, or by Anemoi's own sync.
 
     For each metric, as many points from its beginning as the server has without a gap; the rest is sent
     again, which the server takes as the same points.
     """
-    recorded = desk.source.store.metric_keys(run.id)
+    recorded = context.source.store.metric_keys(run.id)
     if sum(recorded.values()) <= limits.BATCH or not copy.keys:
         return entry  # sending it again costs less than asking
-    there = {key: {kept(one) for one in desk.destination.history(copy.id, key)} for key in copy.keys}
+    there = {key: {kept(one) for one in context.destination.history(copy.id, key)} for key in copy.keys}
     going = {key: fit.metric(key) for key in recorded if fit.metric(key) in there}
-    for one in desk.source.store.points(run.id):
+    for one in context.source.store.points(run.id):
         name = going.get(one.key)
         if name is None:
             continue

@@ -38,12 +38,12 @@ def check(lab: Lab, cloud: str | None = None) -> Iterator[Result]:
     try:
         logged_in = login(lab, cloud)
     except LabtrackError as error:
-        yield failed("login", error.what, error.mend)
+        yield failed("login", error.what, error.hint)
         return
     left = profiles.moved(logged_in.url)
     if left:
-        mend = f"Set auth_url in clouds.yaml: {left.auth_url}"
-        yield failed("login", f"{logged_in.url} is an address that {left.title} gave up", mend)
+        hint = f"Set auth_url in clouds.yaml: {left.auth_url}"
+        yield failed("login", f"{logged_in.url} is an address that {left.title} gave up", hint)
     else:
         yield ok("login", f"Keystone at {logged_in.url}")
     context = Context(lab, logged_in, profiles.of(logged_in.url), logged_in.connect())
@@ -63,6 +63,6 @@ def _rows(asked: Check, context: Context) -> list[Result]:
     except keystone.EndpointNotFound:
         rows.append(failed(name, "the cloud has no such service in this region", "See the rows of the services."))
     except (SDKException, keystone.ClientException, requests.exceptions.RequestException) as error:
-        mend = "Try again in a minute; if it stays, ask the cloud's support, with this line."
-        rows.append(failed(name, f"the cloud's answer: {innermost(error)}", mend))
+        hint = "Try again in a minute; if it stays, ask the cloud's support, with this line."
+        rows.append(failed(name, f"the cloud's answer: {innermost(error)}", hint))
     return rows

@@ -60,7 +60,7 @@ class Context:
 
 
 def choose(key: str, names: list[str]) -> str:
-    """The mend of a setting that names something the cloud doesn't have."""
+    """The hint of a setting that names something the cloud doesn't have."""
     if not names:
         return f"Correct {key} in lab.yml; the cloud shows nothing that would do."
     return f"Set {key} in lab.yml to one of: {', '.join(names)}."

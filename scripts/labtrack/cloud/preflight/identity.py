@@ -35,7 +35,7 @@ def ec2_keys(context: Context) -> Result:
     try:
         keys = KeystoneKeys(context.login).list()
     except LabtrackError as error:
-        return failed("S3 keys", error.what, error.mend)
+        return failed("S3 keys", error.what, error.hint)
     if context.login.delegated:
         return warning(
             "S3 keys",
@@ -58,14 +58,14 @@ def services(context: Context) -> Iterator[Result]:
         if address:
             yield ok(f"service {kind}", address)
         elif kind == "object-store":
-            mend = "Make the bucket by hand, and set lab_bucket_manage: false."
-            yield warning(f"service {kind}", "the catalogue has no Swift, so Terraform can't make the bucket", mend)
+            hint = "Make the bucket by hand, and set lab_bucket_manage: false."
+            yield warning(f"service {kind}", "the catalogue has no Swift, so Terraform can't make the bucket", hint)
         elif kind == "block-storage":
-            mend = "Set lab_data_volume: none and leave lab_boot_volume_gb out: the data is then on the machine's disk."
-            yield failed(f"service {kind}", "the catalogue has no volumes (Cinder)", mend)
+            hint = "Set lab_data_volume: none and leave lab_boot_volume_gb out: the data is then on the machine's disk."
+            yield failed(f"service {kind}", "the catalogue has no volumes (Cinder)", hint)
         else:
-            mend = "Correct region_name in clouds.yaml; `openstack catalog list` shows what there is."
-            yield failed(f"service {kind}", f"the catalogue has none in the region {region or 'of the login'}", mend)
+            hint = "Correct region_name in clouds.yaml; `openstack catalog list` shows what there is."
+            yield failed(f"service {kind}", f"the catalogue has none in the region {region or 'of the login'}", hint)
 
 
 def _endpoint(context: Context, kind: str) -> str:

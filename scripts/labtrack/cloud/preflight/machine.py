@@ -12,7 +12,7 @@ from labtrack.doctor.result import Result, failed, ok, warning
 
 LEAST_MEMORY = 1900  # MB: PostgreSQL, two MLflow instances and nginx, with room for uploads
 LEAST_DISK = 10  # GB
-SHOWN = 6  # names that a mend lists
+SHOWN = 6  # names that a hint lists
 
 
 def image(context: Context) -> Result:
@@ -48,8 +48,8 @@ def flavor(context: Context) -> Result:
             "flavor", f"{seen}; {LEAST_MEMORY} MB are needed", choose("lab_flavor", sufficient(context.cloud))
         )
     if (context.lab.machine.boot_volume_gb or found.disk) < LEAST_DISK:
-        mend = "Set lab_boot_volume_gb: 20, or name a flavor with a disk of its own."
-        return failed("flavor", f"{seen}; {LEAST_DISK} GB of disk are needed", mend)
+        hint = "Set lab_boot_volume_gb: 20, or name a flavor with a disk of its own."
+        return failed("flavor", f"{seen}; {LEAST_DISK} GB of disk are needed", hint)
     return ok("flavor", seen)
 
 
@@ -111,8 +111,8 @@ def floating_ip(context: Context) -> Result:
         return failed("floating IP", f"{address} is not the project's", choose("lab_floating_ip", free))
     port = context.cloud.network.find_port(context.server_name)
     if found.port_id and (not port or found.port_id != port.id):
-        mend = f"Take it off that machine, or use another: openstack floating ip show {address}"
-        return failed("floating IP", f"{address} is in use by another machine", mend)
+        hint = f"Take it off that machine, or use another: openstack floating ip show {address}"
+        return failed("floating IP", f"{address} is in use by another machine", hint)
     return ok("floating IP", f"{address} is the project's, and free or the lab's")
 
 
@@ -120,8 +120,8 @@ def admin_access(context: Context) -> Result:
     """SSH from everywhere is allowed by lab.yml, but nobody should want it."""
     wide = [text for text in context.lab.admin_networks if ipaddress.ip_network(text).prefixlen == 0]
     if wide:
-        mend = "Name your institute's networks or your own address instead: lab_admin_networks: [203.0.113.7/32]"
-        return warning("admin networks", f"{', '.join(wide)}: everybody may knock at SSH", mend)
+        hint = "Name your institute's networks or your own address instead: lab_admin_networks: [203.0.113.7/32]"
+        return warning("admin networks", f"{', '.join(wide)}: everybody may knock at SSH", hint)
     return ok("admin networks", ", ".join(context.lab.admin_networks))
 
 
@@ -138,7 +138,7 @@ def dns(context: Context) -> Result:
         where = address or "the address that the first run prints"
         return warning("DNS", f"{name} is not in the DNS", f"Add an A record that points to {where}.")
     if address:
-        mend = f"Let the A record of {name} point to {address}."
-        return failed("DNS", f"{name} is {', '.join(found)}, and the server is {address}", mend)
-    mend = "An old server's? Change the record when the new address is known, or give it as lab_floating_ip."
-    return warning("DNS", f"{name} is {', '.join(found)}; the lab has no address yet", mend)
+        hint = f"Let the A record of {name} point to {address}."
+        return failed("DNS", f"{name} is {', '.join(found)}, and the server is {address}", hint)
+    hint = "An old server's? Change the record when the new address is known, or give it as lab_floating_ip."
+    return warning("DNS", f"{name} is {', '.join(found)}; the lab has no address yet", hint)

@@ -27,22 +27,22 @@ def endpoint(context: Context) -> Result:
     url = context.lab.s3_endpoint
     left = moved(url)
     if left:
-        mend = f"Set lab_s3_endpoint: {left.s3_endpoint or 'the new address'}"
-        return failed("S3 endpoint", f"{url} is an address that {left.title} gave up", mend)
+        hint = f"Set lab_s3_endpoint: {left.s3_endpoint or 'the new address'}"
+        return failed("S3 endpoint", f"{url} is an address that {left.title} gave up", hint)
     try:
         is_s3, status = speaks_s3(url, context.verify)
     except requests.exceptions.SSLError:
-        mend = "Name the CA's file as lab_s3_ca_file, or correct lab_s3_endpoint."
-        return failed("S3 endpoint", f"the certificate of {url} is not trusted here", mend)
+        hint = "Name the CA's file as lab_s3_ca_file, or correct lab_s3_endpoint."
+        return failed("S3 endpoint", f"the certificate of {url} is not trusted here", hint)
     except requests.exceptions.RequestException as error:
-        mend = "Correct lab_s3_endpoint, or check the network; `openstack catalog show s3` may know the address."
-        return failed("S3 endpoint", f"{url} does not answer ({type(error).__name__})", mend)
+        hint = "Correct lab_s3_endpoint, or check the network; `openstack catalog show s3` may know the address."
+        return failed("S3 endpoint", f"{url} does not answer ({type(error).__name__})", hint)
     if status >= requests.codes.internal_server_error:
-        mend = "Try again in a minute; if it stays, look at the cloud's status page."
-        return failed("S3 endpoint", f"{url} answers {status}", mend)
+        hint = "Try again in a minute; if it stays, look at the cloud's status page."
+        return failed("S3 endpoint", f"{url} answers {status}", hint)
     if not is_s3:
-        mend = "Correct lab_s3_endpoint: the address of S3, not that of Swift or of the dashboard."
-        return failed("S3 endpoint", f"{url} answers {status}, but not as S3 does", mend)
+        hint = "Correct lab_s3_endpoint: the address of S3, not that of Swift or of the dashboard."
+        return failed("S3 endpoint", f"{url} answers {status}, but not as S3 does", hint)
     return ok("S3 endpoint", f"{url} answers as S3 does")
 
 
@@ -60,11 +60,11 @@ def bucket(context: Context) -> Result:
     except requests.exceptions.RequestException:
         return skipped("bucket", "the store does not answer")
     if tells and status != requests.codes.not_found:
-        mend = "Put the lab's name into lab_bucket: names are unique over the whole store."
-        return failed("bucket", f"{name} is somebody else's", mend)
+        hint = "Put the lab's name into lab_bucket: names are unique over the whole store."
+        return failed("bucket", f"{name} is somebody else's", hint)
     if not context.lab.machine.bucket_manage:
-        mend = f"Make it (openstack container create {name}), or set lab_bucket_manage: true."
-        return failed("bucket", f"{name} is not there, and lab_bucket_manage is false", mend)
+        hint = f"Make it (openstack container create {name}), or set lab_bucket_manage: true."
+        return failed("bucket", f"{name} is not there, and lab_bucket_manage is false", hint)
     return ok("bucket", f"{name} is free and will be made")
 
 
@@ -117,12 +117,12 @@ def _said(ask: Callable[[], Any]) -> str:
 def _unable(check: str, said: str) -> Result:
     said = said or "it answered something else"
     if check == "S3 login":
-        mend = "Correct lab_s3_endpoint and lab_s3_region (Swift wants its own, often RegionOne), and the clock."
-        return failed(check, f"the store refuses a key of this project: {said}", mend)
+        hint = "Correct lab_s3_endpoint and lab_s3_region (Swift wants its own, often RegionOne), and the clock."
+        return failed(check, f"the store refuses a key of this project: {said}", hint)
     if check == "S3 checksums":
         return ok(check, f"not understood here ({said}), and not sent: the kit's files tell clients so")
-    mend = {
+    hint = {
         "S3 multipart": "Files above 5 GB can't be stored; ask the cloud's support.",
         "S3 versions": "Set lab_bucket_versioning: false; what is deleted is then gone.",
     }[check]
-    return warning(check, f"not understood by this store ({said})", mend)
+    return warning(check, f"not understood by this store ({said})", hint)

@@ -2,7 +2,7 @@
 
 MLflow carries a create out long after its client has gone, and the search of the next sync may come before
 that.  A copy says who made it; one that was made here, which no sync has finished and which is not the one
-that is kept, is a ghost: nobody else will ever go on with it.
+that is kept, is a duplicate: nobody else will ever go on with it.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ def is_own(tags: Mapping[str, str], maker: str) -> bool:
     return tags.get(names.CREATED, "").endswith(f"-{maker}")
 
 
-def is_ghost(copy: RemoteRun, maker: str) -> bool:
+def is_duplicate(copy: RemoteRun, maker: str) -> bool:
     """Whether a copy that is not the kept one was made here and never finished."""
     return is_own(copy.tags, maker) and names.STATE not in copy.tags and copy.lifecycle_stage != DELETED
 
 
 def remove(destination: Destination, found: Iterable[tuple[RemoteRun, str]]) -> None:
-    """Marks each ghost with the copy that is kept, then deletes it; a call that is cut off between is repeated."""
-    for ghost, kept in found:
-        destination.log_batch(ghost.id, tags={names.DUPLICATE: kept})
-        destination.delete_run(ghost.id)
+    """Marks each duplicate with the copy that is kept, then deletes it; a call that is cut off between is repeated."""
+    for duplicate, kept in found:
+        destination.log_batch(duplicate.id, tags={names.DUPLICATE: kept})
+        destination.delete_run(duplicate.id)
 
 
 def late(
     destination: Destination, experiment_ids: list[str], store: str, made: Mapping[str, str]
 ) -> tuple[list[tuple[RemoteRun, str]], list[str]]:
-    """Copies beside those that were just made: ghosts with what is kept, and notes about other people's.
+    """Copies beside those that were just made: duplicates with what is kept, and notes about other people's.
 
     made: recorded run id to the server's.
     """
@@ -54,7 +54,7 @@ def late(
         kept = made.get(copy.source_id)
         if kept is None or kept == copy.id:
             continue
-        if is_ghost(copy, destination.maker):
+        if is_duplicate(copy, destination.maker):
             found.append((copy, kept))
         elif names.DUPLICATE not in copy.tags:
             notes.append(f"run {copy.source_id} was made twice, by somebody else too: {kept} and {copy.id}")
