@@ -56,6 +56,7 @@ class Lab:
     fqdn: str
     admin_networks: tuple[str, ...]
     users: tuple[User, ...]
+    shared_experiments: tuple[str, ...]
     cloud: str
     clouds_file: Path | None
     bucket: str
@@ -151,6 +152,7 @@ def _lab(data: Mapping[str, Any], folder: Path, root: Path, properties: Mapping[
         fqdn=data["lab_fqdn"],
         admin_networks=tuple(data["lab_admin_networks"]),
         users=tuple(User(u["name"], u.get("state", "present") == "present") for u in data["lab_users"]),
+        shared_experiments=tuple(value("lab_shared_experiments")),
         cloud=data["lab_cloud"],
         clouds_file=path("lab_clouds_file"),
         bucket=data["lab_bucket"],

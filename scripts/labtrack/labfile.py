@@ -27,7 +27,7 @@ SHOWN = 77  # characters of a wrong value that a message repeats
 _SECRET_NAME = re.compile(r"(^|_)(secret|password|passwd|token|private_key|access_key)(_|$)", re.IGNORECASE)
 _SECRET_VALUE = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----|\$ANSIBLE_VAULT;|://[^/\s:@]+:[^/\s@]+@")
 _JINJA = re.compile(r"\{\{|\{%|\{#")
-_SECRETS_MEND = (
+_SECRETS_HINT = (
     "Take it out. Generated secrets are in the encrypted secrets.yml beside lab.yml, made by "
     "`labtrack secrets ensure`. If it is a real secret and was committed, change it."
 )
@@ -134,7 +134,7 @@ def _plain(node: yaml.Node, keys: Keys, lab: LabFile, loader: yaml.SafeLoader) -
 def _scalar(node: yaml.Node, keys: Keys, lab: LabFile, loader: yaml.SafeLoader) -> Any:
     name = _name(keys)
     if node.tag in ("!vault", "!vault-encrypted"):
-        lab.add(keys, f"{name} is a secret (!vault).", _SECRETS_MEND)
+        lab.add(keys, f"{name} is a secret (!vault).", _SECRETS_HINT)
         return node.value
     if node.tag.startswith("!"):
         lab.add(keys, f"{name} has the tag {node.tag}.", "Write the plain value: lab.yml is plain YAML.")
@@ -160,7 +160,7 @@ def _text(value: str, keys: Keys, lab: LabFile) -> None:
             "Write the value itself: Terraform and labtrack read this file too, and neither knows Jinja.",
         )
     if _SECRET_VALUE.search(value):
-        lab.add(keys, f"{_name(keys)} has a secret in it.", _SECRETS_MEND)
+        lab.add(keys, f"{_name(keys)} has a secret in it.", _SECRETS_HINT)
 
 
 def _name(keys: Keys) -> str:
@@ -210,7 +210,7 @@ def _explain(error: ValidationError, lab: LabFile, broken: set[int]) -> None:
 def _unknown(lab: LabFile, keys: Keys, known: list[str]) -> None:
     name = str(keys[-1])
     if _SECRET_NAME.search(name):
-        lab.add(keys, f"{_name(keys)} looks like a secret, and lab.yml is not a place for one.", _SECRETS_MEND)
+        lab.add(keys, f"{_name(keys)} looks like a secret, and lab.yml is not a place for one.", _SECRETS_HINT)
         return
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     guess = f"Did you mean {near[0]}? " if near else ""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from labtrack import experiments
 from labtrack.envfile import lifecycle
 from labtrack.envfile.lifecycle import Context, Outcome
 from labtrack.errors import LabtrackError
@@ -31,6 +32,8 @@ def sync(context: Context) -> Iterator[Person]:
     server can't be asked at all.
     """
     context.server.has_user(ADMIN_USER)
+    if context.members.changed:
+        yield Person(Outcome(experiments.ROLE, context.lab.private, context.members.changed))
     for user in context.lab.users:
         yield _one(context, user.name, present=user.present)
     yield _one(context, VERIFY_USER, present=True)

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from fake_sharing import Sharing
+
 USER, PROJECT = "u-labadmin", "p-climate"
 
 
@@ -29,6 +31,7 @@ class FakeCloud:
     keys: dict[str, str] = field(default_factory=dict)  # access: secret
     accounts: dict[str, str] = field(default_factory=lambda: {"admin": "a" * 40})  # user: password
     objects: dict[str, bytes] = field(default_factory=dict)
+    sharing: Sharing = field(default_factory=Sharing)
     password: str = "right"
     has_role: bool = True
     delegated: bool = False
@@ -163,8 +166,11 @@ class _Handler(BaseHTTPRequestHandler):
         if accounts.get(login[0]) != login[2]:
             self.answer(401, b"You are not authenticated.")
             return
-        given = json.loads(body) if body else {}
-        name = given.get("username") or parse_qs(urlsplit(self.path).query).get("username", [""])[0]
+        given = json.loads(body) if body else {k: v[0] for k, v in parse_qs(urlsplit(self.path).query).items()}
+        if re.search("/(experiments|roles|permissions)/", path):
+            self.answer(*self.cloud.sharing.answer(path.partition("/mlflow/")[2], given, login[0]))
+            return
+        name = given.get("username", "")
         action = path.rpartition("/")[2]
         if action in ("get", "delete", "update-password") and name not in accounts:
             self.answer(404, {"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "no such user"})

@@ -22,7 +22,7 @@ def test_a_new_person_gets_account_key_and_file(lab: Lab, cloud: FakeCloud, cont
     with context() as opened:
         outcome = lifecycle.create(opened, "ada")
     file = read_envfile(lab.env_file("ada"))
-    assert [line.split()[0] for line in outcome.changed] == ["key", "account", "file"]
+    assert [line.split()[0] for line in outcome.changed] == ["key", "account", "member", "experiment", "file"]
     assert cloud.accounts["ada"] == file.variables["MLFLOW_TRACKING_PASSWORD"]
     assert cloud.keys == {file.access: file.variables["AWS_SECRET_ACCESS_KEY"]}
     assert lab.env_file("ada").stat().st_mode & 0o777 == 0o600

@@ -7,7 +7,7 @@ import dataclasses
 from conftest import at
 from fakes import FakeCloud
 
-from labtrack import secrets, users
+from labtrack import experiments, secrets, users
 from labtrack.envfile import read_envfile
 from labtrack.lab import VERIFY_USER, Lab, User
 
@@ -22,8 +22,8 @@ def test_everybody_once_and_nothing_twice(lab: Lab, cloud: FakeCloud, context) -
     with context():
         secrets.ensure_passwords(lab)
     first = synced(lab, cloud)
-    assert list(first) == ["ada", "grace", VERIFY_USER]
-    assert all(len(person.outcome.changed) == 3 for person in first.values())
+    assert list(first) == [experiments.ROLE, "ada", "grace", VERIFY_USER]
+    assert all(len(first[name].outcome.changed) == 5 for name in ("ada", "grace", VERIFY_USER))
     assert sorted(cloud.accounts) == ["ada", "admin", "grace", VERIFY_USER] and len(cloud.keys) == 3
     assert cloud.accounts[VERIFY_USER] == secrets.get(lab, "secret_verify_password")
     assert all(person.outcome.changed == [] for person in synced(lab, cloud).values())

@@ -170,7 +170,7 @@ def _bucket_of_server(context: Context) -> str:
     return place[len("s3://") :].partition("/")[0] if place.startswith("s3://") else ""
 
 
-_MENDS = {
+_HINTS = {
     "key": "the key was rotated or revoked: get the newest mlflow_env.sh from the lab's admin and source it.",
     "forbidden": "the key is known but may not do this: ask the lab's admin for the role `member` in the project.",
     "bucket": "ask the lab's admin whether lab_bucket is right.",
@@ -184,5 +184,5 @@ _MENDS = {
 
 def refused(check: str, bucket: str, why: Refusal) -> Result:
     """The row for something that the store did not do."""
-    hint = _MENDS.get(why.kind, "try again in a minute; if it stays, tell the lab's admin what is said here.")
+    hint = _HINTS.get(why.kind, "try again in a minute; if it stays, tell the lab's admin what is said here.")
     return failed(check, f"the store refuses on s3://{bucket}: {why}", hint)

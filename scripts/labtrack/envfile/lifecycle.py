@@ -12,9 +12,10 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
-from labtrack import files, labfile, secrets
+from labtrack import experiments, files, labfile, secrets
 from labtrack.cloud.key import Key, KeyStore
 from labtrack.envfile import read, register
 from labtrack.envfile.keys import Keys, Step, now
@@ -22,6 +23,7 @@ from labtrack.envfile.read import EnvFile
 from labtrack.envfile.register import ACTIVE, NEW
 from labtrack.envfile.render import Contents, render
 from labtrack.errors import BadInputError
+from labtrack.experiments import Members
 from labtrack.lab import ADMIN_USER, SERVER_OWNER, VERIFY_USER, Lab
 from labtrack.server import Server
 
@@ -49,6 +51,12 @@ class Context:
     keys: Keys
     server: Server
     step: Step
+
+    @cached_property
+    def members(self) -> Members:
+        """The lab's members on the server, with what they share; made where missing."""
+        self.step("share the experiments of all members")
+        return experiments.share(self.server, self.lab.shared_experiments)
 
     def file_of(self, user: str) -> Path:
         """Where a person's file is."""
@@ -269,6 +277,11 @@ def _hand_out(context: Context, outcome: Outcome, there: EnvFile | None, key: Ke
     user = outcome.user
     old = there.variables["MLFLOW_TRACKING_PASSWORD"] if there else None
     password = _account(context, user, old, outcome)
+    outcome.changed += experiments.join(context.server, context.members, user)
+    context.step("make their experiment")
+    changed, notes = experiments.own(context.server, user, password)
+    outcome.changed += changed
+    outcome.notes += notes
     same = there and old == password and there.access == (key.access if key else "")
     contents = Contents(context.lab, user, password, key, there.written if there and same else now())
     data = render(contents)
