@@ -16,7 +16,7 @@ _ADMIN_PACKAGES = ("ansible", "jinja2", "jsonschema", "keystoneauth1", "openstac
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="labtrack")
 def cli() -> None:
-    """A research lab's own MLflow server: made, handed out, checked.
+    """A research lab's own MLflow server: deployed, handed out, checked.
 
     For the lab's admin: preflight, secrets, env, users, verify.
     For researchers: doctor, sync, export, import, and env check.

@@ -141,7 +141,7 @@ def _deleted(client: Any, bucket: str, folder: str) -> Result:
 
 
 def _reach(client: Any, bucket: str) -> Result:
-    """An honest word on what whoever has this key can read and delete."""
+    """What the holder of this key can read and delete."""
     try:
         names = sorted(one["Name"] for one in client.list_buckets().get("Buckets", []))
     except _ERRORS as error:
@@ -177,7 +177,7 @@ _HINTS = {
     "clock": "set this machine's clock: signatures hold for 15 minutes.",
     "region": "AWS_DEFAULT_REGION is not the store's: ask the lab's admin about lab_s3_region.",
     "tls": "source mlflow_env.sh again (it brings the store's CA); AWS_CA_BUNDLE must name that file.",
-    "unreachable": "compute nodes often have no way out: try on a login node; else look at the store's status page.",
+    "unreachable": "compute nodes often have no internet access: try on a login node; else see the store's status.",
     "checksum": "set AWS_REQUEST_CHECKSUM_CALCULATION=when_required: checksums end up inside objects on some stores.",
 }
 
