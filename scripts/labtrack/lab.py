@@ -39,6 +39,7 @@ class Machine:
     data_volume_gb: int
     boot_volume_gb: int
     bucket_manage: bool
+    bucket_versioning: bool
 
     @property
     def needs_volumes(self) -> bool:
@@ -96,6 +97,11 @@ class Lab:
                 return MADE_HERE not in file.readline()
         except FileNotFoundError:
             return False
+
+    @property
+    def keys_file(self) -> Path:
+        """The register of keys: whose each is.  It holds no secret."""
+        return self.private / "keys.json"
 
     @property
     def ca_file(self) -> Path:
@@ -174,5 +180,6 @@ def _lab(data: Mapping[str, Any], folder: Path, root: Path, properties: Mapping[
             data_volume_gb=value("lab_data_volume_gb"),
             boot_volume_gb=value("lab_boot_volume_gb") or 0,
             bucket_manage=value("lab_bucket_manage"),
+            bucket_versioning=value("lab_bucket_versioning"),
         ),
     )

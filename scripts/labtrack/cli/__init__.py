@@ -8,6 +8,7 @@ import click
 
 from labtrack import __version__
 from labtrack.cli import admin, portable, researcher, sync
+from labtrack.cli.bucket import bucket
 from labtrack.errors import Exit, LabtrackError
 
 _ADMIN_PACKAGES = ("ansible", "jinja2", "jsonschema", "keystoneauth1", "openstack")
@@ -18,7 +19,7 @@ _ADMIN_PACKAGES = ("ansible", "jinja2", "jsonschema", "keystoneauth1", "openstac
 def cli() -> None:
     """A research lab's own MLflow server: deployed, handed out, checked.
 
-    For the lab's admin: preflight, secrets, env, users, verify.
+    For the lab's admin: preflight, secrets, bucket, env, users, verify.
     For researchers: doctor, sync, export, import, and env check.
 
     Exit codes: 0 fine, 1 something failed, 2 wrong usage or input, 75 another call is at work.
@@ -26,7 +27,7 @@ def cli() -> None:
     """
 
 
-for command in (*admin.COMMANDS, *researcher.COMMANDS, *sync.COMMANDS, *portable.COMMANDS):
+for command in (*admin.COMMANDS, bucket, *researcher.COMMANDS, *sync.COMMANDS, *portable.COMMANDS):
     cli.add_command(command)
 for command in admin.ENV_COMMANDS:
     researcher.env.add_command(command)

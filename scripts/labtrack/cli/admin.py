@@ -256,7 +256,7 @@ def preflight(lab_dir: Path, cloud: str | None, local: bool, as_data: bool) -> N
 @JSON
 def verify(lab_dir: Path, as_data: bool) -> None:
     """Check from outside that the server exposes only what it should; exit 0 ok, 1 warnings, 2 failed."""
-    from labtrack import lab
+    from labtrack import bucket, lab
     from labtrack.doctor import closed
     from labtrack.envfile import read_envfile
 
@@ -264,7 +264,8 @@ def verify(lab_dir: Path, as_data: bool) -> None:
     variables = read_envfile(loaded.env_file(lab.VERIFY_USER)).variables
     ca_file = loaded.ca_file if loaded.ca_file.is_file() else None
     login = (variables["MLFLOW_TRACKING_USERNAME"], variables["MLFLOW_TRACKING_PASSWORD"])
-    status = output.results(closed.check(loaded.fqdn, login, ca_file), as_data=as_data)
+    rows = [*closed.check(loaded.fqdn, login, ca_file), *bucket.check(loaded)]
+    status = output.results(rows, as_data=as_data)
     sys.exit(output.DOCTOR_EXIT[status])
 
 
