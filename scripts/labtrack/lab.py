@@ -67,6 +67,7 @@ class Lab:
     artifact_access: str
     clients_reach_store: bool
     certificate: str
+    key_grace: float  # seconds
     machine: Machine
 
     @property
@@ -168,6 +169,7 @@ def _lab(data: Mapping[str, Any], folder: Path, root: Path, properties: Mapping[
         artifact_access=value("lab_artifact_access"),
         clients_reach_store=value("lab_clients_reach_store"),
         certificate=value("lab_certificate"),
+        key_grace=labfile.seconds(value("lab_key_grace")),
         machine=Machine(
             image=value("lab_image") or "",
             flavor=value("lab_flavor") or "",

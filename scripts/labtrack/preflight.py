@@ -91,6 +91,11 @@ def _private(folder: Path) -> Iterator[Result]:
         yield failed("private files", f"others can look into {folder} ({_mode(folder)})", f"chmod 700 {folder}")
     else:
         yield ok("private files", f"{folder} is yours alone")
+    for left in sorted(folder.glob("*/mlflow_env.sh")):  # an older kit let people have such a name
+        why_not = labfile.why_no_name(left.parent.name)
+        if why_not:
+            hint = f"remove the account: labtrack env revoke inventory/{folder.name} {left.parent.name}"
+            yield failed("private files", f"{left.parent} is the folder of an account: {why_not}", hint)
 
 
 def _secrets(file: Path, root: Path) -> Iterator[Result]:

@@ -83,6 +83,12 @@ class Server:
         """Whether there is an account.  The login must be an admin's."""
         return self.find(f"{USERS}/get", f"asking for the account {name}", params={"username": name}) is not None
 
+    def users(self) -> list[str]:
+        """The names of all accounts.  The login must be an admin's."""
+        answer = self.ask("GET", f"{USERS}/list")
+        self._expect(answer, "asking for the accounts")
+        return [str(user["username"]) for user in answer.json()["users"]]
+
     def create_user(self, name: str, password: str) -> None:
         """Makes an account."""
         self.call(
