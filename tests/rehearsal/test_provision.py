@@ -258,24 +258,6 @@ def test_a_lost_state_is_made_again_from_what_is_there(lab: SecondLab) -> None:
     assert lab.terraform("state", "list").stdout.count("openstack_") >= 16
 
 
-STAND_IN = """
-- hosts: localhost
-  gather_facts: false
-  roles:
-    - role: rehearsal_server
-      vars:
-        rehearsal_server_cloud: climate
-        rehearsal_server_clouds_file: {lab.private}/clouds.yaml
-        rehearsal_server_prefix: {lab.name}
-        rehearsal_server_flavor: p1-1.5gb
-        rehearsal_server_fqdn: mlflow.{lab.name}.test
-        rehearsal_server_bucket: {lab.name}-mlflow
-        rehearsal_server_admin_networks: [10.99.0.0/24]
-        rehearsal_server_ssh_key_file: {lab.private}/id_ed25519.pub
-        rehearsal_server_inventory: {lab.dir}/hosts.yml
-"""
-
-
 def rules(tenant: Connection, group: str) -> set[tuple[Any, ...]]:
     found = tenant.network.find_security_group(group, project_id=tenant.current_project_id)
     return {
@@ -296,9 +278,9 @@ def test_the_stand_in_makes_the_same_and_terraform_takes_it_over(lab: SecondLab,
     ours, exposed, things = lab.server, rules(tenant, f"{NAME}-server"), lab.mine(tenant)
     arguments = ("-e", "destroy=bucket,address", "-e", f"confirm={NAME}")
     lab.playbook(DESTROY, *arguments, check=True)
-    playbook = lab.dir.parent / "stand_in.yml"
-    playbook.write_text(STAND_IN.format(lab=lab))
-    lab.playbook(str(playbook), check=True, env={"ANSIBLE_ROLES_PATH": str(lab.rehearsal.root / "roles")})
+    lab.write(lab_cloud="climate")
+    lab.stand_in()
+    lab.write()
     assert lab.mine(tenant) == things
     assert rules(tenant, f"{NAME}-server") == exposed
     assert set(lab.server) == set(ours)
