@@ -50,9 +50,9 @@ class Machine(SecondLab):
         done = self.playbook("playbooks/deploy.yml", env=plugin, start_new_session=True)
         assert done.returncode == KILLED, f"was not killed at task {task}:\n{done.stdout[-3000:]}"
 
-    def deploy(self) -> str:
+    def deploy(self, playbook: str = "site.yml") -> str:
         """A deployment that nobody disturbs."""
-        return self.playbook("site.yml", "-e", "auto_approve=true", check=True).stdout
+        return self.playbook(playbook, "-e", "auto_approve=true", check=True).stdout
 
     def look(self, host: str | None = None) -> dict[str, list[str]]:
         """What runs otherwise than the disk says, and what is there."""
@@ -96,10 +96,10 @@ def machine(rehearsal: Rehearsal, tmp_path: Path, request: pytest.FixtureRequest
 
 def converges(machine: Machine, seed: int, number: int) -> None:
     """Kill a first deployment, and one that changes every secret, so many times each."""
-    machine.playbook("playbooks/provision.yml", "-e", "auto_approve=true", check=True)
+    machine.deploy("playbooks/provision.yml")
     for task, seconds in kills(seed, number):
         machine.kill(task, seconds)
-    machine.deploy()
+    machine.deploy("playbooks/deploy.yml")
     found, undisturbed = machine.look(), machine.look("server")
     assert found["otherwise"] == []
     assert found["there"] == undisturbed["there"]

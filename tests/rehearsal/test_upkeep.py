@@ -21,7 +21,7 @@ old=$(readlink -f /opt/mlflow/current) new=$(readlink -f /opt/mlflow/current)-fa
 rm -rf $new; cp --archive --link $old $new
 head=$(sed -E 's/.*"tracking": "([^"]+)".*/\1/' $old/.complete)
 rm $new/.complete; sed "s/$head/fa11ed/" $old/.complete >$new/.complete
-cat >$new/lib/python3*/site-packages/mlflow/store/db_migrations/versions/fa11ed_fails.py <<END
+cat >$(echo $new/lib/python3*/site-packages/mlflow/store/db_migrations/versions)/fa11ed_fails.py <<END
 from alembic import op
 revision, down_revision, branch_labels, depends_on = "fa11ed", "$head", None, None
 def upgrade():
@@ -104,7 +104,9 @@ def test_logs_are_rotated_and_limited(rehearsal: Rehearsal) -> None:
 @pytest.mark.parametrize("unit", ["mlflow@1", "mlflow@2", "nginx", "postgresql@*-main"])
 def test_memory_of_units_is_limited(rehearsal: Rehearsal, unit: str) -> None:
     """That the kernel enforces it can't be seen here: the rehearsal's guests have no memory controller of their own."""
-    shown = rehearsal.ssh("server", f"systemctl show --property=MemoryMax,MemoryHigh '{unit}'", check=True).stdout
+    find = f"systemctl list-units --plain --no-legend '{unit}.service' | cut -d' ' -f1"
+    show = f"systemctl show --property=MemoryMax,MemoryHigh $({find})"
+    shown = rehearsal.ssh("server", show, check=True).stdout
     limits = dict(line.split("=") for line in shown.split())
     total = int(rehearsal.ssh("server", "awk '/MemTotal/ {print $2 * 1024}' /proc/meminfo", check=True).stdout)
     assert "infinity" not in limits.values()
