@@ -31,6 +31,7 @@ def check(folder: Path) -> Iterator[Result]:
         yield failed(where, f"{problem.what} ({_short(problem.file, root)})", problem.hint)
     if not problems:
         yield ok("lab.yml", f"{len(read.data)} settings, all known and allowed")
+    yield _path(root)
     yield from _tools()
     yield from _vault(root)
     name = read.data.get("lab_name")
@@ -46,6 +47,16 @@ def _short(path: Path, root: Path) -> str:
         return str(path.relative_to(root))
     except ValueError:
         return str(path)
+
+
+def _path(root: Path) -> Result:
+    """ssh's own settings, and Ansible's, take a space, a quote or a percent sign in a path for something else."""
+    strange = sorted(set(re.findall(r"[^\w/.@+~-]", str(root))))
+    if strange:
+        shown = " ".join("space" if one.isspace() else one for one in strange)
+        hint = "move the folder to a path of letters, digits, ., -, _, + and @ only"
+        return failed("path", f"{root} has {shown} in it, which ssh and Ansible can't have in a path", hint)
+    return ok("path", str(root))
 
 
 def _tools() -> Iterator[Result]:
