@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -47,28 +46,6 @@ def flat(these, prefix=""):
 print(*(str(rule) for rule in app.url_map.iter_rules()), *flat(create_fastapi_app().routes),
       *(value for name, value in vars(routes).items() if name.isupper() and isinstance(value, str)), sep="\\n")
 """
-
-
-@pytest.fixture(scope="module")
-def admin(rehearsal: Any) -> Api:
-    return Api(rehearsal.url, str(rehearsal.ca), ("admin", rehearsal.secrets["secret_mlflow_admin_password"]))
-
-
-@pytest.fixture(scope="module")
-def ann(admin: Api) -> Iterator[Api]:
-    with account(admin) as api:
-        yield api
-
-
-@pytest.fixture(scope="module")
-def bob(admin: Api) -> Iterator[Api]:
-    with account(admin) as api:
-        yield api
-
-
-@pytest.fixture(scope="module")
-def nobody(admin: Api) -> Api:
-    return Api(admin.url, admin.ca, None)
 
 
 # --- who may come in
