@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from collections.abc import Callable
 
 import pytest
+from click.testing import CliRunner, Result
 from conftest import at, nothing_was_made
 from fakes import PROJECT, USER, FakeCloud
 
 from labtrack import secrets
+from labtrack.cli import cli
 from labtrack.cloud.key import Key
 from labtrack.envfile import lifecycle, read_envfile
 from labtrack.envfile.listing import listed
@@ -258,3 +261,44 @@ class TestServerKey:
             with pytest.raises(BadInputError, match="registered for ada already"):
                 lifecycle.server_key(opened)
             assert opened.keys.register.of(SERVER_OWNER) == []
+
+
+class TestSecretsRotate:
+    """labtrack secrets rotate."""
+
+    @pytest.fixture
+    def rotate(self, lab: Lab, context, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+        monkeypatch.setattr("labtrack.lab.load", lambda _: lab)
+        with context() as opened:
+            secrets.ensure_passwords(lab)
+            lifecycle.server_key(opened)
+        return lambda *names: CliRunner().invoke(cli, ["secrets", "rotate", str(lab.folder), *names])
+
+    def test_all_of_them(self, lab: Lab, cloud: FakeCloud, rotate: Callable[..., Result]) -> None:
+        old = secrets.read(lab)
+        done = rotate()
+        new = secrets.read(lab)
+        assert done.exit_code == 0 and all(new[name] != old[name] for name in old), done.output
+        assert new.keys() == old.keys() == {*secrets.PASSWORDS, secrets.S3_ACCESS, secrets.S3_SECRET}
+        assert set(cloud.keys) == {old[secrets.S3_ACCESS], new[secrets.S3_ACCESS]}
+        assert not [value for value in new.values() if value in done.output] and "site.yml" in done.output
+
+    @pytest.mark.parametrize("name", secrets.PASSWORDS)
+    def test_one(self, name: str, lab: Lab, cloud: FakeCloud, rotate: Callable[..., Result]) -> None:
+        old, keys = secrets.read(lab), dict(cloud.keys)
+        assert rotate(name).exit_code == 0
+        assert [other for other, value in secrets.read(lab).items() if value != old[other]] == [name]
+        assert cloud.keys == keys
+
+    def test_a_name_that_is_none_changes_nothing(self, lab: Lab, rotate: Callable[..., Result]) -> None:
+        before = lab.secrets_file.read_bytes()
+        done = rotate("secret_mlflow_flask_key", "secret_flask")
+        assert isinstance(done.exception, BadInputError) and "secret_mlflow_flask_key" in done.exception.hint
+        assert lab.secrets_file.read_bytes() == before
+
+    def test_a_refused_key_changes_nothing(self, lab: Lab, cloud: FakeCloud, rotate: Callable[..., Result]) -> None:
+        before, keys = lab.secrets_file.read_bytes(), dict(cloud.keys)
+        cloud.making = [429]
+        done = rotate()
+        assert isinstance(done.exception, LabtrackError)
+        assert (lab.secrets_file.read_bytes(), cloud.keys) == (before, keys)
