@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import resource
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,9 @@ from labtrack.errors import innermost
 TIMEOUT = 10.0  # seconds for an answer
 PORT_TIMEOUT = 3.0  # seconds: a firewall that drops gives none
 PORTS = {5000: "MLflow", 5432: "PostgreSQL"}
+EXPOSED = frozenset({22, 80, 443})
+AT_ONCE = 4000  # ports of the whole range that are tried at once
+SCAN_TIMEOUT = 2.0  # seconds for one of them: one lost packet is sent again after one
 # Calls that must not work without a login: method, path, JSON.
 API: tuple[tuple[str, str, Any], ...] = (
     ("POST", "/api/2.0/mlflow/experiments/search", {"max_results": 1}),
@@ -40,12 +46,15 @@ SEARCH = "/ajax-api/2.0/mlflow/experiments/search"
 FIX = "run playbooks/deploy.yml again; if it stays open, stop nginx on the server and report it (SECURITY.md)."
 
 
-def check(fqdn: str, login: tuple[str, str], ca_file: Path | None, timeout: float = TIMEOUT) -> Iterator[Result]:
-    """Checks the exposed ports and routes of the server `fqdn`.  login: an ordinary account."""
+def check(
+    fqdn: str, login: tuple[str, str], ca_file: Path | None, timeout: float = TIMEOUT, *, every_port: bool = False
+) -> Iterator[Result]:
+    """Checks the exposed ports and routes of the server `fqdn`.
+
+    login: an ordinary account.  every_port: try all TCP ports, which takes half a minute and looks like an attack.
+    """
     outside = _Outside(fqdn, ca_file, timeout)
-    with ThreadPoolExecutor() as pool:  # a closed port is one that is waited for in vain
-        patience = min(timeout, PORT_TIMEOUT)
-        yield from pool.map(lambda port, name: _port(fqdn, port, name, patience), PORTS, PORTS.values())
+    yield from _ports(fqdn, min(timeout, PORT_TIMEOUT), every_port)
     yield outside.expect("http", {301, 302, 307, 308}, "GET", f"http://{fqdn}/", "redirects to https")
     for method, path, body in API:
         # 404: with direct access nginx does not let artifacts through at all
@@ -74,13 +83,77 @@ def _shown(path: str) -> str:
     return path.partition("?")[0]
 
 
-def _port(fqdn: str, port: int, name: str, timeout: float) -> Result:
+def _ports(fqdn: str, timeout: float, every_port: bool) -> Iterator[Result]:
+    """The rows of the ports.  That one is closed means something only where the server is reached at all."""
+    try:
+        address = str(socket.getaddrinfo(fqdn, 443, type=socket.SOCK_STREAM)[0][4][0])
+        socket.create_connection((address, 443), timeout).close()
+    except (OSError, UnicodeError) as error:
+        why = f"could not be tried: {fqdn} " + (
+            f"does not resolve ({error})"
+            if isinstance(error, (socket.gaierror, UnicodeError))
+            else f"port 443: {error}"
+        )
+        yield failed("ports", why, "`labtrack doctor` looks closer.")
+        return
+    with ThreadPoolExecutor() as pool:  # a closed port is one that is waited for in vain
+        yield from pool.map(lambda port, name: _port(address, port, name, timeout), PORTS, PORTS.values())
+    if every_port:
+        opened = set(asyncio.run(scan(address, range(1, 65536))))
+        shown = ", ".join(map(str, sorted(opened)))
+        if opened - EXPOSED:
+            yield failed("all ports", f"open to this machine: {shown}", FIX)
+        else:
+            yield ok("all ports", f"open to this machine: {shown}; all others are closed")
+
+
+def _port(address: str, port: int, name: str, timeout: float) -> Result:
     check = f"port {port} ({name})"
     try:
-        socket.create_connection((fqdn, port), timeout).close()
+        socket.create_connection((address, port), timeout).close()
     except OSError as error:
+        if not _closed(error):
+            return failed(check, f"could not be tried: {error}", "`labtrack doctor` looks closer.")
         return ok(check, f"closed ({error.strerror or 'no answer'})")
     return failed(check, "open to this machine", FIX)
+
+
+def _closed(error: OSError) -> bool:
+    """Whether a connection failed because the port is closed, or a firewall in front of it."""
+    refused = {
+        errno.ECONNREFUSED,
+        errno.EHOSTUNREACH,
+        errno.ENETUNREACH,
+        errno.EACCES,
+        errno.ECONNRESET,
+        errno.ETIMEDOUT,
+    }
+    return isinstance(error, TimeoutError) or error.errno in refused
+
+
+async def scan(address: str, ports: Iterable[int], timeout: float = SCAN_TIMEOUT) -> list[int]:
+    """Which of the TCP ports take a connection.  Raises OSError where they can't be tried, as without a network."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = AT_ONCE + 100
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    at_once = asyncio.Semaphore(AT_ONCE if soft == resource.RLIM_INFINITY else min(AT_ONCE, soft - 100))
+
+    async def one(port: int) -> int | None:
+        async with at_once:
+            try:
+                _, writer = await asyncio.wait_for(asyncio.open_connection(address, port), timeout)
+            except asyncio.TimeoutError:
+                return None
+            except OSError as error:
+                if not _closed(error):
+                    raise
+                return None
+            writer.transport.abort()
+            return port
+
+    return [port for port in await asyncio.gather(*map(one, ports)) if port]
 
 
 class _Outside:
