@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import json
 import socket
@@ -294,12 +293,12 @@ class TestClosed:
 
     def test_scan_finds_each_open_port(self, answering: dict) -> None:
         port = int(answering["url"].rpartition(":")[2])
-        assert asyncio.run(closed.scan("127.0.0.1", range(port - 20, port + 20))).count(port) == 1
-        assert asyncio.run(closed.scan("127.0.0.1", range(1, 8), 0.5)) == []
+        assert closed.scan("127.0.0.1", range(port - 20, port + 20)).count(port) == 1
+        assert closed.scan("127.0.0.1", range(1, 8), 0.5) == []
 
     def test_scan_without_a_network_says_so(self) -> None:
         with pytest.raises(OSError):
-            asyncio.run(closed.scan("not an address", [80]))
+            closed.scan("not an address", [80])
 
 
 class TestRules:

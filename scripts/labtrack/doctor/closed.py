@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import errno
+import os
 import resource
+import selectors
 import socket
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,8 @@ from labtrack.errors import innermost
 TIMEOUT = 10.0  # seconds for an answer
 PORT_TIMEOUT = 3.0  # seconds: a firewall that drops gives none
 PORTS = {5000: "MLflow", 5432: "PostgreSQL"}
-EXPOSED = frozenset({22, 80, 443})
+HTTPS = 443
+EXPOSED = frozenset({22, 80, HTTPS})
 AT_ONCE = 4000  # ports of the whole range that are tried at once
 SCAN_TIMEOUT = 2.0  # seconds for one of them: one lost packet is sent again after one
 # Calls that must not work without a login: method, path, JSON.
@@ -86,8 +90,8 @@ def _shown(path: str) -> str:
 def _ports(fqdn: str, timeout: float, every_port: bool) -> Iterator[Result]:
     """The rows of the ports.  That one is closed means something only where the server is reached at all."""
     try:
-        address = str(socket.getaddrinfo(fqdn, 443, type=socket.SOCK_STREAM)[0][4][0])
-        socket.create_connection((address, 443), timeout).close()
+        address = str(socket.getaddrinfo(fqdn, HTTPS, type=socket.SOCK_STREAM)[0][4][0])
+        socket.create_connection((address, HTTPS), timeout).close()
     except (OSError, UnicodeError) as error:
         why = f"could not be tried: {fqdn} " + (
             f"does not resolve ({error})"
@@ -99,10 +103,17 @@ def _ports(fqdn: str, timeout: float, every_port: bool) -> Iterator[Result]:
     with ThreadPoolExecutor() as pool:  # a closed port is one that is waited for in vain
         yield from pool.map(lambda port, name: _port(address, port, name, timeout), PORTS, PORTS.values())
     if every_port:
-        opened = set(asyncio.run(scan(address, range(1, 65536))))
+        try:
+            opened = set(scan(address, range(1, 65536)))
+        except OSError as error:
+            yield failed("all ports", f"could not be tried: {error}", "try again, from another machine.")
+            return
         shown = ", ".join(map(str, sorted(opened)))
         if opened - EXPOSED:
             yield failed("all ports", f"open to this machine: {shown}", FIX)
+        elif HTTPS not in opened:
+            hint = "this machine or the network is too busy: try again."
+            yield failed("all ports", "could not be tried: not even 443 answered in time", hint)
         else:
             yield ok("all ports", f"open to this machine: {shown}; all others are closed")
 
@@ -131,29 +142,36 @@ def _closed(error: OSError) -> bool:
     return isinstance(error, TimeoutError) or error.errno in refused
 
 
-async def scan(address: str, ports: Iterable[int], timeout: float = SCAN_TIMEOUT) -> list[int]:
-    """Which of the TCP ports take a connection.  Raises OSError where they can't be tried, as without a network."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = AT_ONCE + 100
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    at_once = asyncio.Semaphore(AT_ONCE if soft == resource.RLIM_INFINITY else min(AT_ONCE, soft - 100))
+def scan(address: str, ports: Sequence[int], timeout: float = SCAN_TIMEOUT) -> list[int]:
+    """Which of the TCP ports take a connection.
 
-    async def one(port: int) -> int | None:
-        async with at_once:
-            try:
-                _, writer = await asyncio.wait_for(asyncio.open_connection(address, port), timeout)
-            except asyncio.TimeoutError:
-                return None
-            except OSError as error:
-                if not _closed(error):
-                    raise
-                return None
-            writer.transport.abort()
-            return port
+    timeout: seconds that one has to answer.  Raises OSError where ports can't be tried, as without a network.
+    """
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    at_once = AT_ONCE if soft == resource.RLIM_INFINITY else max(1, min(AT_ONCE, soft - 100))
+    opened: list[int] = []
+    for start in range(0, len(ports), at_once):
+        with selectors.DefaultSelector() as selector, contextlib.ExitStack() as sockets:
+            for port in ports[start : start + at_once]:
+                one = sockets.enter_context(socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET))
+                one.setblocking(False)
+                _tried(one.connect_ex((address, port)), port)
+                selector.register(one, selectors.EVENT_WRITE, (one, port))
+            deadline = time.monotonic() + timeout
+            while selector.get_map() and (left := deadline - time.monotonic()) > 0:
+                for key, _ in selector.select(left):
+                    one, port = key.data
+                    selector.unregister(one)
+                    if _tried(one.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR), port) == 0:
+                        opened.append(port)
+    return opened
 
-    return [port for port in await asyncio.gather(*map(one, ports)) if port]
+
+def _tried(number: int, port: int) -> int:
+    """The error NUMBER of a connection.  Raises OSError for one that a closed port does not have."""
+    if number not in {0, errno.EINPROGRESS} and not _closed(OSError(number, "")):
+        raise OSError(number, f"port {port} can't be tried: {os.strerror(number)}")
+    return number
 
 
 class _Outside:
