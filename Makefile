@@ -1,5 +1,5 @@
 # Each target calls something that can also be called by hand.
-.PHONY: help demo test check lint types unit infra venv lock bench bench-sync down clean docs
+.PHONY: help demo test test-long check lint types unit infra venv lock bench bench-sync down clean docs
 .DEFAULT_GOAL := help
 VENV := .venv/bin
 
@@ -11,6 +11,9 @@ demo: venv ## a rehearsal cloud, a deployed server, a training run: from nothing
 
 test: venv ## everything that this machine can test
 	@scripts/dev/test.sh
+
+test-long: venv ## the tests that take too long for `make test`: about an hour
+	@scripts/dev/test.sh -m long
 
 check: venv ## lint, types, unit tests and terraform's: no machines
 	@scripts/dev/check.sh

@@ -26,7 +26,7 @@ import matplotlib.pyplot as plt
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--experiment", default="digits")
+    parser.add_argument("--experiment", help="where the run goes; without it, where MLflow puts runs that name none")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--learning-rate", type=float, default=0.001)
     args = parser.parse_args()
@@ -35,7 +35,8 @@ def main() -> None:
     train_x, test_x, train_y, test_y = train_test_split(images / 16, digits, random_state=0)
     model = SGDClassifier(loss="log_loss", learning_rate="constant", eta0=args.learning_rate, random_state=0)
 
-    mlflow.set_experiment(args.experiment)
+    if args.experiment:
+        mlflow.set_experiment(args.experiment)
     with mlflow.start_run() as run:
         mlflow.log_params({"epochs": args.epochs, "learning_rate": args.learning_rate, "model": "SGDClassifier"})
         losses = []
@@ -58,7 +59,7 @@ def main() -> None:
             model,
             name="model",
             signature=infer_signature(test_x, model.predict(test_x)),
-            registered_model_name=args.experiment,
+            registered_model_name=args.experiment or "digits",
         )
         print(f"run {run.info.run_id}: loss {losses[0]:.3f} -> {losses[-1]:.3f}")
 

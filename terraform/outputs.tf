@@ -14,6 +14,11 @@ output "hosts_yml" {
   })
 }
 
+output "port_id" {
+  description = "The server's port: attached again where somebody has deleted the one before."
+  value       = module.server.port_id
+}
+
 output "bucket" {
   description = "The bucket of artifacts."
   value       = module.bucket.name

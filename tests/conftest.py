@@ -215,7 +215,7 @@ def server(rehearsal: Rehearsal) -> testinfra.host.Host:
 @pytest.fixture(scope="session")
 def trained(rehearsal: Rehearsal) -> str:
     """The id of the run that Ada's unmodified script has logged in the experiment `digits`."""
-    said = rehearsal.playbook("playbooks/rehearse_train.yml", check=True).stdout
+    said = rehearsal.playbook("playbooks/rehearsal/train.yml", check=True).stdout
     match = re.search(r"run (\w{32}): loss", said)
     assert match, said
     return match[1]

@@ -88,7 +88,7 @@ def terraform_page() -> str:
         "# Terraform: inputs and outputs",
         GENERATED.format(source="the variables and outputs in terraform/"),
         "The root takes everything from the lab's `lab.yml`; see [lab.yml](lab.md) for what to write there, and "
-        "[the machine's life in the cloud](../admin/cloud.md) for how it is run.",
+        "[the machine in the cloud](../admin/cloud.md) for how it is run.",
     ]
     for folder in (TERRAFORM, *sorted((TERRAFORM / "modules").iterdir())):
         parts.append(f"## {folder.relative_to(ROOT)}")

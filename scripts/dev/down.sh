@@ -17,7 +17,7 @@ fi
 mkdir -p build/logs
 log=build/logs/down.log
 echo "Taking the rehearsal down ..."
-if ! .venv/bin/ansible-playbook playbooks/rehearse_down.yml "$@" >"$log" 2>&1; then
+if ! .venv/bin/ansible-playbook playbooks/rehearsal/down.yml "$@" >"$log" 2>&1; then
     tail -n 30 "$log" >&2
     echo "The rehearsal is not wholly down.
 To fix: see above (all of it in $log), then call this again: it goes on from where it stopped." >&2

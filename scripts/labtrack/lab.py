@@ -39,6 +39,7 @@ class Machine:
     data_volume_gb: int
     boot_volume_gb: int
     bucket_manage: bool
+    bucket_versioning: bool
 
     @property
     def needs_volumes(self) -> bool:
@@ -56,6 +57,7 @@ class Lab:
     fqdn: str
     admin_networks: tuple[str, ...]
     users: tuple[User, ...]
+    shared_experiments: tuple[str, ...]
     cloud: str
     clouds_file: Path | None
     bucket: str
@@ -65,6 +67,7 @@ class Lab:
     artifact_access: str
     clients_reach_store: bool
     certificate: str
+    key_grace: float  # seconds
     machine: Machine
 
     @property
@@ -95,6 +98,11 @@ class Lab:
                 return MADE_HERE not in file.readline()
         except FileNotFoundError:
             return False
+
+    @property
+    def keys_file(self) -> Path:
+        """The register of keys: whose each is.  It holds no secret."""
+        return self.private / "keys.json"
 
     @property
     def ca_file(self) -> Path:
@@ -151,6 +159,7 @@ def _lab(data: Mapping[str, Any], folder: Path, root: Path, properties: Mapping[
         fqdn=data["lab_fqdn"],
         admin_networks=tuple(data["lab_admin_networks"]),
         users=tuple(User(u["name"], u.get("state", "present") == "present") for u in data["lab_users"]),
+        shared_experiments=tuple(value("lab_shared_experiments")),
         cloud=data["lab_cloud"],
         clouds_file=path("lab_clouds_file"),
         bucket=data["lab_bucket"],
@@ -160,6 +169,7 @@ def _lab(data: Mapping[str, Any], folder: Path, root: Path, properties: Mapping[
         artifact_access=value("lab_artifact_access"),
         clients_reach_store=value("lab_clients_reach_store"),
         certificate=value("lab_certificate"),
+        key_grace=labfile.seconds(value("lab_key_grace")),
         machine=Machine(
             image=value("lab_image") or "",
             flavor=value("lab_flavor") or "",
@@ -172,5 +182,6 @@ def _lab(data: Mapping[str, Any], folder: Path, root: Path, properties: Mapping[
             data_volume_gb=value("lab_data_volume_gb"),
             boot_volume_gb=value("lab_boot_volume_gb") or 0,
             bucket_manage=value("lab_bucket_manage"),
+            bucket_versioning=value("lab_bucket_versioning"),
         ),
     )

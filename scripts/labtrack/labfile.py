@@ -8,6 +8,7 @@ is checked here.
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import ipaddress
 import json
 import re
@@ -24,10 +25,17 @@ from jsonschema.exceptions import ValidationError
 Keys = tuple[Any, ...]
 SHOWN = 77  # characters of a wrong value that a message repeats
 
+# What the kit, Terraform and ssh-keygen keep in private/<lab>/, where each person has a folder by their name.
+KIT_FILES = (
+    *("ca.pem", "cloud-ca.pem", "clouds*.yaml", "keys.json", "known_hosts*"),
+    *("id_ed25519*", "terraform", "terraform.*"),
+)
+DURATION = {"s": 1, "m": 60, "h": 3600, "d": 86400}  # seconds
+
 _SECRET_NAME = re.compile(r"(^|_)(secret|password|passwd|token|private_key|access_key)(_|$)", re.IGNORECASE)
 _SECRET_VALUE = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----|\$ANSIBLE_VAULT;|://[^/\s:@]+:[^/\s@]+@")
 _JINJA = re.compile(r"\{\{|\{%|\{#")
-_SECRETS_MEND = (
+_SECRETS_HINT = (
     "Take it out. Generated secrets are in the encrypted secrets.yml beside lab.yml, made by "
     "`labtrack secrets ensure`. If it is a real secret and was committed, change it."
 )
@@ -134,7 +142,7 @@ def _plain(node: yaml.Node, keys: Keys, lab: LabFile, loader: yaml.SafeLoader) -
 def _scalar(node: yaml.Node, keys: Keys, lab: LabFile, loader: yaml.SafeLoader) -> Any:
     name = _name(keys)
     if node.tag in ("!vault", "!vault-encrypted"):
-        lab.add(keys, f"{name} is a secret (!vault).", _SECRETS_MEND)
+        lab.add(keys, f"{name} is a secret (!vault).", _SECRETS_HINT)
         return node.value
     if node.tag.startswith("!"):
         lab.add(keys, f"{name} has the tag {node.tag}.", "Write the plain value: lab.yml is plain YAML.")
@@ -160,7 +168,7 @@ def _text(value: str, keys: Keys, lab: LabFile) -> None:
             "Write the value itself: Terraform and labtrack read this file too, and neither knows Jinja.",
         )
     if _SECRET_VALUE.search(value):
-        lab.add(keys, f"{_name(keys)} has a secret in it.", _SECRETS_MEND)
+        lab.add(keys, f"{_name(keys)} has a secret in it.", _SECRETS_HINT)
 
 
 def _name(keys: Keys) -> str:
@@ -210,7 +218,7 @@ def _explain(error: ValidationError, lab: LabFile, broken: set[int]) -> None:
 def _unknown(lab: LabFile, keys: Keys, known: list[str]) -> None:
     name = str(keys[-1])
     if _SECRET_NAME.search(name):
-        lab.add(keys, f"{_name(keys)} looks like a secret, and lab.yml is not a place for one.", _SECRETS_MEND)
+        lab.add(keys, f"{_name(keys)} looks like a secret, and lab.yml is not a place for one.", _SECRETS_HINT)
         return
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     guess = f"Did you mean {near[0]}? " if near else ""
@@ -245,6 +253,12 @@ def _beyond_the_schema(lab: LabFile, folder: Path, root: Path) -> None:
         lab.add(("lab_name",), f"lab_name is {name}, but the lab's folder is {folder.name}.", hint)
     for key in ("lab_users", "lab_admins"):
         _no_name_twice(lab, key)
+    for index, entry in _items(lab, "lab_users"):
+        user = entry if isinstance(entry, dict) else {}
+        why_not = why_no_name(str(user.get("name", "")))
+        if why_not and user.get("state") != "absent":  # one that is there already can be removed
+            hint = "Choose another name; with state: absent, what an account of that name has is removed."
+            lab.add(("lab_users", index, "name"), f"lab_users[{index + 1}].name: {why_not}", hint)
     for here, text in _networks(lab):
         try:
             everybody = ipaddress.ip_network(text).prefixlen == 0
@@ -298,6 +312,24 @@ def _paths(lab: LabFile) -> Iterator[tuple[Keys, str]]:
     for key in ("lab_clouds_file", "lab_s3_ca_file", "lab_certificate_file", "lab_certificate_key_file"):
         if isinstance(lab.data.get(key), str):
             yield (key,), lab.data[key]
+
+
+def why_no_name(user: str) -> str:
+    """Why somebody can't have this name though the schema allows it; empty when they can.
+
+    Without regard to case, because a Mac's file system has none.
+    """
+    if any(fnmatch.fnmatchcase(user.casefold(), pattern) for pattern in KIT_FILES):
+        return f"{user} is a name that the kit uses itself: private/<lab>/{user} is, or may be, a file of its own."
+    return ""
+
+
+def seconds(duration: str | int) -> float:
+    """A duration of lab.yml in seconds: a number of days, or a number with s, m, h or d.  Raises ValueError."""
+    found = re.fullmatch(r"([0-9]{1,5})([smhd]?)", str(duration))
+    if not found:
+        raise ValueError(f"{duration!r} is not a duration")
+    return float(int(found[1]) * DURATION[found[2] or "d"])
 
 
 def expand(text: str, root: Path) -> Path:

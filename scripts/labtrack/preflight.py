@@ -31,6 +31,7 @@ def check(folder: Path) -> Iterator[Result]:
         yield failed(where, f"{problem.what} ({_short(problem.file, root)})", problem.hint)
     if not problems:
         yield ok("lab.yml", f"{len(read.data)} settings, all known and allowed")
+    yield _path(root)
     yield from _tools()
     yield from _vault(root)
     name = read.data.get("lab_name")
@@ -46,6 +47,16 @@ def _short(path: Path, root: Path) -> str:
         return str(path.relative_to(root))
     except ValueError:
         return str(path)
+
+
+def _path(root: Path) -> Result:
+    """ssh's own settings, and Ansible's, take a space, a quote or a percent sign in a path for something else."""
+    strange = sorted(set(re.findall(r"[^\w/.@+~-]", str(root))))
+    if strange:
+        shown = " ".join("space" if one.isspace() else one for one in strange)
+        hint = "move the folder to a path of letters, digits, ., -, _, + and @ only"
+        return failed("path", f"{root} has {shown} in it, which ssh and Ansible can't have in a path", hint)
+    return ok("path", str(root))
 
 
 def _tools() -> Iterator[Result]:
@@ -91,6 +102,11 @@ def _private(folder: Path) -> Iterator[Result]:
         yield failed("private files", f"others can look into {folder} ({_mode(folder)})", f"chmod 700 {folder}")
     else:
         yield ok("private files", f"{folder} is yours alone")
+    for left in sorted(folder.glob("*/mlflow_env.sh")):  # an older kit let people have such a name
+        why_not = labfile.why_no_name(left.parent.name)
+        if why_not:
+            hint = f"remove the account: labtrack env revoke inventory/{folder.name} {left.parent.name}"
+            yield failed("private files", f"{left.parent} is the folder of an account: {why_not}", hint)
 
 
 def _secrets(file: Path, root: Path) -> Iterator[Result]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets as random
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -56,6 +56,20 @@ def ensure_passwords(lab: Lab) -> list[str]:
     made = {name: generate() for name in PASSWORDS if not present.get(name)}
     add(lab, made)
     return list(made)
+
+
+def named(names: Sequence[str]) -> list[str]:
+    """The secrets that are meant, all of them when none is named.  Raises BadInputError for a name that is none."""
+    known = (*PASSWORDS, S3_ACCESS)
+    for name in names:
+        if name not in (*known, S3_SECRET):
+            raise BadInputError(f"There is no generated secret {name}.", f"Known: {', '.join(known)}.")
+    return [name for name in known if not names or name in names or (name == S3_ACCESS and S3_SECRET in names)]
+
+
+def renew(lab: Lab, names: Sequence[str]) -> None:
+    """Gives passwords new values.  The server has them after the next deploy."""
+    add(lab, {name: generate() for name in names})
 
 
 def add(lab: Lab, values: Mapping[str, str]) -> None:

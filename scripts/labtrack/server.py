@@ -53,6 +53,24 @@ class Server:
                 "is the server deployed, does its name resolve (`getent hosts`), is port 443 open?",
             ) from None
 
+    def as_user(self, user: str, password: str) -> Server:
+        """The same server with another login."""
+        return Server(self.url, user, password, self.ca_file, self.timeout)
+
+    def call(self, method: str, path: str, doing: str, **more: Any) -> Any:
+        """The JSON that a request is answered with.  doing: what it is for, told when it is refused (LabtrackError)."""
+        answer = self.ask(method, path, **more)
+        self._expect(answer, doing)
+        return answer.json()
+
+    def find(self, path: str, doing: str, **more: Any) -> Any:
+        """The JSON of something that may not be there: None when the server says so."""
+        answer = self.ask("GET", path, **more)
+        if answer.status_code == requests.codes.not_found and _code(answer) == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        self._expect(answer, doing)
+        return answer.json()
+
     def login_works(self) -> bool:
         """Whether the server accepts user and password."""
         answer = self.ask("GET", f"{USERS}/current")
@@ -63,21 +81,24 @@ class Server:
 
     def has_user(self, name: str) -> bool:
         """Whether there is an account.  The login must be an admin's."""
-        answer = self.ask("GET", f"{USERS}/get", params={"username": name})
-        if answer.status_code == requests.codes.not_found and _code(answer) == "RESOURCE_DOES_NOT_EXIST":
-            return False
-        self._expect(answer, f"asking for the account {name}")
-        return True
+        return self.find(f"{USERS}/get", f"asking for the account {name}", params={"username": name}) is not None
+
+    def users(self) -> list[str]:
+        """The names of all accounts.  The login must be an admin's."""
+        answer = self.ask("GET", f"{USERS}/list")
+        self._expect(answer, "asking for the accounts")
+        return [str(user["username"]) for user in answer.json()["users"]]
 
     def create_user(self, name: str, password: str) -> None:
         """Makes an account."""
-        answer = self.ask("POST", f"{USERS}/create", json={"username": name, "password": password})
-        self._expect(answer, f"making the account {name}")
+        self.call(
+            "POST", f"{USERS}/create", f"making the account {name}", json={"username": name, "password": password}
+        )
 
     def set_password(self, name: str, password: str) -> None:
         """Gives an account another password."""
-        answer = self.ask("PATCH", f"{USERS}/update-password", json={"username": name, "password": password})
-        self._expect(answer, f"setting the password of {name}")
+        body = {"username": name, "password": password}
+        self._expect(self.ask("PATCH", f"{USERS}/update-password", json=body), f"setting the password of {name}")
 
     def delete_user(self, name: str) -> bool:
         """Deletes an account; False when there was none.  Its runs stay."""

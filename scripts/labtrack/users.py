@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from labtrack.envfile import lifecycle
+from labtrack import experiments
+from labtrack.envfile import lifecycle, listing
 from labtrack.envfile.lifecycle import Context, Outcome
 from labtrack.errors import LabtrackError
-from labtrack.lab import ADMIN_USER, SERVER_OWNER, VERIFY_USER
+from labtrack.lab import ADMIN_USER, VERIFY_USER
 
 
 @dataclass
@@ -24,28 +25,33 @@ class Person:
         return {**asdict(self.outcome), "file": str(self.outcome.file), "error": self.error}
 
 
-def sync(context: Context) -> Iterator[Person]:
+def sync(context: Context, *, remove_unlisted: bool = False) -> Iterator[Person]:
     """Account, key and file for everybody in `lab_users` and for the verifying account.
 
-    What fails for one person is reported and does not stop the others.  Raises LabtrackError when the
-    server can't be asked at all.
+    Who has something without being listed is told, and with remove_unlisted loses it.  What fails for one
+    person is reported and does not stop the others.  Raises LabtrackError when the server can't be asked at all.
     """
     context.server.has_user(ADMIN_USER)
+    if context.members.changed:
+        yield Person(Outcome(experiments.ROLE, context.lab.private, context.members.changed))
     for user in context.lab.users:
         yield _one(context, user.name, present=user.present)
     yield _one(context, VERIFY_USER, present=True)
-    listed = {user.name for user in context.lab.users} | {VERIFY_USER, SERVER_OWNER}
-    for name in sorted({entry.owner for entry in context.keys.register.keys.values()} - listed):
-        outcome = Outcome(name, context.file_of(name))
-        outcome.notes.append(
-            f"has a key but is not in lab_users. Put {{name: {name}, state: absent}} there to take it away."
-        )
-        yield Person(outcome)
+    for name, what in listing.unlisted(context).items():
+        if remove_unlisted:
+            yield _one(context, name, present=False)
+        else:
+            yield Person(Outcome(name, context.file_of(name), notes=[listing.how_to_remove(context, name, what)]))
 
 
 def _one(context: Context, name: str, *, present: bool) -> Person:
     try:
         if present:
+            known = context.keys.register
+            host = known.elsewhere(name)
+            if host and context.server.has_user(name):
+                note = f"the file {known.outputs[name]} is on {host}: it was not looked at, and nothing was changed."
+                return Person(Outcome(name, context.file_of(name), notes=[note]))
             return Person(lifecycle.create(context, name))
         return Person(lifecycle.revoke(context, name))
     except LabtrackError as error:

@@ -16,7 +16,7 @@ PATIENCE = 300  # seconds for an interrupted start to end by itself
 
 
 class Start:
-    """rehearse.yml and site.yml.  Taken down again at the end, unless it was up before."""
+    """playbooks/rehearsal/up.yml and site.yml.  Taken down again at the end, unless it was up before."""
 
     def __init__(self) -> None:
         self._was_up = STATE.exists()

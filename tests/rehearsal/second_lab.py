@@ -20,11 +20,34 @@ PROVISION, DESTROY = "playbooks/provision.yml", "playbooks/destroy.yml"
 YES = ("-e", "auto_approve=true")
 NOTHING = re.compile(r"localhost +: ok=\d+ +changed=0 ")
 
+STAND_IN = """
+- hosts: localhost
+  gather_facts: false
+  vars_files: ["{root}/playbooks/vars/terraform.yml"]
+  tasks:
+    - name: Make it
+      ansible.builtin.include_tasks: "{root}/playbooks/rehearsal/tasks/stand_in.yml"
+    - name: Learn its SSH host keys from its console
+      ansible.builtin.include_role: {{name: terraform, tasks_from: host_keys.yml}}
+      vars:
+        terraform_server_id: "{{{{ provision_server.cloud_server_id }}}}"
+        terraform_server_address: "{{{{ provision_server.ansible_host }}}}"
+- hosts: mlflow
+  gather_facts: false
+  become: false
+  tasks:
+    - ansible.builtin.wait_for_connection:
+        timeout: 180
+    - ansible.builtin.command: cloud-init status --wait
+      register: waited
+      failed_when: waited.rc not in [0, 2]
+"""
+
 
 class SecondLab:
     """A lab beside the rehearsal's, in the same project, with the restricted application credential."""
 
-    def __init__(self, rehearsal: Rehearsal, root: Path, name: str = NAME) -> None:
+    def __init__(self, rehearsal: Rehearsal, root: Path, name: str = NAME, **settings: object) -> None:
         self.rehearsal, self.name = rehearsal, name
         self.dir, self.private = root / "inventory" / name, root / "private" / name
         (self.dir / "group_vars/all").mkdir(parents=True)
@@ -45,6 +68,7 @@ class SecondLab:
             "lab_bucket": f"{name}-mlflow",
             "lab_s3_endpoint": rehearsal.lab["lab_s3_endpoint"],
             "lab_s3_ca_file": f"private/{name}/cloud-ca.pem",
+            **settings,
         }
         self.write()
 
@@ -63,18 +87,24 @@ class SecondLab:
         said = done.stdout[done.stdout.index("fatal: ") : done.stdout.index("PLAY RECAP")]
         return " ".join(said.split())
 
+    def stand_in(self) -> None:
+        """Make the machine as playbooks/provision.yml does where Terraform can't be had."""
+        playbook = self.dir.parent / "stand_in.yml"
+        playbook.write_text(STAND_IN.format(root=self.rehearsal.root))
+        self.playbook(str(playbook), check=True, env={"ANSIBLE_ROLES_PATH": str(self.rehearsal.root / "roles")})
+
     @property
     def server(self) -> dict[str, str]:
         """The server's line of hosts.yml."""
         return yaml.safe_load((self.dir / "hosts.yml").read_text())["mlflow"]["hosts"]["server"]
 
-    def ssh(self, command: str) -> str:
+    def ssh(self, command: str, **more: Any) -> str:
         """A command on the lab's server, whose host key has to be the known one."""
         done = self.rehearsal.run(
             "ssh", "-q", "-i", str(self.private / "id_ed25519"), "-o", "BatchMode=yes", "-o", "ConnectTimeout=10",
             "-o", f"UserKnownHostsFile={self.private / 'known_hosts'}", "-o", "StrictHostKeyChecking=yes",
             f"debian@{self.server['ansible_host']}", command,
-            check=True,
+            check=True, **more,
         )  # fmt: skip
         return done.stdout.strip()
 
@@ -98,6 +128,42 @@ class SecondLab:
             "buckets": tenant.object_store.containers(),
         }
         return {kind: [t.name for t in things if t.name.startswith(f"{self.name}-")] for kind, things in kinds.items()}
+
+    def forget(self) -> None:
+        """Take its name off this host."""
+        hosts, block = Path("/etc/hosts"), f"# {{}} labtrack {self.name} server\n"
+        begin, _, rest = hosts.read_text().partition(block.format("BEGIN"))
+        if rest:
+            hosts.write_text(begin + rest.partition(block.format("END"))[2])
+
+    def remove(self, tenant: Connection) -> None:
+        """Delete all that the project has of it, whoever has made that."""
+        for server in tenant.compute.servers():
+            if server.name == f"{self.name}-mlflow":
+                tenant.compute.delete_server(server)
+                tenant.compute.wait_for_delete(server, wait=120)
+        for name in self.mine(tenant)["buckets"]:
+            self.empty(tenant, name)
+            tenant.object_store.delete_container(name)
+        net, mine = tenant.network, {"project_id": tenant.current_project_id}
+        network = net.find_network(f"{self.name}-network", **mine)
+        router = net.find_router(f"{self.name}-router", **mine)
+        ports = list(net.ports(network_id=network.id)) if network else []
+        for address in net.ips(**mine):
+            if address.description == f"labtrack: {self.name}" or address.port_id in [port.id for port in ports]:
+                net.delete_ip(address)
+        for port in ports:
+            if "router_interface" in port.device_owner:
+                net.remove_interface_from_router(router, port_id=port.id)
+            elif port.device_owner != "network:dhcp":
+                net.delete_port(port)
+        if router:
+            net.delete_router(router)
+        if network:
+            net.delete_network(network)
+        if group := net.find_security_group(f"{self.name}-server", **mine):
+            net.delete_security_group(group)
+        tenant.compute.delete_keypair(f"{self.name}-key")
 
     def empty(self, tenant: Connection, bucket: str) -> None:
         """Delete all that a bucket has, old versions included: the kit itself never does."""

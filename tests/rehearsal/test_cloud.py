@@ -167,9 +167,9 @@ def test_reboot_stop_and_start_of_the_server(rehearsal: Rehearsal, tenant: Conne
 
 def test_stop_and_start_of_the_whole_cloud(rehearsal: Rehearsal) -> None:
     before = boot_id(rehearsal)
-    rehearsal.playbook("playbooks/rehearse_power.yml", "-e", "machine=cloud", "-e", "state=stopped", check=True)
+    rehearsal.playbook("playbooks/rehearsal/power.yml", "-e", "machine=cloud", "-e", "state=stopped", check=True)
     assert boot_id(rehearsal) is None
-    rehearsal.playbook("playbooks/rehearse.yml", check=True)
+    rehearsal.playbook("playbooks/rehearsal/up.yml", check=True)
     assert until(lambda: boot_id(rehearsal), seconds=180) != before
     until(lambda: serves(rehearsal))
     assert [server.status for server in rehearsal.cloud("climate").compute.servers()] == ["ACTIVE"]

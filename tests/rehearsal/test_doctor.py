@@ -58,11 +58,11 @@ def test_what_the_seed_wrote_is_named(doctor: Doctor) -> None:
     ("before", "check", "hint"),
     [
         ("export MLFLOW_TRACKING_PASSWORD=wrong", "login", "newest mlflow_env.sh"),
-        ("unset MLFLOW_TRACKING_SERVER_CERT_PATH", "TLS", "get a new mlflow_env.sh"),
+        ("unset MLFLOW_TRACKING_SERVER_CERT_PATH REQUESTS_CA_BUNDLE CURL_CA_BUNDLE", "TLS", "get a new mlflow_env.sh"),
         ("export MLFLOW_TRACKING_URI=https://mlflow.rehearsal.test:444", "TCP", "login node"),
         ("export AWS_SECRET_ACCESS_KEY=wrong", "store put", "rotated or revoked"),
         ("export AWS_ACCESS_KEY_ID=wrong", "store put", "rotated or revoked"),
-        ("unset AWS_CA_BUNDLE", "store put", "source mlflow_env.sh again"),
+        ("unset AWS_CA_BUNDLE REQUESTS_CA_BUNDLE CURL_CA_BUNDLE", "store put", "source mlflow_env.sh again"),
         ("chmod 644 mlflow_env.sh; trap 'chmod 600 mlflow_env.sh' EXIT", "file", "chmod 600"),
     ],
 )

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -188,35 +189,63 @@ class TestWaysToAKey:
         assert kit.seen() == before, "the key that the store refused was taken back"
 
 
-def test_rotation_under_load_fails_no_upload(kit: Kit) -> None:
+class Uploads(threading.Thread):
+    """A job's uploads, one after the other until it ends: with the key that it started with, or with the newest."""
+
+    def __init__(self, kit: Kit, held: EnvFile | None = None) -> None:
+        super().__init__()
+        self.kit, self.held, self.bucket = kit, held, kit.rehearsal.lab["lab_bucket"]
+        self.uploads: list[str] = []
+        self.failures: list[str] = []
+        self.used: set[str] = set()
+        self.stop = threading.Event()
+
+    def run(self) -> None:
+        while not self.stop.wait(0.3):
+            env = self.held or read_envfile(self.kit.file)
+            name = f"rotation-under-load/{self.name}/{len(self.uploads)}"
+            try:
+                store(self.kit.rehearsal, env).put_object(Bucket=self.bucket, Key=name, Body=b"artifact")
+            except ClientError as error:
+                self.failures.append(str(error))
+            self.uploads.append(name)
+            self.used.add(env.access)
+
+    def more(self, number: int) -> None:
+        """Waits until that many uploads more were tried."""
+        deadline, wanted = time.monotonic() + 60, len(self.uploads) + number
+        while len(self.uploads) < wanted:
+            assert time.monotonic() < deadline, self.failures
+            time.sleep(0.1)
+
+
+def test_rotation_fails_no_upload_and_a_job_keeps_its_key_for_the_grace(kit: Kit) -> None:
     kit.create(check=True)
     old, bucket = read_envfile(kit.file), kit.rehearsal.lab["lab_bucket"]
-    uploads, failures, used, stop = [], [], set(), threading.Event()
-
-    def upload_each_second() -> None:
-        while not stop.wait(1.0):
-            env = read_envfile(kit.file)
-            name = f"rotation-under-load/{len(uploads)}"
-            try:
-                store(kit.rehearsal, env).put_object(Bucket=bucket, Key=name, Body=b"artifact")
-            except ClientError as error:
-                failures.append(str(error))
-            uploads.append(name)
-            used.add(env.access)
-
-    load = threading.Thread(target=upload_each_second)
-    load.start()
+    job, fresh = Uploads(kit, held=old), Uploads(kit)
+    job.start()
+    fresh.start()
     try:
-        time.sleep(3)
-        kit("env", "rotate", kit.lab, PERSON, "--grace", "5", check=True)
-        time.sleep(3)
+        fresh.more(2)
+        said = kit("env", "rotate", kit.lab, PERSON, "--grace", "5s", check=True).stdout
+        assert f"old key {old.access} works until" in said
+        job.more(5)
+        fresh.more(2)
     finally:
-        stop.set()
-        load.join()
+        for load in (job, fresh):
+            load.stop.set()
+            load.join()
     new = read_envfile(kit.file)
-    assert failures == [] and len(uploads) >= 8
-    assert used == {old.access, new.access}, "the load saw both keys"
+    assert job.failures == fresh.failures == []
+    assert (job.used, fresh.used) == ({old.access}, {old.access, new.access}), "each saw what it should"
+    assert new.variables["MLFLOW_TRACKING_PASSWORD"] == old.variables["MLFLOW_TRACKING_PASSWORD"]
+    lines = json.loads(kit("env", "list", kit.lab, "--json", check=True).stdout)["lines"]
+    assert [(x["in_keystone"], bool(x["left"])) for x in lines if x["access"] == old.access] == [("yes", True)]
+    deadline = time.monotonic() + 60
+    while f"old key {old.access} deleted" not in kit.create(check=True).stdout:
+        assert time.monotonic() < deadline
     assert old.access not in kit.seen()
+    uploads = [*job.uploads, *fresh.uploads]
     with pytest.raises(ClientError, match=r"InvalidAccessKeyId|AccessDenied|SignatureDoesNotMatch"):
         store(kit.rehearsal, old).put_object(Bucket=bucket, Key="x", Body=b"x")
     client = store(kit.rehearsal, new)
@@ -315,21 +344,25 @@ def test_a_full_disk_loses_no_key(kit: Kit, tmp_path: Path) -> None:
 
 def test_two_calls_at_once_and_one_that_is_interrupted(kit: Kit) -> None:
     kit.create(check=True)
-    command = ["labtrack", "env", "rotate", kit.lab, PERSON, "--grace", "300", "--verbose"]
+    before = kit.seen() - {read_envfile(kit.file).access}
+    command = ["labtrack", "env", "rotate", kit.lab, PERSON, "--grace", "0", "--verbose"]
     path = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     first = subprocess.Popen(
         command, cwd=kit.rehearsal.root, env={**os.environ, **path}, stderr=subprocess.PIPE, text=True
     )
     assert first.stderr is not None
-    while "wait" not in (line := first.stderr.readline()):
+    while "probe the store" not in (line := first.stderr.readline()):
         assert line, "the first call ended early"
+    first.send_signal(signal.SIGSTOP)
     second = kit.create()
     first.send_signal(signal.SIGINT)
+    first.send_signal(signal.SIGCONT)
     assert first.wait(60) == 130
     assert second.returncode == 75
     assert f"process {first.pid} of" in second.stderr and "labtrack env rotate" in second.stderr
-    # the file was swapped, the old key is still there: the next call of any kind deletes it
+    # the new key was made and is in no file: the next call of any kind deletes it
     assert "old key" in kit.create(check=True).stdout
+    assert kit.seen() - before == {read_envfile(kit.file).access}
     assert [access for access, owner in kit.registered().items() if owner == PERSON] == [read_envfile(kit.file).access]
 
 
@@ -356,3 +389,111 @@ def test_users_playbook_follows_lab_yml(kit: Kit, tmp_path: Path) -> None:
     assert kit.seen() == before and not file.exists()
     assert "changed=0" in users(state="absent")
     assert env.variables["AWS_SECRET_ACCESS_KEY"] not in shown
+
+
+class Between(ThreadingHTTPServer):
+    """Between the kit and the real Keystone: passes everything on, but the next request for a key as it was told.
+
+    mode: "refuse" (503, not passed on), "lose" (passed on, the connection then closed), "hold" (kept back, the
+    connection closed; `pass_on` hands it over later).
+    """
+
+    def __init__(self, rehearsal: Rehearsal) -> None:
+        super().__init__(("127.0.0.1", 0), BetweenHandler)
+        self.mode = ""
+        self.held: list[tuple[str, dict[str, str], bytes]] = []
+        self.verify = str(rehearsal.private / "cloud-ca.pem")
+
+    def pass_on(self) -> int:
+        """Hands over what was kept back; the status of the answer."""
+        path, headers, body = self.held.pop()
+        return self.ask("POST", path, headers, body).status_code
+
+    def ask(self, method: str, path: str, headers: dict[str, str], body: bytes) -> requests.Response:
+        url = KEYSTONE.removesuffix("/v3") + path
+        return requests.request(method, url, headers=headers, data=body, verify=self.verify, timeout=60)
+
+
+class BetweenHandler(BaseHTTPRequestHandler):
+    server: Between
+
+    def log_message(self, *_: object) -> None:
+        """The tests print what matters."""
+
+    def handle_any(self) -> None:
+        between = self.server
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        headers = {name: value for name, value in self.headers.items() if name.lower().startswith(("x-", "content-t"))}
+        mode = ""
+        if self.command == "POST" and "credentials" in self.path:
+            mode, between.mode = between.mode, ""
+        if mode == "refuse":
+            self.send_error(503)
+            return
+        if mode == "hold":
+            between.held.append((self.path, headers, body))
+            return
+        answer = between.ask(self.command, self.path, headers, body)
+        if mode == "lose":
+            assert answer.status_code == 201
+            return
+        self.send_response(answer.status_code)
+        for name in ("X-Subject-Token", "Content-Type"):
+            if name in answer.headers:
+                self.send_header(name, answer.headers[name])
+        self.send_header("Content-Length", str(len(answer.content)))
+        self.end_headers()
+        self.wfile.write(answer.content)
+
+    do_GET = do_POST = do_DELETE = handle_any
+
+
+class TestAnswers:
+    """The real Keystone, whose answer to a request for a key is refused, lost or late."""
+
+    @pytest.fixture
+    def between(self, kit: Kit) -> Iterator[Between]:
+        server = Between(kit.rehearsal)
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        yield server
+        server.shutdown()
+        server.server_close()
+
+    @pytest.fixture
+    def shell(self, kit: Kit, between: Between) -> dict[str, str]:
+        """The login of clouds.yaml as an openrc file sets it, by way of the server in between."""
+        auth = yaml.safe_load((kit.rehearsal.private / "clouds.yaml").read_text())["clouds"]["climate"]["auth"]
+        return {f"OS_{name.upper()}": value for name, value in auth.items()} | {
+            "OS_AUTH_URL": f"http://127.0.0.1:{between.server_port}/v3"
+        }
+
+    @pytest.fixture
+    def by_hand(self, kit: Kit) -> Iterator[Callable[[], str]]:
+        """Makes a key with OpenStack's own client; deleted in the end, and there until then."""
+        made: list[str] = []
+
+        def make() -> str:
+            made.append(kit.openstack("ec2", "credentials", "create", "-f", "value", "-c", "access").strip())
+            return made[-1]
+
+        yield make
+        assert set(made) <= kit.seen(), "somebody's key was deleted"
+        for access in made:
+            kit.openstack("ec2", "credentials", "delete", access)
+
+    @pytest.mark.parametrize("mode", ["refuse", "lose", "hold"])
+    def test_a_key_made_by_hand_is_never_taken(
+        self, mode: str, kit: Kit, between: Between, shell: dict[str, str], by_hand: Callable[[], str]
+    ) -> None:
+        before = kit.seen()
+        between.mode = mode
+        first = kit.create(env=shell)
+        assert first.returncode == (0 if mode == "lose" else 1), first.stderr
+        theirs = by_hand()
+        if mode == "hold":
+            assert between.pass_on() == 201
+        kit.create(check=True, env=shell)
+        mine = kit.seen() - before - {theirs}
+        assert {read_envfile(kit.file).access} == mine, "one key, also where the first request was carried out late"
+        kit("env", "revoke", kit.lab, PERSON, check=True, env=shell)
+        assert kit.seen() - before == {theirs}

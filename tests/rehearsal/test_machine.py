@@ -71,7 +71,7 @@ def test_a_half_made_release_would_be_made_again(rehearsal: Any) -> None:
         done = rehearsal.playbook(DEPLOY, "--check", "--tags", "mlflow")
     finally:
         rehearsal.ssh("server", f"mv {mark}.kept {mark}", check=True)
-    assert re.search(r"Remove what a broken installation left.*\nchanged:", done.stdout), done.stdout[-3000:]
+    assert re.search(r"mlflow : Install the release.*\nchanged:", done.stdout), done.stdout[-3000:]
 
 
 def test_one_run_repairs_what_was_changed_by_hand_and_rotates_what_is_new(
@@ -116,6 +116,25 @@ def test_one_run_repairs_what_was_changed_by_hand_and_rotates_what_is_new(
     assert changes(restored.stdout) != {"0"}
     assert not server.service("mlflow@3").is_running
     assert not server.service("mlflow@3").is_enabled
+
+
+BEHIND_THEIR_BACK = """
+cd /etc/mlflow && sed "s/^MLFLOW_FLASK_SERVER_SECRET_KEY=.*/MLFLOW_FLASK_SERVER_SECRET_KEY='another'/" -i secrets.env
+systemctl restart mlflow@1 && nft flush ruleset
+cd /etc/systemd/system/nginx.service.d && printf '[Service]\nTasksMax=63\n' >x.conf
+systemctl daemon-reload && systemctl restart nginx && rm x.conf && systemctl daemon-reload
+"""
+
+
+def test_what_a_killed_run_has_left_in_memory_is_brought_in_line_with_the_disk(rehearsal: Any) -> None:
+    """Files as they should be, and services that were started with others: nothing is there to be written."""
+    rehearsal.ssh("server", BEHIND_THEIR_BACK, check=True)
+    probe = (Path(__file__).parent / "disk_and_processes.py").read_text()
+    rehearsal.playbook(DEPLOY, check=True)
+    assert json.loads(rehearsal.ssh("server", "python3 -", stdin=probe, check=True).stdout)["otherwise"] == []
+    tasks = rehearsal.ssh("server", "systemctl show --property=TasksMax --value nginx", check=True).stdout
+    assert tasks == "64\n"
+    assert changes(rehearsal.playbook(DEPLOY, check=True).stdout) == {"0"}
 
 
 def test_more_connections_than_the_database_takes_are_refused_with_the_sum(rehearsal: Any, extra: Any) -> None:

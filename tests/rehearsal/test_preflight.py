@@ -193,4 +193,11 @@ def test_init_writes_a_lab_that_only_lacks_what_no_machine_knows(rehearsal: Rehe
     data = yaml.safe_load(text)
     assert data["lab_image"] == "Debian-13" and data["lab_flavor"] == "p2-3gb" and data["lab_s3_region"] == "RegionOne"
     assert data["lab_s3_endpoint"] == rehearsal.lab["lab_s3_endpoint"]
+    assert data["lab_artifact_access"] == "direct"
     assert not failures(rows(labs.load(folder)))
+
+
+def test_init_with_a_login_that_makes_no_keys_hands_none_out(rehearsal: Rehearsal, tmp_path: Path) -> None:
+    folder, clouds = tmp_path / "inventory" / "fresh", str(rehearsal.private / "clouds.yaml")
+    rehearsal.run("labtrack", "init", str(folder), "--cloud", "climate-appcred", "--clouds-file", clouds, check=True)
+    assert yaml.safe_load(labs.lab_yml(folder).read_text())["lab_artifact_access"] == "proxied"

@@ -95,6 +95,16 @@ def test_nobody_s_yes_is_taken_for_granted(lab: SecondLab, tenant: Connection) -
     assert set(map(tuple, lab.mine(tenant).values())) == {()}
 
 
+def test_overlapping_addresses_and_a_refused_key_pair_have_hints_of_their_own(lab: SecondLab) -> None:
+    lab.write(lab_router="rehearsal-router", lab_network_cidr="10.20.0.0/24")
+    said = lab.refusal(*YES)
+    assert "overlaps with" in said and "the addresses of lab_network_cidr are in use" in said, said
+    lab.write(lab_admins=[{"name": "labadmin", "ssh_keys": ["ssh-ed25519 AAAAnokey labadmin@laptop"]}])
+    said = lab.refusal(*YES)
+    assert "the cloud does not take the key of the first admin" in said, said
+    lab.write()
+
+
 def test_a_quota_that_is_used_up_stops_the_run_and_the_next_goes_on(lab: SecondLab, tenant: Connection) -> None:
     with addresses_used_up(tenant):
         said = lab.refusal(*YES)
@@ -174,6 +184,26 @@ def test_a_change_that_would_take_the_server_away_is_refused(lab: SecondLab) -> 
     lab.write()
     assert "The plan takes the server away" in said and "-e replace_server=true" in said
     assert lab.server["cloud_server_id"] == before
+
+
+def test_a_flavor_that_the_cloud_cannot_resize_to_has_a_hint(lab: SecondLab) -> None:
+    lab.write(lab_flavor="p4-6gb")
+    said = lab.refusal(*YES)
+    lab.write()
+    assert "the cloud could not give the server another flavor" in said, said
+    assert NOTHING.search(lab.playbook(PROVISION, *YES, check=True).stdout)
+    assert lab.ssh("hostname") == "mlflow"
+
+
+def test_a_port_that_was_deleted_by_hand_is_attached_again(lab: SecondLab, tenant: Connection) -> None:
+    (port,) = tenant.network.ports(name=f"{NAME}-mlflow")
+    tenant.network.delete_port(port)
+    lab.playbook(PROVISION, *YES, check=True)
+    (new,) = tenant.network.ports(name=f"{NAME}-mlflow")
+    assert (new.id != port.id, new.device_id) == (True, lab.server["cloud_server_id"])
+    (address,) = tenant.network.ips(port_id=new.id)
+    assert address.floating_ip_address == lab.server["ansible_host"]
+    assert NOTHING.search(lab.playbook(PROVISION, check=True).stdout)
 
 
 def until(condition: Callable[[], Any], seconds: float) -> Any:
@@ -258,24 +288,6 @@ def test_a_lost_state_is_made_again_from_what_is_there(lab: SecondLab) -> None:
     assert lab.terraform("state", "list").stdout.count("openstack_") >= 16
 
 
-STAND_IN = """
-- hosts: localhost
-  gather_facts: false
-  roles:
-    - role: rehearsal_server
-      vars:
-        rehearsal_server_cloud: climate
-        rehearsal_server_clouds_file: {lab.private}/clouds.yaml
-        rehearsal_server_prefix: {lab.name}
-        rehearsal_server_flavor: p1-1.5gb
-        rehearsal_server_fqdn: mlflow.{lab.name}.test
-        rehearsal_server_bucket: {lab.name}-mlflow
-        rehearsal_server_admin_networks: [10.99.0.0/24]
-        rehearsal_server_ssh_key_file: {lab.private}/id_ed25519.pub
-        rehearsal_server_inventory: {lab.dir}/hosts.yml
-"""
-
-
 def rules(tenant: Connection, group: str) -> set[tuple[Any, ...]]:
     found = tenant.network.find_security_group(group, project_id=tenant.current_project_id)
     return {
@@ -296,9 +308,14 @@ def test_the_stand_in_makes_the_same_and_terraform_takes_it_over(lab: SecondLab,
     ours, exposed, things = lab.server, rules(tenant, f"{NAME}-server"), lab.mine(tenant)
     arguments = ("-e", "destroy=bucket,address", "-e", f"confirm={NAME}")
     lab.playbook(DESTROY, *arguments, check=True)
-    playbook = lab.dir.parent / "stand_in.yml"
-    playbook.write_text(STAND_IN.format(lab=lab))
-    lab.playbook(str(playbook), check=True, env={"ANSIBLE_ROLES_PATH": str(lab.rehearsal.root / "roles")})
+    lab.write(lab_cloud="climate")
+    lab.stand_in()
+    (port,) = tenant.network.ports(name=f"{NAME}-mlflow")
+    tenant.network.delete_port(port)  # by hand
+    lab.stand_in()
+    (port,) = tenant.network.ports(name=f"{NAME}-mlflow")
+    assert port.device_id == lab.server["cloud_server_id"]
+    lab.write()
     assert lab.mine(tenant) == things
     assert rules(tenant, f"{NAME}-server") == exposed
     assert set(lab.server) == set(ours)

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from fake_sharing import Sharing
+
 USER, PROJECT = "u-labadmin", "p-climate"
 
 
@@ -29,14 +31,26 @@ class FakeCloud:
     keys: dict[str, str] = field(default_factory=dict)  # access: secret
     accounts: dict[str, str] = field(default_factory=lambda: {"admin": "a" * 40})  # user: password
     objects: dict[str, bytes] = field(default_factory=dict)
+    sharing: Sharing = field(default_factory=Sharing)
     password: str = "right"
     has_role: bool = True
     delegated: bool = False
     delay: float = 0.0  # seconds before Keystone answers
     broken: bool = False  # Keystone answers 500
     refuse_keys: str = ""  # the S3 error code that every request gets
+    names_keys: bool = True  # users may choose an access key (POST /v3/credentials), as Keystone's policy allows
+    # What becomes of the next requests for a key: a status that refuses it; "lost" (made, but the answer does not
+    # come), "502" (the same, and a proxy says so), "late" (made when `arrive` is called).
+    making: list[int | str] = field(default_factory=list)
+    late: list[tuple[str, str]] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
     url: str = ""
+
+    def arrive(self) -> None:
+        """Carries out the requests for keys that were late."""
+        for access, secret in self.late:
+            self.keys.setdefault(access, secret)
+        self.late.clear()
 
     def start(self, certificate: Path | None = None) -> ThreadingHTTPServer:
         """Serves on a free port of the loopback interface; with a certificate (and key) over TLS."""
@@ -100,13 +114,40 @@ class _Handler(BaseHTTPRequestHandler):
         elif path == keys and self.command == "GET":
             self.answer(200, {"credentials": [self.key(access) for access in self.cloud.keys]})
         elif path == keys and self.command == "POST":
-            access = uuid.uuid4().hex
-            self.cloud.keys[access] = uuid.uuid4().hex
-            self.answer(201, {"credential": self.key(access)})
+            self.make(uuid.uuid4().hex, uuid.uuid4().hex)
+        elif path == "/v3/credentials" and self.command == "POST":
+            self.make_named(json.loads(json.loads(body)["credential"]["blob"]))
+        elif path.startswith(f"{keys}/") and self.command == "GET" and path.rpartition("/")[2] in self.cloud.keys:
+            self.answer(200, {"credential": self.key(path.rpartition("/")[2])})
         elif self.command == "DELETE" and self.cloud.keys.pop(path.rpartition("/")[2], None):
             self.answer(204)
         else:
             self.answer(404, {"error": {"message": "not found", "code": 404}})
+
+    def make_named(self, blob: dict[str, str]) -> None:
+        if not self.cloud.names_keys:
+            said = "You are not authorized to perform the requested action: identity:create_credential"
+            self.answer(403, {"error": {"message": said, "code": 403}})
+        elif blob["access"] in self.cloud.keys:
+            self.answer(409, {"error": {"message": "Duplicate entry found", "code": 409}})
+        else:
+            self.make(blob["access"], blob["secret"])
+
+    def make(self, access: str, secret: str) -> None:
+        what = self.cloud.making.pop(0) if self.cloud.making else "made"
+        if isinstance(what, int):
+            self.answer(what, {"error": {"message": "as the test wants it", "code": what}})
+            return
+        if what == "late":
+            self.cloud.late.append((access, secret))
+        else:
+            self.cloud.keys[access] = secret
+        if what == "502":
+            self.answer(502, b"<html>Bad Gateway</html>")
+        elif what == "made":
+            self.answer(201, {"credential": self.key(access)})
+        else:
+            self.close_connection = True
 
     def key(self, access: str) -> dict[str, str]:
         return {"access": access, "secret": self.cloud.keys[access], "user_id": USER, "tenant_id": PROJECT}
@@ -163,8 +204,15 @@ class _Handler(BaseHTTPRequestHandler):
         if accounts.get(login[0]) != login[2]:
             self.answer(401, b"You are not authenticated.")
             return
-        given = json.loads(body) if body else {}
-        name = given.get("username") or parse_qs(urlsplit(self.path).query).get("username", [""])[0]
+        if path.endswith("/mlflow/users/list"):
+            names = [{"id": number, "username": name} for number, name in enumerate(accounts)]
+            self.answer(200, {"users": names})
+            return
+        given = json.loads(body) if body else {k: v[0] for k, v in parse_qs(urlsplit(self.path).query).items()}
+        if re.search("/(experiments|roles|permissions)/", path):
+            self.answer(*self.cloud.sharing.answer(path.partition("/mlflow/")[2], given, login[0]))
+            return
+        name = given.get("username", "")
         action = path.rpartition("/")[2]
         if action in ("get", "delete", "update-password") and name not in accounts:
             self.answer(404, {"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "no such user"})

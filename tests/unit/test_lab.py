@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -156,6 +157,15 @@ def test_preflight_is_content_with_a_good_lab_and_changes_nothing(lab_dir: Path,
     done = CliRunner().invoke(cli, ["preflight", "--local", str(lab_dir)])
     assert (done.exit_code, "failed" in done.output) == (0, False), done.output
     assert sorted(path for path in tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(("folder", "shown"), [("my labs", "space"), ("50%", "%"), ('"quoted"', '"'), ("a:b", ":")])
+def test_preflight_refuses_a_path_that_ssh_cannot_have(lab_dir: Path, tmp_path: Path, folder: str, shown: str) -> None:
+    root = tmp_path / folder
+    shutil.copytree(lab_dir.parents[1], root, ignore=shutil.ignore_patterns(folder))
+    done = CliRunner().invoke(cli, ["preflight", "--local", str(root / lab_dir.relative_to(lab_dir.parents[1]))])
+    assert done.exit_code == Exit.FAILED
+    assert f"has {shown} in it" in " ".join(done.output.split())
 
 
 def test_preflight_sees_files_that_others_can_read(lab_dir: Path, tmp_path: Path) -> None:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
+from pathlib import Path
 
 import pytest
 from conftest import at
 from fakes import FakeCloud
 
+from labtrack import lab as labs
+from labtrack import secrets
+from labtrack.cloud.key import Key
 from labtrack.envfile import lifecycle, read_envfile
+from labtrack.envfile.listing import listed
+from labtrack.envfile.register import now, seconds_until
+from labtrack.errors import BadInputError
 from labtrack.lab import Lab
 
 
@@ -22,7 +30,7 @@ def test_a_new_person_gets_account_key_and_file(lab: Lab, cloud: FakeCloud, cont
     with context() as opened:
         outcome = lifecycle.create(opened, "ada")
     file = read_envfile(lab.env_file("ada"))
-    assert [line.split()[0] for line in outcome.changed] == ["key", "account", "file"]
+    assert [line.split()[0] for line in outcome.changed] == ["key", "account", "member", "experiment", "file"]
     assert cloud.accounts["ada"] == file.variables["MLFLOW_TRACKING_PASSWORD"]
     assert cloud.keys == {file.access: file.variables["AWS_SECRET_ACCESS_KEY"]}
     assert lab.env_file("ada").stat().st_mode & 0o777 == 0o600
@@ -45,16 +53,31 @@ def untouched(lab: Lab) -> tuple[int, int, int]:
     return found.st_ino, found.st_mtime_ns, found.st_mode
 
 
-def test_rotation_keeps_the_password_and_deletes_the_old_key(lab: Lab, cloud: FakeCloud, context) -> None:
+def its_end_has_come(opened: lifecycle.Context, access: str) -> None:
+    """Moves the end of an old key into the past, as time does."""
+    entry = opened.keys.register.keys[access]
+    assert entry.state == "old" and entry.until
+    opened.keys.register.put(dataclasses.replace(entry, until=now(-1)))
+
+
+def test_rotation_keeps_the_password_and_the_old_key_for_its_grace(lab: Lab, cloud: FakeCloud, context) -> None:
     with context() as opened:
         lifecycle.create(opened, "ada")
         before = read_envfile(lab.env_file("ada"))
-        waited: list[float] = []
-        lifecycle.rotate(opened, "ada", grace=7, sleep=waited.append)
+        told = lifecycle.rotate(opened, "ada").changed
     after = read_envfile(lab.env_file("ada"))
-    assert after.access != before.access
-    assert list(cloud.keys) == [after.access]
-    assert waited == [7]
+    assert set(cloud.keys) == {before.access, after.access} and len(cloud.keys) == 2
+    assert any(line.startswith(f"old key {before.access} works until ") for line in told)
+    with context() as opened:
+        assert 7 * 86400 - 60 < seconds_until(opened.keys.register.keys[before.access].until) <= 7 * 86400
+        assert [line.left for line in listed(opened).lines if line.access == before.access] == ["6 d left"]
+        assert lifecycle.create(opened, "ada").changed == [] and before.access in cloud.keys
+        its_end_has_come(opened, before.access)
+        assert "to be deleted" in next(line.left for line in listed(opened).lines if line.access == before.access)
+        assert before.access in cloud.keys, "looking deletes nothing"
+        # whoever is the next to get something: the kit has no process that waits
+        assert f"old key {before.access} of ada deleted" in lifecycle.create(opened, "grace").changed
+    assert before.access not in cloud.keys and after.access in cloud.keys
     assert after.variables["MLFLOW_TRACKING_PASSWORD"] == before.variables["MLFLOW_TRACKING_PASSWORD"]
 
 
@@ -62,10 +85,45 @@ def test_a_leaked_file_becomes_worthless_at_once(lab: Lab, cloud: FakeCloud, con
     with context() as opened:
         lifecycle.create(opened, "ada")
         before = read_envfile(lab.env_file("ada"))
-        lifecycle.rotate(opened, "ada", leaked=True, sleep=lambda _: pytest.fail("waited"))
+        lifecycle.rotate(opened, "ada", grace=3600)
+        lifecycle.rotate(opened, "ada", leaked=True)
+    assert list(cloud.keys) == [read_envfile(lab.env_file("ada")).access], "older ones end too"
     assert before.access not in cloud.keys
     assert cloud.accounts["ada"] != before.variables["MLFLOW_TRACKING_PASSWORD"]
     assert cloud.accounts["ada"] == read_envfile(lab.env_file("ada")).variables["MLFLOW_TRACKING_PASSWORD"]
+
+
+@pytest.mark.parametrize(("said", "grace"), [("0", 0), (0, 0), ("36h", 129600), (2, 172800), ("10s", 10)])
+def test_rotation_takes_the_grace_of_lab_yml(
+    said: str | int, grace: float, lab: Lab, cloud: FakeCloud, context
+) -> None:
+    file = labs.lab_yml(lab.folder)
+    file.write_text(file.read_text() + f"lab_key_grace: {json.dumps(said)}\n")
+    assert labs.load(lab.folder).key_grace == grace
+    with at(dataclasses.replace(lab, key_grace=grace), cloud) as opened:
+        secrets.add(lab, {"secret_mlflow_admin_password": cloud.accounts["admin"]})
+        lifecycle.create(opened, "ada")
+        old = read_envfile(lab.env_file("ada")).access
+        lifecycle.rotate(opened, "ada")
+        assert (old in cloud.keys) == bool(grace)
+
+
+@pytest.mark.parametrize("said", ["a week", "7x", "-1", -1, 1.5, "", "7 d", True, None])
+def test_lab_yml_refuses_what_is_no_duration(said: object, lab_dir: Path) -> None:
+    file = labs.lab_yml(lab_dir)
+    file.write_text(file.read_text() + f"lab_key_grace: {json.dumps(said)}\n")
+    with pytest.raises(BadInputError, match="lab_key_grace"):
+        labs.load(lab_dir)
+
+
+def test_rotation_refuses_the_key_that_is_in_use(lab: Lab, cloud: FakeCloud, context) -> None:
+    with context() as opened:
+        lifecycle.create(opened, "ada")
+        there = read_envfile(lab.env_file("ada"))
+        same = Key(there.access, there.variables["AWS_SECRET_ACCESS_KEY"])
+        with pytest.raises(BadInputError, match="nothing would be rotated"):
+            lifecycle.rotate(opened, "ada", handed_in=same)
+    assert list(cloud.keys) == [there.access]
 
 
 def test_revoking_takes_everything_and_can_be_repeated(lab: Lab, cloud: FakeCloud, context) -> None:

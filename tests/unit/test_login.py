@@ -34,7 +34,7 @@ class TestLogin:
 
     def refused(self, lab: Lab, **more: object) -> LabtrackError:
         with pytest.raises(LabtrackError) as raised:
-            KeystoneKeys(login(lab, **more)).create()
+            KeystoneKeys(login(lab, **more)).create_unnamed()
         assert raised.value.hint
         return raised.value
 

@@ -14,11 +14,12 @@ from labtrack.newlab.ask import Found
 
 NOTHING = Found(
     title="a cloud", admin="ada", ssh_key_files=[], image="", flavor="", external_network="", external_networks=[],
-    router="", free_addresses=[], data_volume="none", s3_endpoint="", s3_region="", s3_ca_file=None,
+    router="", free_addresses=[], data_volume="none", artifact_access="proxied", s3_endpoint="",
+    s3_region="", s3_ca_file=None,
 )  # fmt: skip
 ALL = replace(
     NOTHING, ssh_key_files=["~/.ssh/id_ed25519.pub"], image="Debian #13: x", flavor="p2-3gb", external_network="Public",
-    router="yes", free_addresses=["203.0.113.4"], data_volume="manage", s3_endpoint="https://s3.example.org",
+    router="yes", free_addresses=["203.0.113.4"], data_volume="manage", artifact_access="direct", s3_endpoint="https://s3.example.org",
     s3_region="RegionOne",
 )  # fmt: skip
 
@@ -52,6 +53,9 @@ def test_what_was_found_is_written_as_it_is(tmp_path: Path, monkeypatch: pytest.
     data = written(ALL, tmp_path, monkeypatch).data
     assert data["lab_image"] == "Debian #13: x" and data["lab_router"] == "yes" and data["lab_s3_region"] == "RegionOne"
     assert data["lab_data_volume"] == "manage" and data["lab_bucket"] == "climate-mlflow"
+    assert data["lab_artifact_access"] == "direct"
+    (tmp_path / "other").mkdir()
+    assert written(NOTHING, tmp_path / "other", monkeypatch).data["lab_artifact_access"] == "proxied"
 
 
 def test_a_lab_that_is_there_is_not_written_over(lab_dir: Path) -> None:

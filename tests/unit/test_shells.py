@@ -20,7 +20,8 @@ from labtrack.envfile.render import Contents, render
 from labtrack.lab import Lab
 
 NASTY = 'it\'s "q" $HOME `id` \\ ! #\tä\nend;'
-NAMES = ("MLFLOW_", "AWS_", "LABTRACK_")
+BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
+NAMES = ("MLFLOW_", "AWS_", "LABTRACK_", *BUNDLES)
 
 
 @pytest.fixture(params=["bash", "dash", "zsh", "ksh"])
@@ -86,7 +87,7 @@ def test_the_variables_arrive_as_they_are(shell: str, file: Path) -> None:
     assert Path(found["MLFLOW_TRACKING_SERVER_CERT_PATH"]).read_text() == CA
     assert "storeCA" in Path(found["AWS_CA_BUNDLE"]).read_text()
     assert found["LABTRACK_ENV_FILE"] == str(file)
-    assert found.keys() & {"REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"} == set()
+    assert found["MLFLOW_EXPERIMENT_NAME"] == "ada"
 
 
 def test_reading_without_a_shell_gives_the_same(shell: str, file: Path) -> None:
@@ -125,6 +126,8 @@ def test_off_puts_everything_back(shell: str, lab: Lab, file: Path, tmp_path: Pa
         "AWS_PROFILE": "",
         "MLFLOW_TRACKING_INSECURE_TLS": "true",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "99",
+        "MLFLOW_EXPERIMENT_NAME": "mine",
+        "REQUESTS_CA_BUNDLE": "/of/my/institute.pem",
     }
     script = """
         set -euC
@@ -141,6 +144,7 @@ def test_off_puts_everything_back(shell: str, lab: Lab, file: Path, tmp_path: Pa
     assert inside["AWS_SECRET_ACCESS_KEY"] == NASTY
     assert inside["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "99", "a value of one's own is kept"
     assert inside.keys() & {"AWS_SESSION_TOKEN", "AWS_PROFILE", "MLFLOW_TRACKING_INSECURE_TLS"} == set()
+    assert inside["MLFLOW_EXPERIMENT_NAME"] == "mine"
     assert "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD" not in inside, "of the other lab"
 
 
@@ -148,6 +152,20 @@ def test_off_gives_back_another_labs_file_sourced_by_the_parent(shell: str, file
     script = """. "$1"; exec "$0" -c '. "$1"; mlflow_env_off; env -0' "$0" "$1" """
     found = variables(run(shell, script, file).stdout)
     assert found["AWS_SECRET_ACCESS_KEY"] == NASTY, "a job that switches it off has what it was started with"
+
+
+def test_an_experiment_given_by_id_is_not_contradicted(shell: str, file: Path) -> None:
+    # MLflow raises when both are set and differ
+    found = variables(run(shell, 'set -eu; . "$1"; env -0', file, MLFLOW_EXPERIMENT_ID="7").stdout)
+    assert found["MLFLOW_EXPERIMENT_ID"] == "7"
+    assert "MLFLOW_EXPERIMENT_NAME" not in found
+
+
+def test_off_leaves_no_value_in_the_shell(shell: str, lab: Lab, tmp_path: Path) -> None:
+    file = write(lab, tmp_path / "mlflow_env.sh", ("CANARY-KEY", "CANARY-PASSWORD"))
+    done = run(shell, '. "$1"; mlflow_env_off; set; typeset -f 2>/dev/null || :', file)
+    assert "mlflow_env" in done.stdout or shell == "dash"
+    assert "CANARY" not in done.stdout
 
 
 def test_tracing_shows_no_secret(shell: str, lab: Lab, tmp_path: Path) -> None:
@@ -209,7 +227,7 @@ class TestCertificate:
         assert "export XDG_CACHE_HOME" in done.stderr
         assert list((tmp_path / "elsewhere").iterdir()) == []
 
-    def test_a_damaged_copy_is_mended(self, shell: str, file: Path) -> None:
+    def test_a_damaged_copy_is_written_again(self, shell: str, file: Path) -> None:
         place = Path(run(shell, self.SCRIPT, file).stdout)
         place.write_text("-----BEGIN")
         run(shell, self.SCRIPT, file)
@@ -219,4 +237,49 @@ class TestCertificate:
         script = 'for i in 1 2 3 4 5 6; do (. "$1"; cat "$MLFLOW_TRACKING_SERVER_CERT_PATH") & done; wait'
         done = run(shell, script, file)
         assert done.stdout == CA * 6 and done.stderr == ""
-        assert len(list((tmp_path / "home" / ".cache" / "labtrack").iterdir())) == 2
+        assert len(list((tmp_path / "home" / ".cache" / "labtrack").iterdir())) == 2, "the CA, and one bundle"
+
+
+class TestBundle:
+    """What programs other than MLflow trust: what they trusted before, and the lab's CAs."""
+
+    MINE = CA.replace("labCA", "mineCA")
+
+    def bundles(self, shell: str, file: Path, **env: str) -> dict[str, str]:
+        done = run(shell, 'set -euC; . "$1"; env -0', file, **env)
+        assert (done.returncode, done.stderr) == (0, "")
+        found = variables(done.stdout)
+        return {name: Path(found[name]).read_text() for name in (*BUNDLES, "AWS_CA_BUNDLE")}
+
+    def test_the_system_s_is_kept(self, shell: str, file: Path) -> None:
+        system = Path("/etc/ssl/certs/ca-certificates.crt")
+        if not system.exists():
+            pytest.skip("this system has no bundle of its own")
+        for text in self.bundles(shell, file).values():
+            assert text.startswith(system.read_text().rstrip())
+            assert "labCA" in text and "storeCA" in text
+
+    @pytest.mark.parametrize("folder", [False, True])
+    def test_one_s_own_is_kept_for_its_variable(self, shell: str, file: Path, tmp_path: Path, folder: bool) -> None:
+        mine = tmp_path / "mine" / "ca.pem"
+        mine.parent.mkdir()
+        mine.write_text(self.MINE)
+        found = self.bundles(shell, file, CURL_CA_BUNDLE=str(mine.parent if folder else mine))
+        assert found.pop("CURL_CA_BUNDLE") == f"{self.MINE}{CA}{CA.replace('labCA', 'storeCA')}"
+        assert not any("mineCA" in text for text in found.values())
+
+    def test_one_s_own_that_is_gone_is_as_none(self, shell: str, file: Path) -> None:
+        assert "labCA" in self.bundles(shell, file, SSL_CERT_FILE="/no/such.pem")["SSL_CERT_FILE"]
+
+    def test_a_job_that_sources_again_gets_the_same(self, shell: str, file: Path) -> None:
+        script = 'set -eu; . "$1"; echo "$SSL_CERT_FILE"; exec "$0" -c \'. "$1"; echo "$SSL_CERT_FILE"\' "$0" "$1"'
+        first, second = run(shell, script, file).stdout.splitlines()
+        assert first == second
+        assert Path(first).read_text().count("labCA") == 1
+
+    def test_a_public_server_touches_none(self, shell: str, lab: Lab, tmp_path: Path) -> None:
+        lab.ca_file.unlink()
+        file = write(dataclasses.replace(lab, certificate="provided"), tmp_path / "mlflow_env.sh")
+        found = variables(run(shell, '. "$1"; env -0', file).stdout)
+        assert not found.keys() & {*BUNDLES, "MLFLOW_TRACKING_SERVER_CERT_PATH"}
+        assert "storeCA" in Path(found["AWS_CA_BUNDLE"]).read_text()

@@ -3,16 +3,19 @@
 
 mlflowctl heads      the schema revisions that this release needs, as JSON
 mlflowctl schema     compare the databases with them: exit code 0 the same, 3 to be upgraded
-mlflowctl upgrade    dump both databases and upgrade them; stop the instances first
+mlflowctl upgrade    stop the instances, dump both databases and upgrade them; if that fails, all is as it was before
 mlflowctl admin      set the password of the account "admin" to the one on standard input
+mlflowctl forget     end what the instances remember about passwords and permissions, after a change by hand
 mlflowctl health     check database, accounts, object store and instances; --json; exit code 0 or 1
 """
 
 import configparser
+import fcntl
 import http.client
 import json
 import os
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -25,12 +28,18 @@ SETTINGS = [Path("/etc/mlflow/settings.env"), Path("/etc/mlflow/secrets.env")]
 AUTH_INI = Path("/etc/mlflow/auth.ini")
 BACKUPS = Path("/var/backups/mlflow")
 SOCKETS = Path("/run/mlflow")
+LOCK = Path("/run/lock/mlflow-upgrade")
+DUMPS_KEPT = 5  # of each database
 ENABLED = Path("/etc/systemd/system/multi-user.target.wants")
 RELEASE = Path(sys.prefix)
 VERSION_TABLE = {"tracking": "alembic_version", "auth": "alembic_version_auth"}
 ADMIN = "admin"
 SHORTEST_PASSWORD = 12
 TIMEOUT = 5  # seconds for each question that health asks
+
+
+class UpgradeError(Exception):
+    """What happened, and how to fix it."""
 
 
 def settings():
@@ -111,49 +120,123 @@ def schema():
     return behind
 
 
+def room():
+    """Refuse before anything is stopped, where the dumps may not fit: they are at most as large as the databases."""
+    size = sum(
+        query(connection, "SELECT pg_database_size(current_database())")[0][0]
+        for which in VERSION_TABLE
+        if revision(which) is not None
+        for connection in [connect(which)]
+    )
+    free = shutil.disk_usage(BACKUPS).free
+    if size > free:
+        raise UpgradeError(
+            f"The dumps of the databases may take {size >> 20} MiB, and {BACKUPS} has {free >> 20} MiB left.",
+            f"make room there, or mount a larger disk at {BACKUPS}; older dumps may be moved elsewhere.",
+        )
+
+
 def dump(which):
-    """Write a dump that pg_restore reads, of a database that has a schema."""
+    """Write a dump that pg_restore reads, of a database that has a schema; give its path."""
     found = revision(which)
     if found is None:
-        return
+        return None
     where = database(which)
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     target = BACKUPS / f"{where['dbname']}-{found}-{stamp}.dump"
     part = target.with_suffix(".part")
     os.umask(0o077)
-    subprocess.run(
-        [
-            "pg_dump",
-            "--format=custom",
-            f"--file={part}",
-            f"--host={where['host']}",
-            f"--username={where['user']}",
-            "--no-password",
-            where["dbname"],
-        ],
-        env={**os.environ, "PGPASSWORD": where["password"]},
-        check=True,
-    )
+    try:
+        subprocess.run(
+            ["pg_dump", "--format=custom", f"--file={part}", *login(where), where["dbname"]],
+            env={**os.environ, "PGPASSWORD": where["password"]},
+            check=True,
+        )
+    except subprocess.CalledProcessError as error:
+        raise UpgradeError(f"{where['dbname']} could not be dumped.", "what pg_dump says above.") from error
     part.rename(target)
     print(f"{which}: dumped to {target}")
+    for part in BACKUPS.glob(f"{where['dbname']}-*.part"):  # of a dump that was killed
+        part.unlink()
+    for old in sorted(BACKUPS.glob(f"{where['dbname']}-*.dump"), key=lambda path: path.stat().st_mtime)[:-DUMPS_KEPT]:
+        old.unlink()
+    return target
+
+
+def restore(which, kept):
+    """Make a database again what its dump has, all or nothing; None: it was empty."""
+    where = database(which)
+    environment = {**os.environ, "PGPASSWORD": where["password"]}
+    psql = ["psql", "--no-psqlrc", "--quiet", "--single-transaction", "--set=ON_ERROR_STOP=1", *login(where)]
+    with subprocess.Popen([*psql, where["dbname"]], env=environment, stdin=subprocess.PIPE) as writer:
+        try:
+            writer.stdin.write(b"DROP OWNED BY CURRENT_USER;\n")
+            writer.stdin.flush()
+            if kept:
+                subprocess.run(["pg_restore", "--file=-", "--no-owner", kept], stdout=writer.stdin, check=True)
+            writer.stdin.close()
+        except (OSError, subprocess.CalledProcessError):
+            writer.kill()  # before it takes the end of what it reads for the end of the dump
+    if writer.returncode:
+        raise UpgradeError(
+            f"{where['dbname']} could not be put back.", f"restore it from {kept} with pg_restore, as its owner."
+        )
+    print(f"{which}: as it was before")
+
+
+def login(where):
+    """How psql and its kin are told where to log in."""
+    return [f"--host={where['host']}", f"--username={where['user']}", "--no-password"]
+
+
+def systemctl(action, units):
+    if units:
+        subprocess.run(["systemctl", action, *units], check=True)
 
 
 def upgrade():
+    """Upgrade both databases while no instance runs.  Where that fails, all is as it was before, the instances too."""
+    with LOCK.open("w") as lock:  # an upgrade that a killed run has left at work on the server is waited for
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if schema() == 0:
+            return 0
+        room()
+        running = subprocess.run(
+            ["systemctl", "list-units", "--plain", "--no-legend", "--state=active,activating", "mlflow@*.service"],
+            capture_output=True, text=True, check=True,
+        ).stdout  # fmt: skip
+        units = [line.split()[0] for line in running.splitlines()]
+        systemctl("stop", units)  # old code must not write into a new schema
+        dumps = {}
+        try:
+            for which in VERSION_TABLE:
+                dumps[which] = dump(which)
+            for which in VERSION_TABLE:
+                migrate(which)
+        except BaseException as error:  # an interruption too
+            for which, kept in dumps.items():
+                restore(which, kept)
+            systemctl("start", units)
+            raise UpgradeError(
+                f"The databases could not be upgraded: {error}\nThey are as they were, and what ran before runs again.",
+                "what is said above; if MLflow's release itself can't upgrade them, stay with the one before.",
+            ) from error
+    return 0
+
+
+def migrate(which):
+    """Have MLflow upgrade a database."""
     commands = {
         "tracking": ["-m", "mlflow", "db", "upgrade"],
         "auth": ["-m", "mlflow.server.auth", "db", "upgrade", "--url"],
     }
-    for which in commands:
-        dump(which)
-    for which, command in commands.items():
-        where = database(which)
-        # The password goes by the environment: arguments can be seen by everybody.
-        uri = f"postgresql+psycopg2://{where['user']}@/{where['dbname']}?host={where['host']}"
-        subprocess.run([sys.executable, *command, uri], env={**os.environ, "PGPASSWORD": where["password"]}, check=True)
-    if schema() != 0:
-        print("The upgrade ended without an error, but the schema is not the release's.", file=sys.stderr)
-        return 1
-    return 0
+    where = database(which)
+    # The password goes by the environment: arguments can be seen by everybody.
+    uri = f"postgresql+psycopg2://{where['user']}@/{where['dbname']}?host={where['host']}"
+    environment = {**os.environ, "PGPASSWORD": where["password"]}
+    subprocess.run([sys.executable, *commands[which], uri], env=environment, check=True)
+    if revision(which) != needed()[which]:
+        raise UpgradeError(f"{which}: upgraded without an error, but not to the release's schema.", "report this.")
 
 
 def admin():
@@ -168,6 +251,7 @@ def admin():
     if rows and rows[0][1] and check_password_hash(rows[0][0], password):
         print("unchanged")
         return 0
+    AUTH_INI.touch()  # the instances remember who has logged in: they are started again after this file
     query(
         connection,
         "INSERT INTO users (username, password_hash, is_admin) VALUES (%s, %s, true) "
@@ -175,7 +259,21 @@ def admin():
         ADMIN,
         generate_password_hash(password),
     )
+    forget_all()
     print("changed")
+    return 0
+
+
+def forget_all():
+    """Change the time of the files that the instances look at, see caches.py of labtrack_server."""
+    for epoch in SOCKETS.glob("*.epoch"):
+        os.utime(epoch, ns=(time.time_ns(), time.time_ns()))
+
+
+def forget():
+    """Make all instances ask the databases again.  They do by themselves after each change that they make."""
+    forget_all()
+    print("The next request of each account is checked in full.")
     return 0
 
 
@@ -277,11 +375,15 @@ def health():
     return 0 if all(row["ok"] for row in results) else 1
 
 
-COMMANDS = {"heads": heads, "schema": schema, "upgrade": upgrade, "admin": admin, "health": health}
+COMMANDS = {"heads": heads, "schema": schema, "upgrade": upgrade, "admin": admin, "forget": forget, "health": health}
 
 if __name__ == "__main__":
     command = COMMANDS.get("".join(sys.argv[1:2]))
     if command is None:
         print(__doc__, file=sys.stderr)
         sys.exit(2)
-    sys.exit(command())
+    try:
+        sys.exit(command())
+    except UpgradeError as failure:
+        print(f"{failure.args[0]}\nTo fix: {failure.args[1]}", file=sys.stderr)
+        sys.exit(1)

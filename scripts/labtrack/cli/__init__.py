@@ -8,6 +8,7 @@ import click
 
 from labtrack import __version__
 from labtrack.cli import admin, portable, researcher, sync
+from labtrack.cli.bucket import bucket
 from labtrack.errors import Exit, LabtrackError
 
 _ADMIN_PACKAGES = ("ansible", "jinja2", "jsonschema", "keystoneauth1", "openstack")
@@ -16,9 +17,9 @@ _ADMIN_PACKAGES = ("ansible", "jinja2", "jsonschema", "keystoneauth1", "openstac
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="labtrack")
 def cli() -> None:
-    """A research lab's own MLflow server: made, handed out, checked.
+    """A research lab's own MLflow server: deployed, handed out, checked.
 
-    For the lab's admin: preflight, secrets, env, users, verify.
+    For the lab's admin: preflight, secrets, bucket, env, users, verify.
     For researchers: doctor, sync, export, import, and env check.
 
     Exit codes: 0 fine, 1 something failed, 2 wrong usage or input, 75 another call is at work.
@@ -26,7 +27,7 @@ def cli() -> None:
     """
 
 
-for command in (*admin.COMMANDS, *researcher.COMMANDS, *sync.COMMANDS, *portable.COMMANDS):
+for command in (*admin.COMMANDS, bucket, *researcher.COMMANDS, *sync.COMMANDS, *portable.COMMANDS):
     cli.add_command(command)
 for command in admin.ENV_COMMANDS:
     researcher.env.add_command(command)

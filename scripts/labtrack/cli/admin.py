@@ -34,6 +34,15 @@ def _step(verbose: bool) -> Callable[[str], None] | None:
     return (lambda text: click.echo(f"... {text}", err=True)) if verbose else None
 
 
+def _seconds(duration: str | None) -> float | None:
+    from labtrack import labfile
+
+    try:
+        return None if duration is None else labfile.seconds(duration)
+    except ValueError:
+        raise click.BadParameter(f"{duration!r} is no number of days, nor a number with s, m, h or d.") from None
+
+
 def _handed_in(keys: TextIO | None) -> Key | None:
     from labtrack.cloud import key
 
@@ -81,6 +90,55 @@ def ensure(lab_dir: Path, keys: TextIO | None, cloud: str | None, verbose: bool)
         click.echo(f"attention: {note}", err=True)
 
 
+@secrets.command("rotate")
+@LAB
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@KEYS
+@CLOUD
+@click.option("--leaked", is_flag=True, help="The server's old S3 key ends with the deploy, without lab_key_grace.")
+@VERBOSE
+def renew(**given: Any) -> None:
+    """Give secrets of secrets.yml new values: those named, or all.  The server gets them by the next site.yml.
+
+    The server's S3 key is made anew and tried first.  Its old one works until a deploy has handed the server the
+    new one, and for lab_key_grace after the rotation.
+    """
+    from labtrack import lab
+    from labtrack import secrets as lab_secrets
+    from labtrack.envfile import lifecycle
+
+    loaded, handed_in = lab.load(given["lab_dir"]), _handed_in(given["keys"])
+    names = lab_secrets.named(given["names"])
+    if handed_in and lab_secrets.S3_ACCESS not in names:
+        raise click.UsageError(f"--keys is for {lab_secrets.S3_ACCESS}, which is not among the names.")
+    with lifecycle.opened(loaded, "labtrack secrets rotate", given["cloud"], _step(given["verbose"])) as context:
+        if lab_secrets.S3_ACCESS in names:  # first: it is the one that can fail
+            lifecycle.server_key(context, handed_in, renew=True, leaked=given["leaked"])
+        lab_secrets.renew(loaded, [name for name in names if name in lab_secrets.PASSWORDS])
+        notes = context.keys.notes
+    for name in names:
+        click.echo(f"new: {name}")
+    click.echo(f"Now hand them to the server: ansible-playbook -i {loaded.shown_folder} site.yml")
+    for note in notes:
+        click.echo(f"attention: {note}", err=True)
+
+
+@secrets.command(hidden=True)
+@LAB
+@click.argument("access_key")
+@CLOUD
+def deployed(lab_dir: Path, access_key: str, cloud: str | None) -> None:
+    """Note that the server runs with ACCESS_KEY: its older S3 keys whose time is over are deleted."""
+    from labtrack import lab
+    from labtrack.envfile import lifecycle
+
+    with lifecycle.opened(lab.load(lab_dir), "labtrack secrets deployed", cloud) as context:
+        for access in lifecycle.server_runs_with(context, access_key):
+            click.echo(f"old key {access} deleted")
+        for note in context.keys.notes:
+            click.echo(f"attention: {note}", err=True)
+
+
 @click.command()
 @LAB
 @USER
@@ -113,20 +171,19 @@ def create(**given: Any) -> None:
 @USER
 @KEYS
 @CLOUD
-@click.option("--leaked", is_flag=True, help="Somebody else has the file: change the password too; wait for nobody.")
+@click.option("--leaked", is_flag=True, help="Somebody else has the file: change the password too; all old keys end.")
 @click.option(
     "--grace",
-    type=click.FloatRange(min=0),
-    default=15.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long the old key stays valid after the new file is there, for uploads that are under way.",
+    callback=lambda _context, _option, value: _seconds(value),
+    metavar="DURATION",
+    help="How long the old key works on, like 36h or 14d, instead of lab_key_grace.",
 )
 @VERBOSE
 def rotate(**given: Any) -> None:
-    """Give USER a new key: make it, try it, put it into the file, delete the old one.
+    """Give USER a new key: make it, try it, put it into the file.  The old one works on for lab_key_grace.
 
-    Jobs that run with the old file lose the store when the old key is deleted.
+    Running jobs keep the old key for that time; the first env or users command after it deletes the key.  Where
+    artifacts go through the server there is no key: the password changes, and running jobs lose the server.
     """
     from labtrack import lab
     from labtrack.envfile import lifecycle
@@ -160,7 +217,7 @@ def revoke(lab_dir: Path, user: str, cloud: str | None, verbose: bool) -> None:
 @CLOUD
 @JSON
 def list_(lab_dir: Path, cloud: str | None, as_data: bool) -> None:
-    """Show whose key is whose, and keys of the project that nobody is registered for."""
+    """Show whose key is whose, how long old ones still work, and what belongs to nobody in lab_users."""
     from labtrack import lab
     from labtrack.envfile import lifecycle, listing
 
@@ -183,17 +240,21 @@ def users() -> None:
 @users.command()
 @LAB
 @CLOUD
+@click.option("--remove-unlisted", is_flag=True, help="Take them from everybody who is not in lab_users, too.")
 @JSON
 @VERBOSE
-def sync(lab_dir: Path, cloud: str | None, as_data: bool, verbose: bool) -> None:
-    """Give everybody in lab_users an account, a key and a file; take them from those marked absent."""
+def sync(lab_dir: Path, cloud: str | None, remove_unlisted: bool, as_data: bool, verbose: bool) -> None:
+    """Give everybody in lab_users an account, a key and a file; take them from those marked absent.
+
+    Who has an account or a key without being in lab_users is told.
+    """
     from labtrack import lab
     from labtrack import users as people
     from labtrack.envfile import lifecycle
 
     loaded = lab.load(lab_dir)
     with lifecycle.opened(loaded, "labtrack users sync", cloud, _step(verbose)) as context:
-        done = list(people.sync(context))
+        done = list(people.sync(context, remove_unlisted=remove_unlisted))
     lines = [
         f"{person.outcome.user}: {line}"
         for person in done
@@ -263,7 +324,7 @@ def verify(lab_dir: Path, cloud: str | None, all_ports: bool, as_data: bool) -> 
     """
     from itertools import chain
 
-    from labtrack import lab
+    from labtrack import bucket, lab
     from labtrack.cloud import rules
     from labtrack.doctor import closed
     from labtrack.envfile import read_envfile
@@ -272,7 +333,8 @@ def verify(lab_dir: Path, cloud: str | None, all_ports: bool, as_data: bool) -> 
     variables = read_envfile(loaded.env_file(lab.VERIFY_USER)).variables
     ca_file = loaded.ca_file if loaded.ca_file.is_file() else None
     login = (variables["MLFLOW_TRACKING_USERNAME"], variables["MLFLOW_TRACKING_PASSWORD"])
-    rows = chain(closed.check(loaded.fqdn, login, ca_file, every_port=all_ports), rules.check(loaded, cloud))
+    in_front = closed.check(loaded.fqdn, login, ca_file, every_port=all_ports)
+    rows = chain(in_front, rules.check(loaded, cloud), bucket.check(loaded))
     status = output.results(rows, as_data=as_data)
     sys.exit(output.DOCTOR_EXIT[status])
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from labtrack.errors import BadInputError
+from labtrack.errors import BadInputError, LabtrackError
 
 
 @dataclass(frozen=True)
@@ -19,18 +19,32 @@ class Key:
     project_id: str = ""
 
 
+class RefusedError(LabtrackError):
+    """The cloud refused to make a key, and its answer proves that none was made."""
+
+
 class KeyStore(Protocol):
-    """Where keys are made and deleted; what the life cycle needs of a cloud."""
+    """Where keys are made and deleted; what the life cycle needs of a cloud.
+
+    Any other LabtrackError than RefusedError, raised while a key is made, says nothing about whether it was made.
+    """
 
     @property
     def user_id(self) -> str:
         """Whose keys these are."""
 
+    @property
+    def project_id(self) -> str:
+        """The project that they belong to."""
+
     def list(self) -> dict[str, Key]:
         """The keys of the user in the project, by access key."""
 
-    def create(self) -> Key:
-        """Makes a new key."""
+    def create(self, access: str) -> Key | None:
+        """Makes the key with this access key; None where the cloud does not let its users choose one."""
+
+    def create_unnamed(self) -> Key:
+        """Makes a key whose access key the cloud chooses."""
 
     def delete(self, access: str) -> bool:
         """Deletes a key; False when it was gone already."""

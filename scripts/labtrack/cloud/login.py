@@ -69,7 +69,7 @@ class Login:
 def login(lab: Named, cloud: str | None = None, timeout: float = TIMEOUT) -> Login:
     """Logs in for the lab.
 
-    cloud: an entry of clouds.yaml.  Without it the shell's OS_AUTH_URL and its kin are taken when they
+    cloud: an entry of clouds.yaml.  Without it the shell's OS_AUTH_URL and its other OS_* variables are taken when they
     are set, as with every OpenStack tool, and the lab's `lab_cloud` otherwise; an OS_TOKEN alone is
     used in that entry's project.
 
@@ -95,7 +95,8 @@ def login(lab: Named, cloud: str | None = None, timeout: float = TIMEOUT) -> Log
     if not access.project_id:
         raise BadInputError(
             "The login has no project, and a key belongs to one.",
-            "add project_name and project_domain_name to the clouds.yaml entry, or set OS_PROJECT_NAME and kin.",
+            "add project_name and project_domain_name to the clouds.yaml entry, or set OS_PROJECT_NAME and "
+            "OS_PROJECT_DOMAIN_NAME.",
         )
     url = auth_url.rstrip("/")
     return Login(
@@ -118,7 +119,7 @@ def _region(lab: Named, cloud: str | None) -> tuple[CloudRegion, str]:
         if cloud is None and os.environ.get("OS_AUTH_URL"):
             config = OpenStackConfig(load_yaml_config=False)
             kind = {"auth_type": "v3token"} if _token() and not os.environ.get("OS_AUTH_TYPE") else {}
-            return config.get_one(**kind), "OS_AUTH_URL and its kin in the shell"
+            return config.get_one(**kind), "OS_AUTH_URL and the other OS_* variables of the shell"
         name = cloud or lab.cloud
         named = lab.clouds_file or os.environ.get("OS_CLIENT_CONFIG_FILE")
         config = OpenStackConfig(config_files=[str(named)] if named else None, load_envvars=False)

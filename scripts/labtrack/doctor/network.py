@@ -16,7 +16,7 @@ from labtrack.doctor.result import Result, failed, ok, skipped, warning
 EXPIRES_SOON = 14  # days
 SKEW_NOTED, SKEW_BAD = 60.0, 600.0  # seconds; signatures for the store hold 900 s
 _NO_WAY_OUT = (
-    "compute nodes often have no way out: try on a login node; elsewhere, ask whether a firewall is in between."
+    "compute nodes often have no internet access: try on a login node; elsewhere, ask whether a firewall is in between."
 )
 
 

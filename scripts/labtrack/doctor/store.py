@@ -141,7 +141,7 @@ def _deleted(client: Any, bucket: str, folder: str) -> Result:
 
 
 def _reach(client: Any, bucket: str) -> Result:
-    """An honest word on what whoever has this key can read and delete."""
+    """What the holder of this key can read and delete."""
     try:
         names = sorted(one["Name"] for one in client.list_buckets().get("Buckets", []))
     except _ERRORS as error:
@@ -170,19 +170,19 @@ def _bucket_of_server(context: Context) -> str:
     return place[len("s3://") :].partition("/")[0] if place.startswith("s3://") else ""
 
 
-_MENDS = {
+_HINTS = {
     "key": "the key was rotated or revoked: get the newest mlflow_env.sh from the lab's admin and source it.",
     "forbidden": "the key is known but may not do this: ask the lab's admin for the role `member` in the project.",
     "bucket": "ask the lab's admin whether lab_bucket is right.",
     "clock": "set this machine's clock: signatures hold for 15 minutes.",
     "region": "AWS_DEFAULT_REGION is not the store's: ask the lab's admin about lab_s3_region.",
     "tls": "source mlflow_env.sh again (it brings the store's CA); AWS_CA_BUNDLE must name that file.",
-    "unreachable": "compute nodes often have no way out: try on a login node; else look at the store's status page.",
+    "unreachable": "compute nodes often have no internet access: try on a login node; else see the store's status.",
     "checksum": "set AWS_REQUEST_CHECKSUM_CALCULATION=when_required: checksums end up inside objects on some stores.",
 }
 
 
 def refused(check: str, bucket: str, why: Refusal) -> Result:
     """The row for something that the store did not do."""
-    hint = _MENDS.get(why.kind, "try again in a minute; if it stays, tell the lab's admin what is said here.")
+    hint = _HINTS.get(why.kind, "try again in a minute; if it stays, tell the lab's admin what is said here.")
     return failed(check, f"the store refuses on s3://{bucket}: {why}", hint)

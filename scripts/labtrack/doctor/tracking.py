@@ -23,7 +23,11 @@ _LATER = "try again in a minute; if it stays, tell the lab's admin what is said 
 
 
 class _Answered(Exception):
-    """The server did not do what was asked; the words are for the user."""
+    """The server did not do what was asked, or would not; the words are for the user."""
+
+    def __init__(self, said: str, hint: str = _LATER) -> None:
+        super().__init__(said)
+        self.hint = hint
 
 
 def _ask(context: Context, method: str, path: str, **more: Any) -> requests.Response:
@@ -102,27 +106,48 @@ def _client() -> str:
 def write(context: Context) -> Iterator[Result]:
     """Writes a run with a metric and an artifact, reads both back, and deletes them.
 
-    In an experiment of its own, deleted at the end: an old one might belong to a former account of that name.
+    Where a plain `mlflow.start_run()` would: see `_experiment`.
     """
-    name = f"labtrack-doctor/{context.env['MLFLOW_TRACKING_USERNAME']}/{uuid.uuid4().hex[:8]}"
     try:
-        experiment = _json(context, "POST", "experiments/create", {"name": name})["experiment_id"]
+        experiment, made = _experiment(context)
+        wanted = {"experiment_id": experiment, "start_time": _now(), "run_name": "doctor"}
+        run = _json(context, "POST", "runs/create", wanted)["run"]["info"]
     except (_Answered, requests.exceptions.RequestException) as error:
-        yield failed("run", f"no experiment could be made: {error}", _LATER)
+        yield failed("run", f"none could be made: {error}", getattr(error, "hint", _LATER))
         return
     try:
-        run = _json(context, "POST", "runs/create", {"experiment_id": experiment, "start_time": _now()})["run"]["info"]
         yield _metric(context, run["run_id"])
         yield from _artifact(context, run["artifact_uri"])
         _json(context, "POST", "runs/update", {"run_id": run["run_id"], "status": "FINISHED", "end_time": _now()})
         _json(context, "POST", "runs/delete", {"run_id": run["run_id"]})
-    except (_Answered, requests.exceptions.RequestException) as error:
-        yield failed("run", f"it could not be made or deleted: {error}", _LATER)
-    finally:
-        try:
+        if made:
             _json(context, "POST", "experiments/delete", {"experiment_id": experiment})
-        except (_Answered, requests.exceptions.RequestException) as error:
-            yield warning("run", f"the experiment {name} could not be deleted: {error}", "delete it in the web page.")
+    except (_Answered, requests.exceptions.RequestException) as error:
+        # who may write to a shared experiment may not delete there
+        hint = "it is called doctor in the web page; its experiment's owner can delete it."
+        yield warning("run", f"{run['run_id']} was written and not deleted: {error}", hint)
+
+
+def _experiment(context: Context) -> tuple[str, bool]:
+    """The id of the experiment that MLflow takes when the code names none, and whether it had to be made.
+
+    As mlflow.tracking.fluent finds it: MLFLOW_EXPERIMENT_NAME, which is made if it is not there; else
+    MLFLOW_EXPERIMENT_ID; else 0.
+    """
+    name, given = context.env.get("MLFLOW_EXPERIMENT_NAME"), context.env.get("MLFLOW_EXPERIMENT_ID")
+    if not name:
+        return given or "0", False
+    answer = _ask(context, "GET", f"{API}/experiments/get-by-name", params={"experiment_name": name})
+    if answer.status_code == requests.codes.not_found:
+        return str(_json(context, "POST", "experiments/create", {"name": name})["experiment_id"]), True
+    found = _body(answer)["experiment"]
+    if given and given != found["experiment_id"]:
+        said = f"MLFLOW_EXPERIMENT_ID is {given}, and MLFLOW_EXPERIMENT_NAME is {name}, whose id is another"
+        raise _Answered(said, f"unset one: MLflow refuses the two together ({name} has {found['experiment_id']}).")
+    if found["lifecycle_stage"] == "deleted":
+        hint = f"restore it (mlflow experiments restore -x {found['experiment_id']}), or set_experiment() another."
+        raise _Answered(f"the experiment {name} is deleted, and runs go there that name none", hint)
+    return str(found["experiment_id"]), False
 
 
 def _metric(context: Context, run_id: str) -> Result:
@@ -184,7 +209,11 @@ def _body(answer: requests.Response) -> Any:
             said = answer.json().get("message", "")
         except ValueError:
             said = answer.text
-        raise _Answered(f"the server answered {answer.status_code} {' '.join(said.split())[:120]}".strip())
+        # the server's own words may say how to fix it
+        said, _, hint = " ".join(said.split()).partition("To fix: ")
+        if not hint and answer.status_code == requests.codes.forbidden:
+            hint = "use an experiment of your own: mlflow.set_experiment(...), or unset MLFLOW_EXPERIMENT_ID and _NAME."
+        raise _Answered(f"the server answered {answer.status_code} {said[:200]}".strip(), hint or _LATER)
     return answer.json()
 
 

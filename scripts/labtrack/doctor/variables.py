@@ -12,6 +12,13 @@ from labtrack.doctor.result import Result, failed, ok, warning
 SERVER, STORE = "variables", "store variables"
 _SOURCE = "source your file first:  . ./mlflow_env.sh   (or: labtrack doctor --file mlflow_env.sh)"
 _LOCAL = ("localhost", "127.0.0.1", "::1")
+TRUST = (
+    "MLFLOW_TRACKING_SERVER_CERT_PATH",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "SSL_CERT_FILE",
+    "AWS_CA_BUNDLE",
+)
 CHECKSUMS = ("AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION")
 
 
@@ -66,8 +73,8 @@ def _doubtful(context: Context) -> Iterator[Result]:
     if env.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("true", "1"):
         hint = "unset MLFLOW_TRACKING_INSECURE_TLS"
         yield warning(SERVER, "MLFLOW_TRACKING_INSECURE_TLS is set: anybody in between can read the password", hint)
-    for name in ("MLFLOW_TRACKING_SERVER_CERT_PATH", "AWS_CA_BUNDLE"):
-        if env.get(name) and not Path(env[name]).is_file():
+    for name in TRUST:
+        if env.get(name) and not Path(env[name]).exists():
             hint = "source mlflow_env.sh again on this machine, which puts the file there."
             yield failed(SERVER, f"{name} names {env[name]}, which is not on this machine", hint)
     if "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in env:

@@ -1,31 +1,30 @@
 """A person's account, key and file: create, rotate, revoke.
 
 Every function can be called again at any time and does only what is missing; after a crash the same
-call goes on where the dead one stopped.  The order of a rotation is create, probe, swap the file,
-delete the old key.
+call goes on where the dead one stopped.  The order of a rotation is create, probe, swap the file;
+the old key is deleted by the first call after its grace, so that running jobs keep it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import re
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
-from labtrack import files, labfile, secrets
+from labtrack import experiments, files, labfile, secrets
 from labtrack.cloud.key import Key, KeyStore
 from labtrack.envfile import read, register
-from labtrack.envfile.keys import Keys, Step, now
+from labtrack.envfile.keys import Keys, Step
 from labtrack.envfile.read import EnvFile
-from labtrack.envfile.register import ACTIVE, NEW
+from labtrack.envfile.register import ACTIVE, NEW, OLD, now
 from labtrack.envfile.render import Contents, render
-from labtrack.errors import BadInputError
+from labtrack.errors import BadInputError, LabtrackError
+from labtrack.experiments import Members
 from labtrack.lab import ADMIN_USER, SERVER_OWNER, VERIFY_USER, Lab
 from labtrack.server import Server
-
-GRACE = 15.0  # seconds that an old key stays valid after the swap, for uploads that are under way
 
 
 @dataclass
@@ -50,6 +49,12 @@ class Context:
     server: Server
     step: Step
 
+    @cached_property
+    def members(self) -> Members:
+        """The lab's members on the server, with what they share; made where missing."""
+        self.step("share the experiments of all members")
+        return experiments.share(self.server, self.lab.shared_experiments)
+
     def file_of(self, user: str) -> Path:
         """Where a person's file is."""
         return Path(self.keys.register.outputs.get(user) or self.lab.env_file(user))
@@ -72,7 +77,7 @@ def opened(lab: Lab, doing: str, cloud: str | None = None, step: Step | None = N
 
     tell = step or (lambda _: None)
     with files.lock(lab.private / ".lock", doing):
-        keys = Keys(lab, register.load(lab.private / "keys.json"), log_in, tell)
+        keys = Keys(lab, register.load(lab.keys_file), log_in, tell)
         ca_file = lab.ca_file if lab.ca_file.is_file() else None
         password = secrets.read(lab).get("secret_mlflow_admin_password", "")
         yield Context(lab, keys, Server(lab.url, ADMIN_USER, password, ca_file), tell)
@@ -93,7 +98,7 @@ def create(
     """
     with _ready(context, user, output, force) as (there, outcome):
         key = _key(context, user, there, handed_in, outcome) if context.lab.direct else None
-        _hand_out(context, outcome, there, key)
+        _hand_out(context, outcome, there, key, context.lab.key_grace)
         _finish(context, outcome)
         return outcome
 
@@ -104,20 +109,23 @@ def rotate(
     *,
     handed_in: Key | None = None,
     leaked: bool = False,
-    grace: float = GRACE,
-    sleep: Callable[[float], None] = time.sleep,
+    grace: float | None = None,
 ) -> Outcome:
-    """A new key for `user`: made, probed, put into the file; then the old one is deleted.
+    """A new key for `user`: made, probed, put into the file.  The old one is deleted by the first call after `grace`.
 
-    A rotation that was interrupted is finished instead.  leaked: the old file is in wrong hands, so
-    the password changes too and nothing is left valid for `grace` seconds; running jobs lose the server.
-    In proxied mode there is no key, so the password is what changes.
+    A rotation that was interrupted is finished instead.  grace: in seconds, `lab_key_grace` when it is None.
+    leaked: the old file is in wrong hands, so the password changes too and every older key ends at once;
+    running jobs lose the server.  In proxied mode there is no key, so the password is what changes.
     """
     with _ready(context, user, None, False) as (there, outcome):
         if there is None:
             hint = f"`labtrack env create {context.lab.shown_folder} {user}`."
             raise BadInputError(f"{user} has no file {outcome.file}, so there is nothing to rotate.", hint)
         keys, key = context.keys, None
+        grace = 0.0 if leaked else context.lab.key_grace if grace is None else grace
+        if handed_in and handed_in.access == there.access:
+            hint = "make another one: openstack ec2 credentials create -f json"
+            raise BadInputError(f"{user} has the key {there.access} already, so nothing would be rotated.", hint)
         if context.lab.direct:
             swapped = [entry for entry in keys.register.of(user, NEW) if entry.access == there.access]
             if swapped and not leaked and not handed_in:
@@ -125,14 +133,16 @@ def rotate(
                 key = Key(there.access, there.variables["AWS_SECRET_ACCESS_KEY"])
             else:
                 if swapped:
-                    keys.use(user, there.access)
+                    keys.use(user, there.access, grace)
                 key = _proven(context, user, handed_in, outcome)
         if leaked or not context.lab.direct:
             _distrust_password(context, user)
-        _hand_out(context, outcome, there, key)
-        if grace and not leaked and keys.register.of(user, register.OLD):
-            context.step(f"wait {grace:.0f} s for uploads that are under way")
-            sleep(grace)
+        _hand_out(context, outcome, there, key, grace)
+        if leaked and keys.register.of(user, OLD):
+            keys.use(user, key.access if key else None, also_old=True)
+        outcome.changed += [
+            f"old key {entry.access} works until {entry.until}" for entry in keys.register.of(user, OLD) if entry.until
+        ]
         _finish(context, outcome)
         return outcome
 
@@ -142,10 +152,10 @@ def revoke(context: Context, user: str) -> Outcome:
     _refuse_own(user)
     keys, file = context.keys, context.file_of(user)
     outcome = Outcome(user, file)
-    keys.recover(user)
+    keys.tell_of_intent(user)
     if keys.register.of(user):
-        keys.use(user, None)
-        outcome.changed += [f"key {access} deleted" for access in keys.delete_old(user)]
+        keys.use(user, None, also_old=True)
+    outcome.changed += [f"key {access} deleted" for access in keys.end_old(user)]
     context.step("delete the account")
     if context.server.delete_user(user):
         outcome.changed.append("account deleted")
@@ -153,47 +163,81 @@ def revoke(context: Context, user: str) -> Outcome:
     if file.is_symlink() or file.exists():
         file.unlink()
         outcome.changed.append(f"file {file} deleted")
+    elif elsewhere := keys.register.elsewhere(user):
+        outcome.changed.append(f"file {file} opens nothing any more: delete it on {elsewhere}")
     with contextlib.suppress(OSError):  # not empty: it holds something of the admin's own
         context.lab.env_file(user).parent.rmdir()
-    if keys.register.outputs.pop(user, None):
-        keys.register.save()
+    keys.register.place(user, None)
+    _end_everybodys(context, outcome)
     outcome.notes += keys.notes
     keys.notes.clear()
     return outcome
 
 
-def server_key(context: Context, handed_in: Key | None = None) -> list[str]:
-    """Sees to it that secrets.yml has an S3 key for the server that the store knows; gives what was done."""
+def server_key(
+    context: Context, handed_in: Key | None = None, *, renew: bool = False, leaked: bool = False
+) -> list[str]:
+    """Sees to it that secrets.yml has an S3 key for the server that the store knows; gives what was done.
+
+    renew: make a new one in any case.  leaked: the older ones end as soon as the server runs with it, without
+    the grace of `lab_key_grace`.
+    """
     keys, lab = context.keys, context.lab
     present = secrets.read(lab)
     access, secret = present.get(secrets.S3_ACCESS), present.get(secrets.S3_SECRET)
-    if access and secret and handed_in is None and not keys.is_unknown(Key(access, secret)):
-        entries = keys.register.of(SERVER_OWNER)
-        if access not in keys.register.keys:  # put into secrets.yml by hand
-            keys.register.put(register.Entry(access, SERVER_OWNER, ACTIVE, handed_in=True, made=now()))
-        if [(entry.access, entry.state) for entry in entries] != [(access, ACTIVE)]:
-            keys.use(SERVER_OWNER, access)
-            keys.delete_old(SERVER_OWNER)
+    if access and secret and handed_in is None and not renew and not keys.is_unknown(Key(access, secret)):
+        keys.refuse_anothers(access, SERVER_OWNER)
+        if access not in keys.register.keys:
+            entry = register.Entry(access, SERVER_OWNER, ACTIVE, handed_in=True, made=now(), kept=True)
+            keys.register.put(entry)
+        if [entry.access for entry in keys.register.of(SERVER_OWNER, NEW, ACTIVE)] != [access]:
+            keys.use(SERVER_OWNER, access, lab.key_grace)
         return []
-    key = _registered(keys, SERVER_OWNER) if handed_in is None else None
+    key = _registered(keys, SERVER_OWNER) if handed_in is None and not renew else None
     if key is None:
         key = keys.take(SERVER_OWNER, handed_in)
         # the bucket may be made later, by playbooks/provision.yml
         keys.prove(key, SERVER_OWNER, bucket_may_be_missing=True)
     context.step("write secrets.yml")
     secrets.add(lab, {secrets.S3_ACCESS: key.access, secrets.S3_SECRET: key.secret})
-    keys.use(SERVER_OWNER, key.access)
-    keys.delete_old(SERVER_OWNER)
+    keys.use(SERVER_OWNER, key.access, 0.0 if leaked else lab.key_grace, also_old=leaked)
     return [secrets.S3_ACCESS, secrets.S3_SECRET]
+
+
+def server_runs_with(context: Context, access: str) -> list[str]:
+    """Deletes the server's older keys whose time is over, now that it runs with the key `access`; gives them.
+
+    Until the server was told so, a new key in secrets.yml ends none: the server still works with the old one.
+    """
+    if [entry.access for entry in context.keys.register.of(SERVER_OWNER, ACTIVE)] != [access]:
+        return []
+    try:
+        return context.keys.end_old(SERVER_OWNER)
+    except LabtrackError as error:  # the server is deployed all the same
+        context.keys.notes.append(f"Old keys of the server were not deleted yet: {error.what.splitlines()[0]}")
+        return []
 
 
 @contextlib.contextmanager
 def _ready(context: Context, user: str, output: Path | None, force: bool) -> Iterator[tuple[EnvFile | None, Outcome]]:
     """Everything that can be refused before anything is made."""
     _refuse_own(user)
+    why_not = labfile.why_no_name(user)
+    if why_not:
+        hint = (
+            f"choose another; what an account of that name has: labtrack env revoke {context.lab.shown_folder} {user}"
+        )
+        raise BadInputError(why_not, hint)
     context.step("look at the file")
+    place = context.keys.register
+    if not output and (host := place.elsewhere(user)):
+        raise BadInputError(
+            f"The file of {user} is {place.outputs[user]} on {host}, so nothing was changed for them.",
+            "run this command there; or write a new file here, with a new password, and the old one stops working: "
+            f"labtrack env create {context.lab.shown_folder} {user} --output {context.lab.env_file(user)}",
+        )
     file = output.absolute() if output else context.file_of(user)
-    if not output and file == context.lab.env_file(user):
+    if file == context.lab.env_file(user):
         files.make_private_folder(file.parent)
     if not file.parent.is_dir():
         raise BadInputError(f"There is no folder {file.parent}.", "make it first (mkdir -m 700).")
@@ -212,12 +256,7 @@ def _ready(context: Context, user: str, output: Path | None, force: bool) -> Ite
     finally:
         outcome.notes += context.keys.notes
         context.keys.notes.clear()
-    usual = file == context.lab.env_file(user)
-    if context.keys.register.outputs.get(user) != (None if usual else str(file)):
-        context.keys.register.outputs.pop(user, None)
-        if not usual:
-            context.keys.register.outputs[user] = str(file)
-        context.keys.register.save()
+    context.keys.register.place(user, None if file == context.lab.env_file(user) else file)
 
 
 def _refuse_own(user: str) -> None:
@@ -234,8 +273,10 @@ def _key(context: Context, user: str, there: EnvFile | None, handed_in: Key | No
     keys = context.keys
     if handed_in is None or (there and there.access == handed_in.access):
         known = keys.register.keys.get(there.access) if there and there.access else None
-        if there and known and known.owner == user and (known.handed_in or known.access in keys.listed):
-            return Key(there.access, there.variables["AWS_SECRET_ACCESS_KEY"])
+        if there and known and known.owner == user:
+            key = Key(there.access, there.variables["AWS_SECRET_ACCESS_KEY"])
+            if keys.works(known, key.secret):
+                return key
         if there is None and not handed_in:
             kept = _registered(keys, user)
             if kept:
@@ -264,11 +305,16 @@ def _distrust_password(context: Context, user: str) -> None:
         context.keys.register.save()
 
 
-def _hand_out(context: Context, outcome: Outcome, there: EnvFile | None, key: Key | None) -> None:
-    """The account and the file; afterwards the register says what is in use."""
+def _hand_out(context: Context, outcome: Outcome, there: EnvFile | None, key: Key | None, grace: float) -> None:
+    """The account and the file; afterwards the register says what is in use, and older keys have `grace` left."""
     user = outcome.user
     old = there.variables["MLFLOW_TRACKING_PASSWORD"] if there else None
     password = _account(context, user, old, outcome)
+    outcome.changed += experiments.join(context.server, context.members, user)
+    context.step("make their experiment")
+    changed, notes = experiments.own(context.server, user, password)
+    outcome.changed += changed
+    outcome.notes += notes
     same = there and old == password and there.access == (key.access if key else "")
     contents = Contents(context.lab, user, password, key, there.written if there and same else now())
     data = render(contents)
@@ -278,9 +324,10 @@ def _hand_out(context: Context, outcome: Outcome, there: EnvFile | None, key: Ke
         context.step("write the file")
         files.write_private(outcome.file, data)
         outcome.changed.append(f"file {outcome.file} written")
-    noted = [(entry.access, entry.state) for entry in context.keys.register.of(user)]
-    if noted != ([(key.access, ACTIVE)] if key else []) or user in context.keys.register.passwords:
-        context.keys.use(user, key.access if key else None)
+    known = context.keys.register
+    noted = [(entry.access, entry.state) for entry in known.of(user) if key is None or entry.state != OLD]
+    if noted != ([(key.access, ACTIVE)] if key else []) or user in known.passwords:
+        context.keys.use(user, key.access if key else None, grace if key else 0.0, also_old=key is None)
 
 
 def _account(context: Context, user: str, old: str | None, outcome: Outcome) -> str:
@@ -301,4 +348,10 @@ def _account(context: Context, user: str, old: str | None, outcome: Outcome) -> 
 
 
 def _finish(context: Context, outcome: Outcome) -> None:
-    outcome.changed += [f"old key {access} deleted" for access in context.keys.delete_old(outcome.user)]
+    outcome.changed += [f"old key {access} deleted" for access in context.keys.end_old(outcome.user)]
+    _end_everybodys(context, outcome)
+
+
+def _end_everybodys(context: Context, outcome: Outcome) -> None:
+    for owner, gone in context.keys.end_everybodys().items():
+        outcome.changed += [f"old key {access} of {owner} deleted" for access in gone]

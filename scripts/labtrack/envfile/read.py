@@ -18,7 +18,7 @@ from labtrack.files import OTHERS_CAN_WRITE
 
 COMPLETE = "# labtrack: complete, sha256 "
 REQUIRED = ("LABTRACK_LAB", "MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
-_EXPORT = re.compile(r"(?ms)^export ([A-Z0-9_]+)=((?:'[^']*'|\"'\"|[A-Za-z0-9@%+=:,./_-])*)$")
+_EXPORT = re.compile(r"(?ms)^ *export ([A-Z0-9_]+)=((?:'[^']*'|\"'\"|[A-Za-z0-9@%+=:,./_-])*)$")
 _WRITTEN = re.compile(r"(?m)^# Written: +(\S+)")
 _CHECK = "file"
 

@@ -24,6 +24,9 @@ LIMITS = {
 # The server answers an upload only when the store has it all.
 PROXIED_LIMITS = {**LIMITS, "MLFLOW_HTTP_REQUEST_TIMEOUT": "120"}
 STORE_LIMITS = {"AWS_RETRY_MODE": "standard", "AWS_MAX_ATTEMPTS": "3"}
+# The experiment of runs that name none.  MLflow's own, "Default", everybody shares (lab_shared_experiments): whoever
+# looks for their runs of last year there looks through everybody's, and may not delete their own.
+EXPERIMENT = "MLFLOW_EXPERIMENT_NAME"
 # What an earlier set-up may have left and what would win over, or clash with, this file's values.
 IN_THE_WAY = (
     "MLFLOW_TRACKING_TOKEN",
@@ -40,6 +43,21 @@ STORE_IN_THE_WAY = (
     "AWS_DEFAULT_PROFILE",
     "MLFLOW_S3_IGNORE_TLS",
 )
+
+
+@dataclass(frozen=True)
+class _Authorities:
+    """CA certificates in PEM.  The id changes with them, so that running jobs keep the file that they know."""
+
+    text: str
+
+    @property
+    def pem(self) -> str:
+        return quote(self.text)
+
+    @property
+    def id(self) -> str:
+        return hashlib.sha256(self.text.encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -66,10 +84,10 @@ def render(contents: Contents) -> bytes:
         "MLFLOW_TRACKING_PASSWORD": contents.password,
         **(_direct(lab, key) if key else _proxied(lab)),
     }
-    certificates = _certificates(lab, with_store=key is not None)
+    pinned, joined, authorities = _certificates(lab, with_store=key is not None)
     removed = [*IN_THE_WAY, *(STORE_IN_THE_WAY if key else ())]
     defaults = {**LIMITS, **STORE_LIMITS} if key else PROXIED_LIMITS
-    replaced = [*exports, *removed, *(name for name, _, _ in certificates if name not in removed)]
+    managed = dict.fromkeys([*exports, EXPERIMENT, *defaults, *removed, *dict(pinned), *joined])
     text = _template().render(
         lab=lab.name,
         user=contents.user,
@@ -80,11 +98,13 @@ def render(contents: Contents) -> bytes:
         version=__version__,
         lab_folder=lab.shown_folder,
         exports=[(name, quote(value)) for name, value in exports.items()],
+        experiment=contents.user,
         defaults=defaults.items(),
         removed=removed,
-        replaced=replaced,
-        managed=[*replaced, *defaults],
-        certificates=certificates,
+        managed=managed,
+        joined_authorities=_Authorities("\n".join(authorities)),
+        pinned=[(name, _Authorities(pem)) for name, pem in pinned],
+        joined=joined,
     )
     return seal(text)
 
@@ -124,31 +144,36 @@ def _proxied(lab: Lab) -> dict[str, str]:
     }
 
 
-def _certificates(lab: Lab, *, with_store: bool) -> list[tuple[str, str, str]]:
-    """Variable, file name and quoted PEM of each private CA.
+def _certificates(lab: Lab, *, with_store: bool) -> tuple[list[tuple[str, str]], list[str], list[str]]:
+    """What makes programs trust the lab's private CAs: variables with a CA each, further variables, and all CAs in PEM.
 
-    MLflow's own variable is used for the server, so the researcher's other https traffic is not touched;
-    boto3 has only AWS_CA_BUNDLE.
+    The first ones name the CA alone, as only MLflow reads them, for the lab's server.  The others name a bundle of
+    all CAs and what was trusted before, because all other hosts are checked by it too: they are those of requests,
+    curl, and httpx with whatever else asks OpenSSL; boto3 has one of its own.
     """
-    found = []
+    pinned: list[tuple[str, str]] = []
+    joined: list[str] = []
+    found: list[str] = []
     if lab.ca_file.is_file():
-        found.append(_certificate("MLFLOW_TRACKING_SERVER_CERT_PATH", f"{lab.name}-server", lab.ca_file))
+        found.append(_pem(lab.ca_file))
+        pinned.append(("MLFLOW_TRACKING_SERVER_CERT_PATH", found[0]))
+        joined += ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"]
     elif lab.certificate == "selfsigned":
         raise BadInputError(
             f"The server's CA certificate {lab.ca_file} is not there yet.",
             "deploy the server first: ansible-playbook playbooks/deploy.yml puts it there.",
         )
     if with_store and lab.s3_ca_file:
-        found.append(_certificate("AWS_CA_BUNDLE", f"{lab.name}-store", lab.s3_ca_file))
-    return found
+        joined.append("AWS_CA_BUNDLE")
+        found.append(_pem(lab.s3_ca_file))
+    return pinned, joined, list(dict.fromkeys(found))
 
 
-def _certificate(variable: str, name: str, file: Path) -> tuple[str, str, str]:
+def _pem(file: Path) -> str:
     pem = file.read_text(encoding="utf-8").strip()
     if "-----BEGIN CERTIFICATE-----" not in pem:
         raise BadInputError(f"{file} is not a PEM certificate.", "put the CA's certificate there, in PEM format.")
-    # the name changes with the certificate, so that running jobs keep the file they know
-    return variable, f"{name}-{hashlib.sha256(pem.encode()).hexdigest()[:12]}.pem", quote(pem)
+    return pem
 
 
 def _template() -> jinja2.Template:

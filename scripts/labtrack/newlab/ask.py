@@ -15,8 +15,10 @@ from openstack.connection import Connection
 from openstack.exceptions import SDKException
 
 from labtrack.cloud import profiles
+from labtrack.cloud.ec2 import KeystoneKeys
 from labtrack.cloud.login import Login
 from labtrack.cloud.preflight import machine
+from labtrack.errors import LabtrackError
 from labtrack.objectstore import speaks_s3
 
 GOOD_CORES, GOOD_MEMORY = 2, 2800  # MB: what serves a lab; a smaller flavor is taken where there is no other
@@ -37,6 +39,7 @@ class Found:
     router: str  # of the project, where its quota lets no other be made
     free_addresses: list[str]
     data_volume: str
+    artifact_access: str
     s3_endpoint: str
     s3_region: str
     s3_ca_file: Path | None
@@ -67,10 +70,20 @@ def ask(logged_in: Login) -> Found:
         router=_router_to_join(cloud, logged_in),
         free_addresses=[str(ip.floating_ip_address) for ip in cloud.network.ips() if not ip.port_id],
         data_volume="manage" if _endpoint(cloud, "block-storage") else "none",
+        artifact_access="direct" if _makes_keys(logged_in) else "proxied",
         s3_endpoint=endpoint,
         s3_region=region,
         s3_ca_file=ca_file,
     )
+
+
+def _makes_keys(logged_in: Login) -> bool:
+    """Whether this login may manage EC2 credentials, asked by listing its own."""
+    try:
+        KeystoneKeys(logged_in).list()
+    except LabtrackError:
+        return False
+    return True
 
 
 def _user() -> str:

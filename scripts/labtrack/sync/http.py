@@ -17,7 +17,7 @@ from labtrack.errors import BadInputError, Exit, LabtrackError, innermost
 from labtrack.sync.connections import PromptAdapter
 from labtrack.sync.credentials import Credentials
 
-PATIENCE = 600.0  # seconds that one call may take in all while the server is away; LABTRACK_SYNC_PATIENCE
+PATIENCE = 600.0  # seconds that one call may take in all while the server is unreachable; LABTRACK_SYNC_PATIENCE
 FIRST = 30.0  # seconds of that before the first answer
 TIMEOUT = 120.0  # seconds for an answer; MLFLOW_HTTP_REQUEST_TIMEOUT
 CONNECT = 10.0  # seconds for a connection
@@ -172,7 +172,7 @@ class Http:
                 f"{self.base} could not be used for {spent:.0f} s: {said}.",
                 "run the same command again later: it goes on where it stopped.  `labtrack doctor` looks closer.",
             )
-        self._waits(f"the server is away or busy ({said}); trying again in {wait:.0f} s")
+        self._waits(f"the server is unreachable or busy ({said}); trying again in {wait:.0f} s")
         if self.stop.wait(wait):
             raise Stopped
 

@@ -8,6 +8,11 @@ output "server_id" {
   value       = openstack_compute_instance_v2.server.id
 }
 
+output "port_id" {
+  description = "Neutron's id of the machine's port."
+  value       = openstack_networking_port_v2.server.id
+}
+
 output "data_volume_id" {
   description = "PostgreSQL's volume; empty where it is on the machine's disk."
   value       = local.data_volume_id

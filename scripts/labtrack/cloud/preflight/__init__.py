@@ -43,7 +43,7 @@ def check(lab: Lab, cloud: str | None = None) -> Iterator[Result]:
     left = profiles.moved(logged_in.url)
     if left:
         hint = f"Set auth_url in clouds.yaml: {left.auth_url}"
-        yield failed("login", f"{logged_in.url} is an address that {left.title} gave up", hint)
+        yield failed("login", f"{logged_in.url} is an address that {left.title} has retired", hint)
     else:
         yield ok("login", f"Keystone at {logged_in.url}")
     context = Context(lab, logged_in, profiles.of(logged_in.url), logged_in.connect())

@@ -121,7 +121,7 @@ def admin_access(context: Context) -> Result:
     wide = [text for text in context.lab.admin_networks if ipaddress.ip_network(text).prefixlen == 0]
     if wide:
         hint = "Name your institute's networks or your own address instead: lab_admin_networks: [203.0.113.7/32]"
-        return warning("admin networks", f"{', '.join(wide)}: everybody may knock at SSH", hint)
+        return warning("admin networks", f"{', '.join(wide)}: everybody may connect to SSH", hint)
     return ok("admin networks", ", ".join(context.lab.admin_networks))
 
 

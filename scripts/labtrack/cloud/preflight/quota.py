@@ -23,7 +23,7 @@ class Need:
     free: int | None
 
 
-_MENDS = {
+_HINTS = {
     "routers": "Join the router that the project has: lab_router: NAME (`openstack router list`).",
     "networks": "Use a network that the project has: lab_network: NAME (`openstack network list`).",
     "floating IPs": "Use one that the project has: lab_floating_ip: ADDRESS (`openstack floating ip list`).",
@@ -42,7 +42,7 @@ def quotas(context: Context) -> Iterator[Result]:
         if need.free is None or need.free >= need.needed:
             yield ok(f"quota: {need.what}", seen)
         else:
-            yield failed(f"quota: {need.what}", seen, _MENDS.get(need.what, _ANY))
+            yield failed(f"quota: {need.what}", seen, _HINTS.get(need.what, _ANY))
 
 
 def _left(limit: int | None, used: int | None) -> int | None:

@@ -28,7 +28,7 @@ def endpoint(context: Context) -> Result:
     left = moved(url)
     if left:
         hint = f"Set lab_s3_endpoint: {left.s3_endpoint or 'the new address'}"
-        return failed("S3 endpoint", f"{url} is an address that {left.title} gave up", hint)
+        return failed("S3 endpoint", f"{url} is an address that {left.title} has retired", hint)
     try:
         is_s3, status = speaks_s3(url, context.verify)
     except requests.exceptions.SSLError:

@@ -1,0 +1,113 @@
+"""What keeps the machine well over the years: upgrades that can fail, room on the disk, logs and memory."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+from api import Api, account
+
+if TYPE_CHECKING:
+    from conftest import Rehearsal
+
+pytestmark = pytest.mark.rehearsal
+
+# A release like the one in use, whose last migration leaves a table behind and fails.
+RELEASE = r"""
+set -e
+old=$(readlink -f /opt/mlflow/current) new=$(readlink -f /opt/mlflow/current)-fails
+rm -rf $new; cp --archive --link $old $new
+head=$(sed -E 's/.*"tracking": "([^"]+)".*/\1/' $old/.complete)
+rm $new/.complete; sed "s/$head/fa11ed/" $old/.complete >$new/.complete
+cat >$(echo $new/lib/python3*/site-packages/mlflow/store/db_migrations/versions)/fa11ed_fails.py <<END
+from alembic import op
+revision, down_revision, branch_labels, depends_on = "fa11ed", "$head", None, None
+def upgrade():
+    op.execute("CREATE TABLE half_made (x int)")
+    op.execute("COMMIT")
+    raise RuntimeError("this migration was made to fail")
+END
+echo $new
+"""
+INSTANCES = "systemctl show --property=Id,ActiveState,MainPID,ExecStart 'mlflow@*' | grep -v ^$"
+
+
+@pytest.fixture
+def failing(rehearsal: Rehearsal) -> Iterator[str]:
+    """The command that upgrades the databases to a release whose migration fails."""
+    release = rehearsal.ssh("server", RELEASE, check=True).stdout.strip()
+    yield f"{release}/bin/python /usr/local/sbin/mlflowctl upgrade"
+    rehearsal.ssh("server", f"rm -r {release}", check=True)
+
+
+def ask(rehearsal: Rehearsal, sql: str) -> str:
+    command = f"cd / && runuser -u postgres -- psql -XtAc {sql!r} mlflowdb"
+    return rehearsal.ssh("server", command, check=True).stdout.strip()
+
+
+def test_upgrade_that_fails_leaves_databases_and_instances_as_they_were(rehearsal: Rehearsal, failing: str) -> None:
+    admin = Api(rehearsal.url, str(rehearsal.ca), ("admin", rehearsal.secrets["secret_mlflow_admin_password"]))
+    old_dumps = "for n in 1 2 3 4 5 6 7; do touch -d 2020-01-0$n /var/backups/mlflow/mlflowdb-old-$n.dump; done"
+    rehearsal.ssh("server", old_dumps, check=True)
+    with account(admin) as api:
+        run = api.new_run()
+        assert api.log(run, 1).status_code == 200
+        version = ask(rehearsal, "TABLE alembic_version")
+        done = rehearsal.ssh("server", failing)
+        assert done.returncode == 1
+        assert "this migration was made to fail" in done.stderr
+        assert "They are as they were, and what ran before runs again.\nTo fix: " in done.stderr
+        assert ask(rehearsal, "TABLE alembic_version") == version
+        assert ask(rehearsal, "SELECT count(*) FROM pg_tables WHERE tablename = $$half_made$$") == "0"
+        assert rehearsal.ssh("server", "mlflowctl health").returncode == 0
+        assert "-fails" not in rehearsal.ssh("server", INSTANCES, check=True).stdout
+        assert api.steps(run) == [1]
+        assert api.log(run, 2).status_code == 200
+    kept = rehearsal.ssh("server", "ls /var/backups/mlflow", check=True).stdout.split()
+    assert len([name for name in kept if name.startswith("mlflowdb-")]) == 5
+    assert [name for name in kept if name.endswith(".part")] == []
+    rehearsal.ssh("server", "rm -f /var/backups/mlflow/mlflowdb-old-*", check=True)
+
+
+def test_upgrade_is_refused_where_the_dumps_do_not_fit(rehearsal: Rehearsal, failing: str) -> None:
+    before = rehearsal.ssh("server", INSTANCES, check=True).stdout
+    small = "mount -t tmpfs -o size=1m small /var/backups/mlflow"
+    done = rehearsal.ssh("server", f"{small} && {{ {failing}; code=$?; umount /var/backups/mlflow; exit $code; }}")
+    assert done.returncode == 1
+    assert re.search(r"may take \d+ MiB, and /var/backups/mlflow has 1 MiB left.\nTo fix: make room", done.stderr)
+    assert rehearsal.ssh("server", INSTANCES, check=True).stdout == before
+
+
+def test_logs_are_rotated_and_limited(rehearsal: Rehearsal) -> None:
+    import requests
+
+    rotated = rehearsal.ssh("server", "logrotate --verbose --force /etc/logrotate.d/nginx 2>&1", check=True).stdout
+    assert "/var/log/nginx/access.log" in rotated and "error:" not in rotated
+    assert requests.get(f"{rehearsal.url}/health", verify=rehearsal.ca, timeout=10).ok
+    wait = "for n in $(seq 50); do grep -q /health /var/log/nginx/access.log && exit; sleep 0.2; done; exit 1"
+    rehearsal.ssh("server", wait, check=True)
+    assert rehearsal.ssh("server", "systemctl is-active logrotate.timer").stdout == "active\n"
+    settings = rehearsal.ssh("server", "systemd-analyze cat-config systemd/journald.conf", check=True).stdout
+    assert re.findall(r"^SystemMaxUse=(.*)", settings, re.MULTILINE) == ["1G"]
+    # what else grows there has a rule of its own
+    unruled = rehearsal.ssh(
+        "server",
+        "find /var/log -name '*.log' -size +0 ! -path '*/journal/*' | while read log; do"
+        ' grep -rqF -e $log -e $(dirname $log)/*.log -e "$(dirname $log)/*" /etc/logrotate.d || echo $log; done',
+        check=True,
+    ).stdout.split()
+    assert [log for log in unruled if "mlflow" in log or "nginx" in log or "postgresql" in log] == []
+
+
+@pytest.mark.parametrize("unit", ["mlflow@1", "mlflow@2", "nginx", "postgresql@*-main"])
+def test_memory_of_units_is_limited(rehearsal: Rehearsal, unit: str) -> None:
+    """That the kernel enforces it can't be seen here: the rehearsal's guests have no memory controller of their own."""
+    find = f"systemctl list-units --plain --no-legend '{unit}.service' | cut -d' ' -f1"
+    show = f"systemctl show --property=MemoryMax,MemoryHigh $({find})"
+    shown = rehearsal.ssh("server", show, check=True).stdout
+    limits = dict(line.split("=") for line in shown.split())
+    total = int(rehearsal.ssh("server", "awk '/MemTotal/ {print $2 * 1024}' /proc/meminfo", check=True).stdout)
+    assert "infinity" not in limits.values()
+    assert int(limits["MemoryHigh"]) < int(limits["MemoryMax"]) < total
