@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -86,11 +87,42 @@ def test_a_service_that_is_down(doctor: Doctor, rehearsal: Rehearsal, unit: str,
     assert seen in rows[check]["seen"] and "admin" in rows[check]["hint"]
 
 
-def test_verify_finds_every_door_closed(rehearsal: Rehearsal) -> None:
-    done = rehearsal.run("labtrack", "verify", "--json", str(rehearsal.lab_dir))
-    rows = json.loads(done.stdout)["results"]
-    assert (done.returncode, [row for row in rows if row["status"] != "ok"]) == (0, [])
-    assert len(rows) >= 18
+def verify(rehearsal: Rehearsal, *arguments: str) -> tuple[int, list[dict[str, str]]]:
+    """Exit code and rows of `labtrack verify`."""
+    done = rehearsal.run("labtrack", "verify", "--json", *arguments, str(rehearsal.lab_dir))
+    return done.returncode, json.loads(done.stdout)["results"]
+
+
+def test_verify_finds_everything_closed_on_all_ports(rehearsal: Rehearsal) -> None:
+    code, rows = verify(rehearsal, "--all-ports")
+    assert (code, [row for row in rows if row["status"] != "ok"]) == (0, [])
+    seen = {row["check"]: row["seen"] for row in rows}
+    assert re.search(r"open to this machine: (22, )?80, 443; all others are closed", seen["all ports"])
+    assert seen["security group"] == "5 rules, as the lab wants them"
+    assert len(rows) >= 20
+
+
+def test_verify_finds_a_rule_that_was_added_by_hand_and_the_port_behind_it(rehearsal: Rehearsal) -> None:
+    network = rehearsal.cloud("climate").network
+    group = network.find_security_group(f"{rehearsal.lab['lab_name']}-server")
+    added = network.create_security_group_rule(
+        security_group_id=group.id, direction="ingress", protocol="tcp", port_range_min=8099, port_range_max=8099
+    )
+    try:
+        code, rows = verify(rehearsal)
+    finally:
+        network.delete_security_group_rule(added.id)
+    bad = [row for row in rows if row["status"] != "ok"]
+    assert (code, [row["check"] for row in bad]) == (2, ["security group"])
+    assert "added by hand lets in tcp 8099 from 0.0.0.0/0" in bad[0]["seen"]
+    assert f"openstack security group rule delete {added.id}" in bad[0]["hint"]
+
+
+def test_verify_says_where_the_cloud_can_not_be_asked(rehearsal: Rehearsal) -> None:
+    code, rows = verify(rehearsal, "--cloud", "nowhere")
+    (row,) = [row for row in rows if row["check"] == "security group"]
+    assert (code, row["status"]) == (0, "skipped")
+    assert "can't be asked" in row["seen"]
 
 
 def test_verify_playbook_ends_with_the_address(rehearsal: Rehearsal) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import certifi
 import pytest
@@ -15,6 +18,7 @@ from conftest import CA
 from fakes import FakeCloud
 
 from labtrack.cli import cli
+from labtrack.cloud import rules as security_rules
 from labtrack.doctor import closed
 from labtrack.doctor.context import Context, of_file
 from labtrack.doctor.result import Result, Status
@@ -272,8 +276,51 @@ class TestClosed:
 
     def test_a_server_that_can_not_be_reached_proves_nothing(self) -> None:
         found = list(closed.check("127.0.0.1", ("a", "b"), None, 0.5))
-        tried = [row for row in found if not row.check.startswith(("port", "forged"))]
+        tried = [row for row in found if not row.check.startswith("forged")]
         assert all(row.status is Status.FAILED and "could not be tried" in row.seen for row in tried)
+
+    def test_a_name_that_does_not_resolve_is_a_failure(self) -> None:
+        ports = next(closed.check("no-such-host.invalid", ("a", "b"), None, 0.5, every_port=True))
+        assert (ports.check, ports.status) == ("ports", Status.FAILED)
+        assert "no-such-host.invalid does not resolve" in ports.seen
+
+    def test_a_port_that_can_not_be_tried_is_not_closed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def nothing_left(*_: object) -> None:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        monkeypatch.setattr(socket, "create_connection", nothing_left)
+        assert closed._port("127.0.0.1", 1, "MLflow", 1.0).status is Status.FAILED
+
+    def test_scan_finds_each_open_port(self, answering: dict) -> None:
+        port = int(answering["url"].rpartition(":")[2])
+        assert closed.scan("127.0.0.1", range(port - 20, port + 20)).count(port) == 1
+        assert closed.scan("127.0.0.1", range(1, 8), 0.5) == []
+
+    def test_scan_without_a_network_says_so(self) -> None:
+        with pytest.raises(OSError):
+            closed.scan("not an address", [80])
+
+
+class TestRules:
+    """The security group's rules, as Neutron shows them, against the lab's."""
+
+    @pytest.mark.parametrize(
+        ("found", "expected"),
+        [
+            ({"protocol": "tcp", "port_range_min": 443, "port_range_max": 443}, ("tcp", "443", "0.0.0.0/0")),
+            ({"protocol": "6", "port_range_min": 1, "port_range_max": 9, "ether_type": "IPv6"}, ("tcp", "1-9", "::/0")),
+            ({"protocol": None}, ("any", "all", "0.0.0.0/0")),
+            ({"protocol": "udp", "remote_group_id": "abc"}, ("udp", "all", "the group abc")),
+            ({"protocol": "tcp", "remote_address_group_id": "x"}, ("tcp", "all", "the address group x")),
+        ],
+    )
+    def test_rule(self, found: dict, expected: tuple[str, str, str]) -> None:
+        fields = dict.fromkeys(("port_range_min", "port_range_max", "remote_ip_prefix", "remote_group_id"))
+        assert security_rules.rule(SimpleNamespace(**{**fields, "ether_type": "IPv4", **found})) == expected
+
+    def test_wanted_rules_are_written_as_neutron_writes_them(self) -> None:
+        assert ("tcp", "22", "10.0.0.0/8") in security_rules.wanted(("10.1.2.3/8",))
+        assert len(security_rules.wanted(())) == 4
 
     def test_a_netrc_does_not_log_in_for_us(self, answering: dict, tmp_path: Path) -> None:
         (tmp_path / "home" / ".netrc").write_text("machine 127.0.0.1 login a password b\n")

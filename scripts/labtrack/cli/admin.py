@@ -314,10 +314,18 @@ def preflight(lab_dir: Path, cloud: str | None, local: bool, as_data: bool) -> N
 
 @click.command()
 @LAB
+@CLOUD
+@click.option("--all-ports", is_flag=True, help="Try all TCP ports, which looks like an attack: ask the cloud first.")
 @JSON
-def verify(lab_dir: Path, as_data: bool) -> None:
-    """Check from outside that the server exposes only what it should; exit 0 ok, 1 warnings, 2 failed."""
+def verify(lab_dir: Path, cloud: str | None, all_ports: bool, as_data: bool) -> None:
+    """Check from outside that the server exposes only what it should; exit 0 ok, 1 warnings, 2 failed.
+
+    The cloud is asked for security-group rules that the lab does not want.
+    """
+    from itertools import chain
+
     from labtrack import bucket, lab
+    from labtrack.cloud import rules
     from labtrack.doctor import closed
     from labtrack.envfile import read_envfile
 
@@ -325,7 +333,8 @@ def verify(lab_dir: Path, as_data: bool) -> None:
     variables = read_envfile(loaded.env_file(lab.VERIFY_USER)).variables
     ca_file = loaded.ca_file if loaded.ca_file.is_file() else None
     login = (variables["MLFLOW_TRACKING_USERNAME"], variables["MLFLOW_TRACKING_PASSWORD"])
-    rows = [*closed.check(loaded.fqdn, login, ca_file), *bucket.check(loaded)]
+    in_front = closed.check(loaded.fqdn, login, ca_file, every_port=all_ports)
+    rows = chain(in_front, rules.check(loaded, cloud), bucket.check(loaded))
     status = output.results(rows, as_data=as_data)
     sys.exit(output.DOCTOR_EXIT[status])
 

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
+import resource
+import selectors
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,6 +22,10 @@ from labtrack.errors import innermost
 TIMEOUT = 10.0  # seconds for an answer
 PORT_TIMEOUT = 3.0  # seconds: a firewall that drops gives none
 PORTS = {5000: "MLflow", 5432: "PostgreSQL"}
+HTTPS = 443
+EXPOSED = frozenset({22, 80, HTTPS})
+AT_ONCE = 4000  # ports of the whole range that are tried at once
+SCAN_TIMEOUT = 2.0  # seconds for one of them: one lost packet is sent again after one
 # Calls that must not work without a login: method, path, JSON.
 API: tuple[tuple[str, str, Any], ...] = (
     ("POST", "/api/2.0/mlflow/experiments/search", {"max_results": 1}),
@@ -40,12 +50,15 @@ SEARCH = "/ajax-api/2.0/mlflow/experiments/search"
 FIX = "run playbooks/deploy.yml again; if it stays open, stop nginx on the server and report it (SECURITY.md)."
 
 
-def check(fqdn: str, login: tuple[str, str], ca_file: Path | None, timeout: float = TIMEOUT) -> Iterator[Result]:
-    """Checks the exposed ports and routes of the server `fqdn`.  login: an ordinary account."""
+def check(
+    fqdn: str, login: tuple[str, str], ca_file: Path | None, timeout: float = TIMEOUT, *, every_port: bool = False
+) -> Iterator[Result]:
+    """Checks the exposed ports and routes of the server `fqdn`.
+
+    login: an ordinary account.  every_port: try all TCP ports, which takes half a minute and looks like an attack.
+    """
     outside = _Outside(fqdn, ca_file, timeout)
-    with ThreadPoolExecutor() as pool:  # a closed port is one that is waited for in vain
-        patience = min(timeout, PORT_TIMEOUT)
-        yield from pool.map(lambda port, name: _port(fqdn, port, name, patience), PORTS, PORTS.values())
+    yield from _ports(fqdn, min(timeout, PORT_TIMEOUT), every_port)
     yield outside.expect("http", {301, 302, 307, 308}, "GET", f"http://{fqdn}/", "redirects to https")
     for method, path, body in API:
         # 404: with direct access nginx does not let artifacts through at all
@@ -74,13 +87,91 @@ def _shown(path: str) -> str:
     return path.partition("?")[0]
 
 
-def _port(fqdn: str, port: int, name: str, timeout: float) -> Result:
+def _ports(fqdn: str, timeout: float, every_port: bool) -> Iterator[Result]:
+    """The rows of the ports.  That one is closed means something only where the server is reached at all."""
+    try:
+        address = str(socket.getaddrinfo(fqdn, HTTPS, type=socket.SOCK_STREAM)[0][4][0])
+        socket.create_connection((address, HTTPS), timeout).close()
+    except (OSError, UnicodeError) as error:
+        why = f"could not be tried: {fqdn} " + (
+            f"does not resolve ({error})"
+            if isinstance(error, (socket.gaierror, UnicodeError))
+            else f"port 443: {error}"
+        )
+        yield failed("ports", why, "`labtrack doctor` looks closer.")
+        return
+    with ThreadPoolExecutor() as pool:  # a closed port is one that is waited for in vain
+        yield from pool.map(lambda port, name: _port(address, port, name, timeout), PORTS, PORTS.values())
+    if every_port:
+        try:
+            opened = set(scan(address, range(1, 65536)))
+        except OSError as error:
+            yield failed("all ports", f"could not be tried: {error}", "try again, from another machine.")
+            return
+        shown = ", ".join(map(str, sorted(opened)))
+        if opened - EXPOSED:
+            yield failed("all ports", f"open to this machine: {shown}", FIX)
+        elif HTTPS not in opened:
+            hint = "this machine or the network is too busy: try again."
+            yield failed("all ports", "could not be tried: not even 443 answered in time", hint)
+        else:
+            yield ok("all ports", f"open to this machine: {shown}; all others are closed")
+
+
+def _port(address: str, port: int, name: str, timeout: float) -> Result:
     check = f"port {port} ({name})"
     try:
-        socket.create_connection((fqdn, port), timeout).close()
+        socket.create_connection((address, port), timeout).close()
     except OSError as error:
+        if not _closed(error):
+            return failed(check, f"could not be tried: {error}", "`labtrack doctor` looks closer.")
         return ok(check, f"closed ({error.strerror or 'no answer'})")
     return failed(check, "open to this machine", FIX)
+
+
+def _closed(error: OSError) -> bool:
+    """Whether a connection failed because the port is closed, or a firewall in front of it."""
+    refused = {
+        errno.ECONNREFUSED,
+        errno.EHOSTUNREACH,
+        errno.ENETUNREACH,
+        errno.EACCES,
+        errno.ECONNRESET,
+        errno.ETIMEDOUT,
+    }
+    return isinstance(error, TimeoutError) or error.errno in refused
+
+
+def scan(address: str, ports: Sequence[int], timeout: float = SCAN_TIMEOUT) -> list[int]:
+    """Which of the TCP ports take a connection.
+
+    timeout: seconds that one has to answer.  Raises OSError where ports can't be tried, as without a network.
+    """
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    at_once = AT_ONCE if soft == resource.RLIM_INFINITY else max(1, min(AT_ONCE, soft - 100))
+    opened: list[int] = []
+    for start in range(0, len(ports), at_once):
+        with selectors.DefaultSelector() as selector, contextlib.ExitStack() as sockets:
+            for port in ports[start : start + at_once]:
+                one = sockets.enter_context(socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET))
+                one.setblocking(False)
+                _tried(one.connect_ex((address, port)), port)
+                selector.register(one, selectors.EVENT_WRITE, (one, port))
+            deadline = time.monotonic() + timeout
+            while selector.get_map() and (left := deadline - time.monotonic()) > 0:
+                for key, _ in selector.select(left):
+                    one, port = key.data
+                    selector.unregister(one)
+                    if _tried(one.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR), port) == 0:
+                        opened.append(port)
+    return opened
+
+
+def _tried(number: int, port: int) -> int:
+    """The error NUMBER of a connection.  Raises OSError for one that a closed port does not have."""
+    if number not in {0, errno.EINPROGRESS} and not _closed(OSError(number, "")):
+        raise OSError(number, f"port {port} can't be tried: {os.strerror(number)}")
+    return number
 
 
 class _Outside:
