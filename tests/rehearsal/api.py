@@ -38,6 +38,22 @@ class Api:
     def get(self, path: str, **more: Any) -> requests.Response:
         return self.call(path, method="GET", **more)
 
+    def done(self, path: str, body: dict[str, Any], method: str = "POST") -> dict[str, Any]:
+        """What the server answers to a request that has to work."""
+        answer = self.call(path, body, method)
+        assert answer.status_code == 200, (path, answer.status_code, answer.text)
+        return answer.json()
+
+    def grant(self, to: Api, kind: str, identity: str, permission: str) -> None:
+        """Give an account a permission, as owner or as admin."""
+        body = {"username": to.login[0], "resource_type": kind, "resource_id": identity, "permission": permission}
+        self.done("/api/3.0/mlflow/users/permissions/grant", body)
+
+    def revoke(self, of: Api, kind: str, identity: str) -> None:
+        """Take an account's permission away."""
+        body = {"username": of.login[0], "resource_type": kind, "resource_id": identity}
+        self.done("/api/3.0/mlflow/users/permissions/revoke", body)
+
     def new_experiment(self) -> str:
         answer = self.call("experiments/create", {"name": f"test-{secrets.token_hex(6)}"})
         answer.raise_for_status()

@@ -4,71 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import requests
-from api import Api, account
+from api import Api
 
 pytestmark = pytest.mark.rehearsal
 
 STRAIGHT = "/api/2.0/mlflow/runs/log-metric"
-# What this version of MLflow has, by family, and whether the lab's server lets it through.
-OPEN = {
-    "/", "/get-artifact", "/graphql", "/health", "/model-versions", "/static-files", "/version",
-    "2.0/artifacts", "2.0/experiments", "2.0/get-trace-artifact", "2.0/logged-models", "2.0/metrics",
-    "2.0/model-versions", "2.0/registered-models", "2.0/runs", "2.0/traces", "2.0/unified-traces", "2.0/users",
-    "3.0/datasets", "3.0/get-trace-artifact", "3.0/label-schemas", "3.0/review-queues", "3.0/roles", "3.0/server-info",
-    "3.0/traces", "3.0/users",
-}  # fmt: skip
-CLOSED = {
-    "/build", "/gateway", "/signup", "/v1", "2.0/gateway-proxy", "2.0/get-online-trace-details", "2.0/upload-artifact",
-    "2.0/webhooks", "3.0/assistant", "3.0/demo", "3.0/gateway", "3.0/genai", "3.0/issues", "3.0/jobs",
-    "3.0/mcp-servers", "3.0/prompt-optimization", "3.0/scorer", "3.0/scorers", "3.0/ui-telemetry", "3.0/workspaces",
-    "jobs", "mlflow-artifacts", "odd",
-}  # fmt: skip
-ROUTES = """
-import os
-os.environ.update(_MLFLOW_SGI_NAME="uvicorn", MLFLOW_FLASK_SERVER_SECRET_KEY="x")
-from mlflow.server import app
-from mlflow.server.auth import routes
-from mlflow.server.fastapi_app import create_fastapi_app
-
-def flat(these, prefix=""):
-    for route in these:
-        router = getattr(route, "original_router", None)
-        if router:
-            yield from flat(router.routes, prefix + route.include_context.prefix)
-        elif getattr(route, "path", ""):
-            yield prefix + route.path
-
-print(*(str(rule) for rule in app.url_map.iter_rules()), *flat(create_fastapi_app().routes),
-      *(value for name, value in vars(routes).items() if name.isupper() and isinstance(value, str)), sep="\\n")
-"""
-
-
-@pytest.fixture(scope="module")
-def admin(rehearsal: Any) -> Api:
-    return Api(rehearsal.url, str(rehearsal.ca), ("admin", rehearsal.secrets["secret_mlflow_admin_password"]))
-
-
-@pytest.fixture(scope="module")
-def ann(admin: Api) -> Iterator[Api]:
-    with account(admin) as api:
-        yield api
-
-
-@pytest.fixture(scope="module")
-def bob(admin: Api) -> Iterator[Api]:
-    with account(admin) as api:
-        yield api
-
-
-@pytest.fixture(scope="module")
-def nobody(admin: Api) -> Api:
-    return Api(admin.url, admin.ca, None)
 
 
 # --- who may come in
@@ -111,42 +55,6 @@ def test_another_account_may_read_and_not_write(ann: Api, bob: Api) -> None:
     body = {"run_id": run, "metrics": [{"key": "x", "value": 1, "timestamp": 1, "step": 1}]}
     assert bob.call("runs/log-batch", body).status_code == 403
     assert ann.steps(run) == []
-
-
-def test_a_permission_counts_at_once_and_ends_soon(ann: Api, bob: Api) -> None:
-    experiment = ann.new_experiment()
-    run = ann.new_run(experiment)
-    grant = {
-        "username": bob.login[0],
-        "resource_type": "experiment",
-        "resource_id": experiment,
-        "permission": "EDIT",
-    }
-    assert bob.log(run, 1).status_code == 403
-    given = ann.call("/api/3.0/mlflow/users/permissions/grant", grant)
-    assert given.status_code == 200, given.text
-    assert [bob.log(run, step).status_code for step in range(1, 9)] == [200] * 8
-    taken = ann.call("/api/3.0/mlflow/users/permissions/revoke", grant)
-    assert taken.status_code == 200, taken.text
-    time.sleep(16)
-    assert [bob.log(run, step).status_code for step in range(20, 28)] == [403] * 8
-    assert sorted(ann.steps(run)) == list(range(1, 9))
-
-
-def test_a_deleted_account_is_out_within_a_minute(admin: Api) -> None:
-    with account(admin) as gone:
-        run = gone.new_run()
-        assert gone.log(run, 1).status_code == 200
-    time.sleep(61)
-    assert {gone.log(run, step).status_code for step in range(2, 6)} == {401}
-
-
-def test_models_and_artifacts_of_other_places_are_refused(ann: Api) -> None:
-    name = f"test-{time.time_ns()}"
-    ann.call("registered-models/create", {"name": name}).raise_for_status()
-    for source in ("s3://another-bucket/model", "file:///etc", "http://169.254.169.254/latest"):
-        answer = ann.call("model-versions/create", {"name": name, "source": source})
-        assert answer.status_code == 400, (source, answer.text)
 
 
 # --- who asks, and from which page
@@ -197,40 +105,7 @@ def test_http_is_sent_on_to_https(rehearsal: Any) -> None:
     assert answer.headers["Location"] == f"https://{rehearsal.fqdn}/some?where=1"
 
 
-# --- which routes there are
-
-
-def family(route: str) -> str:
-    """The part of a route by which it is open or closed."""
-    if match := re.match(r"/(?:ajax-)?api/([0-9.]+)/mlflow/([^/<{]+)", route):
-        return f"{match[1]}/{match[2]}"
-    if match := re.match(r"/(?:ajax-)?api/[0-9.]+/(jobs|mlflow-artifacts)\b", route):
-        return match[1]
-    if "api/" in route:
-        return "odd"
-    return "/" + route.split("/")[1]
-
-
-def served(api: Api, route: str) -> bool:
-    """Does the request get past nginx?"""
-    some = "manifest.json" if route.startswith("/static-files") else "x"
-    answer = api.get(re.sub(r"[<{][^>}]*[>}]", some, route))
-    return "does not serve this path" not in answer.text
-
-
-def test_every_route_of_this_mlflow_is_open_or_closed_on_purpose(rehearsal: Any, ann: Api) -> None:
-    listed = rehearsal.ssh("server", "/opt/mlflow/current/bin/python - 2>/dev/null", stdin=ROUTES, check=True).stdout
-    routes = {line for line in listed.splitlines() if line.startswith("/")}
-    assert len(routes) > 400
-    new = {family(route) for route in routes} - OPEN - CLOSED
-    assert new == set(), f"unknown families: {new}: open them in roles/nginx/vars/main.yml or list them as closed here"
-    assert {family(route) for route in routes} == OPEN | CLOSED, "a family has gone"
-
-    one_of_each = {family(route): route for route in sorted(routes)}
-    wrong = {name for name, route in one_of_each.items() if served(ann, route) != (name in OPEN)}
-    if rehearsal.lab.get("lab_artifact_access") == "proxied":
-        wrong.discard("mlflow-artifacts")
-    assert wrong == set()
+# --- which paths there are
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ mlflowctl heads      the schema revisions that this release needs, as JSON
 mlflowctl schema     compare the databases with them: exit code 0 the same, 3 to be upgraded
 mlflowctl upgrade    dump both databases and upgrade them; stop the instances first
 mlflowctl admin      set the password of the account "admin" to the one on standard input
+mlflowctl forget     end what the instances remember about passwords and permissions, after a change by hand
 mlflowctl health     check database, accounts, object store and instances; --json; exit code 0 or 1
 """
 
@@ -175,7 +176,21 @@ def admin():
         ADMIN,
         generate_password_hash(password),
     )
+    forget_all()
     print("changed")
+    return 0
+
+
+def forget_all():
+    """Change the time of the files that the instances look at, see caches.py of labtrack_server."""
+    for epoch in SOCKETS.glob("*.epoch"):
+        os.utime(epoch, ns=(time.time_ns(), time.time_ns()))
+
+
+def forget():
+    """Make all instances ask the databases again.  They do by themselves after each change that they make."""
+    forget_all()
+    print("The next request of each account is checked in full.")
     return 0
 
 
@@ -277,7 +292,7 @@ def health():
     return 0 if all(row["ok"] for row in results) else 1
 
 
-COMMANDS = {"heads": heads, "schema": schema, "upgrade": upgrade, "admin": admin, "health": health}
+COMMANDS = {"heads": heads, "schema": schema, "upgrade": upgrade, "admin": admin, "forget": forget, "health": health}
 
 if __name__ == "__main__":
     command = COMMANDS.get("".join(sys.argv[1:2]))

@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,13 +20,14 @@ import ahead
 import pytest
 import testinfra
 import yaml
+from api import Api, account
 
 import rehearsal as steps
 
 if TYPE_CHECKING:
     import openstack.connection
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 START = pytest.StashKey[ahead.Start]()
 RESULTS = ROOT / "test-results"
 # What OpenStack's services said went wrong, the last of it; without the frames of tracebacks.
@@ -225,3 +226,29 @@ def results() -> Path:
     """Where tests leave what a person may want to look at."""
     RESULTS.mkdir(exist_ok=True)
     return RESULTS
+
+
+@pytest.fixture(scope="module")
+def admin(rehearsal: Rehearsal) -> Api:
+    """The lab's admin."""
+    return Api(rehearsal.url, str(rehearsal.ca), ("admin", rehearsal.secrets["secret_mlflow_admin_password"]))
+
+
+@pytest.fixture(scope="module")
+def ann(admin: Api) -> Iterator[Api]:
+    """An account."""
+    with account(admin) as api:
+        yield api
+
+
+@pytest.fixture(scope="module")
+def bob(admin: Api) -> Iterator[Api]:
+    """Another account."""
+    with account(admin) as api:
+        yield api
+
+
+@pytest.fixture(scope="module")
+def nobody(admin: Api) -> Api:
+    """Somebody without an account."""
+    return Api(admin.url, admin.ca, None)

@@ -1,0 +1,193 @@
+"""What an instance remembers about accounts, and when all instances forget it.
+
+Measured in docs/reference/performance.md: a password costs 0.3 s of CPU time to check, and ten queries go into whether
+an account may write to a run, for each logged metric again.  So "yes" is remembered, never "no", and never "is an
+admin": a right that is given counts at once.
+
+A right that is taken away counts at once too.  Whatever changes the database of accounts also changes the time of a
+file that all instances look at for each question (a stat, about 2 microseconds).  An answer counts only as long as
+that time is the one from before the question was asked, so an answer that was being worked out during the change is not
+kept.  The seconds after which an answer is forgotten anyway are for a change that no instance made, as by psql;
+`mlflowctl forget` is for that too.
+"""
+
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import MutableMapping
+from pathlib import Path
+
+from cachetools import LRUCache, TTLCache
+from mlflow.server import auth
+from sqlalchemy import event
+from sqlalchemy.orm import Session
+
+from labtrack_server.patching import replace
+
+_logger = logging.getLogger("labtrack")
+
+FOLDER = Path(os.environ.get("LABTRACK_RUN_DIRECTORY", "/run/mlflow"))
+PERMISSION_SECONDS = int(os.environ.get("LABTRACK_PERMISSION_CACHE_SECONDS", "15"))
+ENTRIES = 10_000
+WRITE = re.compile(r"\s*(?:INSERT\s+INTO|UPDATE|DELETE\s+FROM)\s+\"?(\w+)", re.IGNORECASE)
+
+
+class Epoch:
+    """A file whose time tells all instances that something which they remember has changed."""
+
+    def __init__(self, path):
+        self.path = Path(path)
+
+    def now(self):
+        """A value that changes with the file; None without a file: nothing may be remembered then."""
+        try:
+            found = self.path.stat()
+        except FileNotFoundError:
+            self.advance()
+            return None
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_ino
+
+    def advance(self):
+        """Make all instances forget.  A failure is for the journal: the answers' seconds bound what follows."""
+        try:
+            file = os.open(self.path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                # with all nanoseconds: the kernel's own stamp is the same for two changes within 4 ms
+                os.utime(file, ns=(time.time_ns(), time.time_ns()))
+            finally:
+                os.close(file)
+        except OSError as error:
+            _logger.error("labtrack: %s: %s: other instances remember what has changed", self.path, error)
+
+
+ACCOUNTS = Epoch(FOLDER / "accounts.epoch")
+PERMISSIONS = Epoch(FOLDER / "permissions.epoch")
+
+
+class Remembered(MutableMapping):
+    """A bounded mapping whose entries count only until EPOCH changes.
+
+    `get` notes when the question was asked, and a value that is set by the same thread is kept for that time.
+    """
+
+    def __init__(self, cache, epoch):
+        self._cache, self._epoch = cache, epoch
+        self._lock, self._asked = threading.Lock(), threading.local()
+
+    def get(self, key, default=None):
+        self._asked.at = now = self._epoch.now()
+        with self._lock:
+            at, value = self._cache.get(key, (None, default))
+        return value if now is not None and at == now else default
+
+    def __getitem__(self, key):
+        missing = object()
+        if (value := self.get(key, missing)) is missing:
+            raise KeyError(key)
+        return value
+
+    def __setitem__(self, key, value):
+        if (at := getattr(self._asked, "at", None)) is not None:
+            with self._lock:
+                self._cache[key] = (at, value)
+
+    def __delitem__(self, key):
+        with self._lock:
+            del self._cache[key]
+
+    def __iter__(self):
+        with self._lock:
+            return iter(list(self._cache))
+
+    def __len__(self):
+        return len(self._cache)
+
+
+def remember(cache, key_of=lambda *arguments: arguments):
+    """Keep a function's answers that are worth keeping: whatever is not None or False."""
+
+    def decorate(function):
+        def remembering(*arguments):
+            key = key_of(*arguments)
+            if (known := cache.get(key)) is None and (known := function(*arguments)):
+                cache[key] = known
+            return known
+
+        return remembering
+
+    return decorate
+
+
+class Always:
+    """The epoch of what never changes."""
+
+    @staticmethod
+    def now():
+        return 0
+
+
+def keep_permissions(seconds):
+    """Ask the databases once in SECONDS whether an account may do something, instead of for each request."""
+
+    def decision(username, anchor, requirements):
+        return username, anchor, tuple(requirements)
+
+    replace(auth, "authorize", remember(Remembered(TTLCache(ENTRIES, seconds), PERMISSIONS), decision))
+
+    def runs(original):
+        known_runs = remember(Remembered(LRUCache(ENTRIES), Always))(original)
+
+        def run_requirement(run_id, action):
+            known = known_runs(run_id, action)
+            # The caller adds to the list.
+            return known and (known[0], list(known[1]))
+
+        return run_requirement
+
+    replace(auth, "_run_requirement", runs)
+
+    # Being no admin is the answer that is kept: it gives nobody a right.
+    ordinary = Remembered(TTLCache(ENTRIES, seconds), PERMISSIONS)
+    is_ordinary = remember(ordinary)(lambda username: not auth.store.get_user(username).is_admin)
+    replace(auth, "sender_is_admin", lambda _: lambda: not is_ordinary(auth.authenticate_request().username))
+
+
+def keep_passwords():
+    """Make MLflow's own record of checked passwords end with the change of an account, in all instances."""
+    if auth._USER_AUTH_CACHE is not None:
+        auth._USER_AUTH_CACHE = Remembered(auth._USER_AUTH_CACHE, ACCOUNTS)
+
+
+def watch_accounts(engine):
+    """Tell all instances when what ENGINE's database says about accounts and permissions has changed."""
+    changed = threading.local()
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def note(_connection, _cursor, statement, *_):
+        if written := WRITE.match(statement):
+            changed.epochs = getattr(changed, "epochs", set()) | {PERMISSIONS}
+            # A new account has nothing that could be remembered, and checking all passwords again is dear.
+            if written[1] == "users" and statement.lstrip()[:6].upper() != "INSERT":
+                changed.epochs |= {ACCOUNTS}
+
+    @event.listens_for(Session, "after_commit")
+    def advance(_session):
+        for epoch in getattr(changed, "epochs", ()):
+            epoch.advance()
+        changed.epochs = set()
+
+    @event.listens_for(Session, "after_rollback")
+    def forget(_session):
+        changed.epochs = set()
+
+
+def install():
+    """Remember, and forget in time."""
+    watch_accounts(auth.store.engine)
+    keep_passwords()
+    if PERMISSION_SECONDS > 0:
+        keep_permissions(PERMISSION_SECONDS)
