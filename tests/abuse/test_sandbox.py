@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -64,16 +64,30 @@ KEPT_OUT = (
 )  # fmt: skip
 
 
-def test_code_in_the_unit_s_sandbox_gets_nowhere(rehearsal: Any) -> None:
+@pytest.fixture
+def probe(rehearsal: Any) -> Iterator[dict[str, Any]]:
+    """What the program finds in a unit that has the sandbox of mlflow@.service and nothing else of it."""
     unit = rehearsal.ssh("server", "systemctl cat mlflow@1.service", check=True).stdout
     properties = [line for line in unit.splitlines() if SANDBOX.match(line)]
     assert len(properties) > 30
-    command = ["systemd-run", "--quiet", "--pipe", "--wait", *(f"--property={line}" for line in properties)]
-    run = shlex.join([*command, "/usr/bin/python3", "-c", PROGRAM])
-    got = json.loads(rehearsal.ssh("server", run, check=True).stdout)
-    assert (got["home"], got["home_gone"]) == ("done", "done")
-    assert {name: got[name] for name in KEPT_OUT if got[name] == "done"} == {}
-    assert got["others"] == []
+    name, folder = "labtrack-probe", "/run/labtrack-probe"
+    service = "\n".join([
+        "[Service]", "Type=oneshot", *properties, f"ExecStart=/usr/bin/python3 {folder}/probe.py",
+        f"StandardOutput=truncate:{folder}/out", "",
+    ])  # fmt: skip
+    try:
+        rehearsal.ssh("server", f"mkdir -p {folder} && cat > {folder}/probe.py", stdin=PROGRAM, check=True)
+        rehearsal.ssh("server", f"cat > /run/systemd/system/{name}.service", stdin=service, check=True)
+        started = f"systemctl daemon-reload && systemctl start {name} && cat {folder}/out"
+        yield json.loads(rehearsal.ssh("server", started, check=True).stdout)
+    finally:
+        rehearsal.ssh("server", f"rm -rf {folder} /run/systemd/system/{name}.service; systemctl daemon-reload")
+
+
+def test_code_in_the_unit_s_sandbox_gets_nowhere(probe: dict[str, Any]) -> None:
+    assert (probe["home"], probe["home_gone"]) == ("done", "done")
+    assert {name: probe[name] for name in KEPT_OUT if probe[name] == "done"} == {}
+    assert probe["others"] == []
 
 
 @pytest.mark.parametrize(
