@@ -60,6 +60,9 @@ def test_depth_is_bounded(ann: Api, text: str) -> None:
         f"{ann.url}/api/2.0/mlflow/runs/search", data=text, headers={"Content-Type": "application/json"}, timeout=30
     )
     assert answer.status_code == 400, answer.text[:300]
+    headers = {"Content-Type": "application/json", "x-mlflow-experiment-id": ann.new_experiment()}
+    otlp = ann.session.post(f"{ann.url}/v1/traces", data=text, headers=headers, timeout=30)
+    assert otlp.status_code == 400, otlp.text[:300]
     assert time.monotonic() - start < QUICK
 
 

@@ -16,10 +16,19 @@ if TYPE_CHECKING:
 
 # An experiment of its own: an account that is made again is nobody the old one's experiment knows.
 LOG_A_FILE = f"""
+import os
+import pathlib
+import tempfile
 import mlflow
 mlflow.set_experiment("proxied {time.time_ns()}")
 with mlflow.start_run() as run:
     mlflow.log_text("through the server", "notes/hello.txt")
+    # more than two of the parts in which the server sends it on
+    large = pathlib.Path(tempfile.mkdtemp(), "large.bin")
+    large.write_bytes(os.urandom(20 * 2**20 + 1))
+    mlflow.log_artifact(str(large))
+    again = pathlib.Path(mlflow.artifacts.download_artifacts(run.info.artifact_uri + "/large.bin"))
+    assert again.read_bytes() == large.read_bytes()
 print(run.info.artifact_uri, mlflow.artifacts.load_text(run.info.artifact_uri + "/notes/hello.txt"), sep="|")
 """
 

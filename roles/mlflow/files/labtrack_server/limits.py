@@ -96,7 +96,20 @@ def unpack(original):
     return bounded
 
 
+def shallow(original):
+    """Answer 400, not 500, to OTLP's JSON that is too deep or has other things in the places of its own."""
+
+    def converted(body):
+        try:
+            return original(body)
+        except (RecursionError, AttributeError, TypeError) as error:
+            raise ValueError("no OTLP") from error
+
+    return converted
+
+
 def install(app):
     """Look at each request before anything else does."""
     app.before_request_funcs.setdefault(None, []).insert(0, check)
+    replace(otel_api, "_convert_otlp_json_ids_to_base64", shallow)
     replace(otel_api, "decompress_otlp_body", unpack)

@@ -30,8 +30,8 @@ from labtrack_server.patching import replace
 MIB = 2**20
 COPIED_AT_MOST = 64 * MIB
 CHUNK = MIB
-# S3 takes at most 10,000 parts: 156 GiB.
-PART = 16 * MIB
+# An upload holds so much of it in memory; the store takes at most 10,000 parts, so 78 GiB.
+PART = 8 * MIB
 MISSING = {"404", "NoSuchKey", "NoSuchBucket"}
 OUT_OF_RANGE = {"416", "InvalidRange"}
 # They lead to other places by themselves, each of which is asked for here again.
