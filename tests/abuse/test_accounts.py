@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from typing import Any
 
 import pytest
 from api import Api, account
@@ -75,6 +76,17 @@ def test_an_admin_who_is_one_no_more_loses_it_at_once(admin: Api, ann: Api) -> N
         assert {deputy.log(run, step).status_code for step in CALLS} == {200}
         admin.done("users/update-admin", {"username": deputy.login[0], "is_admin": False}, "PATCH")
         assert {deputy.log(run, 1000).status_code for _ in CALLS} == {403}
+
+
+def test_mlflowctl_forget_ends_what_was_changed_by_hand_at_once(rehearsal: Any, ann: Api, bob: Api) -> None:
+    experiment = ann.new_experiment()
+    run = ann.new_run(experiment)
+    ann.grant(bob, "experiment", experiment, "EDIT")
+    assert {bob.log(run, step).status_code for step in CALLS} == {200}
+    statement = "DELETE FROM role_permissions WHERE permission = 'EDIT' AND resource_pattern = :'experiment';"
+    psql = f"runuser -u postgres -- psql --quiet --set=ON_ERROR_STOP=1 --set=experiment={experiment} mlflow_auth"
+    rehearsal.ssh("server", f"cd / && {psql} && mlflowctl forget", stdin=statement, check=True)
+    assert {bob.log(run, 1000).status_code for _ in CALLS} == {403}
 
 
 # --- whose grants are shown

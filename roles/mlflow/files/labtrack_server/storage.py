@@ -152,7 +152,7 @@ def _answer(error, path):
     """What a client is told of the store's refusal."""
     code = error.response["Error"]["Code"]
     if code in MISSING:
-        return MlflowException(f"There is no artifact '{path}'.", error_code=RESOURCE_DOES_NOT_EXIST)
+        return MlflowException(f"The artifact '{path}' does not exist.", error_code=RESOURCE_DOES_NOT_EXIST)
     if code in OUT_OF_RANGE:
         return invalid(f"The artifact '{path}' has no such range.")
     return MlflowException(f"The object store answered {code}.", error_code=TEMPORARILY_UNAVAILABLE)
