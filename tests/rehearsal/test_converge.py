@@ -105,7 +105,7 @@ def converges(machine: Machine, seed: int, number: int) -> None:
     assert found["there"] == undisturbed["there"]
 
     machine.change_every_secret()
-    for task, seconds in kills(-seed, number):
+    for task, seconds in kills(seed + 1000, number):
         machine.kill(task, seconds)
     machine.deploy()
     assert machine.look() == found
@@ -118,7 +118,7 @@ def changed(said: str) -> set[str]:
 
 
 def test_a_deployment_killed_four_times_ends_as_an_undisturbed_one(machine: Machine) -> None:
-    converges(machine, seed=int(os.environ.get("LABTRACK_SEED", "9")), number=2)
+    converges(machine, seed=int(os.environ.get("LABTRACK_SEED", "107")), number=2)
 
 
 @pytest.mark.long

@@ -167,7 +167,8 @@ def restore(which, kept):
     """Make a database again what its dump has, all or nothing; None: it was empty."""
     where = database(which)
     environment = {**os.environ, "PGPASSWORD": where["password"]}
-    psql = ["psql", "--no-psqlrc", "--quiet", "--single-transaction", "--set=ON_ERROR_STOP=1", *login(where)]
+    options = ["--no-psqlrc", "--quiet", "--output=/dev/null", "--single-transaction", "--set=ON_ERROR_STOP=1"]
+    psql = ["psql", *options, *login(where)]
     with subprocess.Popen([*psql, where["dbname"]], env=environment, stdin=subprocess.PIPE) as writer:
         try:
             writer.stdin.write(b"DROP OWNED BY CURRENT_USER;\n")
