@@ -7,12 +7,12 @@ import re
 import shlex
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from playwright.sync_api import Browser, Page, Response, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Request, Response, expect, sync_playwright
 
 from labtrack.envfile import read_envfile
 
@@ -109,16 +109,19 @@ class Eyes:
     url: str
     refused: list[str]
     errors: list[str]
+    pending: set[Request] = field(default_factory=set)
 
     def visit(self, path: str) -> None:
-        """Go to a page and wait until it has asked for everything."""
+        """Go to a page."""
         # a change after # alone would not load the page again
         self.page.goto("about:blank")
         self.page.goto(self.url + path)
-        self.page.wait_for_load_state("networkidle")
 
     def check(self, picture: Path) -> None:
         """Take a picture, and fail if the page was refused anything unexpected or shows that it is broken."""
+        deadline = time.monotonic() + WAIT / 1000
+        while self.pending and time.monotonic() < deadline:
+            self.page.wait_for_timeout(100)
         self.page.screenshot(path=picture)
         broken = BROKEN.search(self.page.inner_text("body"))
         assert not broken, f"{picture} shows: {broken[0]}"
@@ -145,7 +148,11 @@ def eyes(browser: Browser, rehearsal: Rehearsal) -> Iterator[Eyes]:
         if answer.status >= 400:
             eyes.refused.append(f"{answer.status} {answer.request.method} {answer.url}")
 
+    context.route(lambda url: not url.startswith(rehearsal.url), lambda route: route.abort())  # there is no internet
     page.on("response", answered)
+    page.on("request", eyes.pending.add)
+    page.on("requestfinished", eyes.pending.discard)
+    page.on("requestfailed", eyes.pending.discard)
     page.on("pageerror", lambda error: eyes.errors.append(str(error)))
     yield eyes
     context.close()
