@@ -17,7 +17,7 @@ test "$($table)" = "$(unshare --net sh -c "nft -f /etc/nftables.conf; $table")"
 MANAGED = (
     "/etc/mlflow /etc/nginx/nginx.conf /etc/ssl/labtrack /etc/systemd/system /etc/systemd/journald.conf.d"
     " /etc/nftables.conf /etc/ssh/sshd_config.d /etc/sudoers.d /etc/sysctl.d /etc/postgresql /etc/apt/apt.conf.d"
-    " /usr/local /run/mlflow /run/nginx -maxdepth 5 ! -path '/run/nginx/*/*' ! -name '*.epoch'"
+    " /usr/local /run/mlflow /run/nginx -maxdepth 5 ! -path '/run/nginx/*/*' ! -name '*.epoch' ! -path '*/__pycache__*'"
 )
 
 
