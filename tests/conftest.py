@@ -112,6 +112,12 @@ class Rehearsal:
             check=check, timeout=timeout, input=stdin,
         )  # fmt: skip
 
+    def hand_file(self, user: str) -> None:
+        """Put a researcher's mlflow_env.sh, as it is now, into their home on the login node."""
+        text = (self.private / user / "mlflow_env.sh").read_text()
+        install = f"install -o {user} -g {user} -m 600 /dev/stdin /home/{user}/mlflow_env.sh"
+        self.ssh("login", install, stdin=text, check=True)
+
     def as_ada(self, command: str, *, shell: str = "bash", check: bool = True, timeout: float = 300) -> str:
         """What a command prints that Ada runs on the login node with her file sourced."""
         sourced = f"cd && . ./mlflow_env.sh && {command}"

@@ -60,9 +60,7 @@ def admin(rehearsal: Rehearsal) -> Api:
 def person(rehearsal: Rehearsal, request: pytest.FixtureRequest) -> str:
     """A researcher with their file on the login node."""
     user = request.param
-    text = (rehearsal.private / user / "mlflow_env.sh").read_text()
-    install = f"install -o {user} -g {user} -m 600 /dev/stdin /home/{user}/mlflow_env.sh"
-    rehearsal.ssh("login", install, stdin=text, check=True)
+    rehearsal.hand_file(user)
     return user
 
 
