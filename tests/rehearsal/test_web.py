@@ -46,7 +46,7 @@ CLOSED = (
     "/mlflow/webhooks",
     "/mlflow/ui-telemetry",
     "404 GET https://mlflow.rehearsal.test/model-versions/get-artifact?path=MLmodel",  # the version has no files
-    "403 POST https://mlflow.rehearsal.test/ajax-api/3.0/mlflow/traces/search",  # the page of judges names no experiment
+    "403 POST https://mlflow.rehearsal.test/ajax-api/3.0/mlflow/traces/search",  # of the judges page
 )
 # The page's own words for something that it did not expect.
 BROKEN = re.compile(
