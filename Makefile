@@ -12,7 +12,7 @@ demo: venv ## a rehearsal cloud, a deployed server, a training run: from nothing
 test: venv ## everything that this machine can test
 	@scripts/dev/test.sh
 
-test-long: venv ## the tests that take too long for `make test`: about an hour
+test-long: venv ## the long series: deployments that are killed forty times
 	@scripts/dev/test.sh -m long
 
 check: venv ## lint, types, unit tests and terraform's: no machines
