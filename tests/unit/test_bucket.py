@@ -1,6 +1,6 @@
 """Versions and the block of public access, on stores that can't be had here: Ceph has both, others have neither.
 
-What Swift does is asked in tests/rehearsal/test_bucket.py.
+What Swift does is asked in tests/rehearsal/test_store.py.
 """
 
 from __future__ import annotations
