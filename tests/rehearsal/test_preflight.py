@@ -122,7 +122,7 @@ def used_up_addresses(rehearsal: Rehearsal) -> Iterator[None]:
     [
         ("https://cloud.rehearsal.test:5000", "not as S3 does", "not that of Swift"),
         ("https://cloud.rehearsal.test:9", "does not answer", "lab_s3_endpoint"),
-        ("https://object-arbutus.cloud.computecanada.ca", "gave up", "https://object-arbutus.alliancecan.ca"),
+        ("https://object-arbutus.cloud.computecanada.ca", "has retired", "https://object-arbutus.alliancecan.ca"),
     ],
 )
 def test_an_endpoint_that_is_not_the_stores(another: Lab, endpoint: str, seen: str, hint: str) -> None:
