@@ -86,6 +86,24 @@ def test_six_jobs_record_while_it_watches(
         assert [one[1] for one in server.history(run["info"]["run_id"], "loss")] == list(range(80))
 
 
+def test_a_run_that_ends_while_it_is_sent_is_sent_as_ended(recording: Recording, server: TrackingServer) -> None:
+    run_id = recording.run(status="RUNNING", metrics={"loss": [1.0]})
+
+    def ends(kind: str, _count: int) -> str:
+        if kind == "POST runs/log-batch":  # the sync has read it as running
+            recording.end(run_id)
+        return ""
+
+    with HostileProxy(server.url, ends) as proxy:
+        done = subprocess.run(
+            command(recording, proxy.url, "--watch", "0.5"), capture_output=True, text=True, check=False, timeout=60
+        )
+        assert proxy.counts["POST runs/log-batch"] > 0
+    assert done.returncode == 0, done.stderr
+    (run,) = server.runs(recording.name)
+    assert run["info"]["status"] == "FINISHED"
+
+
 def test_it_outlives_a_server_that_is_away(recording: Recording, server: TrackingServer) -> None:
     run_id = recording.run(status="RUNNING", metrics={"loss": [1.0]})
     away = threading.Event()

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from labtrack.errors import LabtrackError
+from labtrack.stores.model import Run
 from labtrack.sync import state
 from labtrack.sync.main import Syncer
 from labtrack.sync.report import Report
@@ -20,11 +21,12 @@ def watch(syncer: Syncer, every: float = EVERY, sleep: Callable[[float], None] =
     The server is only spoken to when the recording has grown.  While it is away, the recording goes on and
     is sent later.  Raises what a sync raises, if the first one does.
     """
-    seen = _look(syncer)
+    # Looked at before each sync, which then sees no less: a run that ends while it is sent is sent once more.
+    recording, seen = _look(syncer)
     report = syncer.once()
-    while not report.interrupted and (_still(syncer) or _unsent(report)):
+    while not report.interrupted and (recording or _unsent(report)):
         sleep(every)
-        now = _look(syncer)
+        recording, now = _look(syncer)
         if now == seen and not _unsent(report):
             continue
         try:
@@ -37,24 +39,24 @@ def watch(syncer: Syncer, every: float = EVERY, sleep: Callable[[float], None] =
     return report
 
 
-def _look(syncer: Syncer) -> _Seen:
-    """What tells whether the recording has grown."""
+def _look(syncer: Syncer) -> tuple[bool, _Seen]:
+    """Whether a run is being recorded, or none has begun; and what tells whether the recording has grown.
+
+    In this order: a run that ends in between has then grown.
+    """
     syncer.source.refresh()
-    found = syncer.source.runs(deleted=syncer.options.deleted)
     wanted = set(syncer.options.run_ids)
-    runs = [run for run in found if not wanted or run.id in wanted]
+
+    def runs(deleted: bool) -> list[Run]:
+        return [run for run in syncer.source.runs(deleted=deleted) if not wanted or run.id in wanted]
+
+    here = runs(deleted=False)
+    recording = not here or any(run.status in state.OPEN for run in here)
     # counting the points of all that have ended, every few seconds, would keep a login node busy
-    return {
+    return recording, {
         run.id: syncer.source.digest(run) if run.status in state.OPEN else f"{run.status} {run.end_time} {run.tags}"
-        for run in runs
+        for run in runs(deleted=syncer.options.deleted)
     }
-
-
-def _still(syncer: Syncer) -> bool:
-    """Whether a run is being recorded, or none has begun."""
-    wanted = set(syncer.options.run_ids)
-    found = [run for run in syncer.source.runs(deleted=False) if not wanted or run.id in wanted]
-    return not found or any(run.status in state.OPEN for run in found)
 
 
 def _unsent(report: Report) -> bool:
