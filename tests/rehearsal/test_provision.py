@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from second_lab import DESTROY, NAME, NOTHING, PROVISION, YES, SecondLab
+from recap import changed
+from second_lab import DESTROY, NAME, PROVISION, YES, SecondLab
 
 if TYPE_CHECKING:
     from conftest import Rehearsal
@@ -137,7 +138,7 @@ def test_a_quota_that_is_used_up_stops_the_run_and_the_next_goes_on(lab: SecondL
 def test_a_second_run_asks_nothing_and_changes_nothing(lab: SecondLab) -> None:
     files = {path: path.read_bytes() for path in (lab.dir / "hosts.yml", lab.private / "known_hosts")}
     done = lab.playbook(PROVISION, check=True)  # without a yes: there is nothing to confirm
-    assert NOTHING.search(done.stdout), done.stdout
+    assert changed(done.stdout) == []
     assert files == {path: path.read_bytes() for path in files}
 
 
@@ -198,7 +199,7 @@ def test_a_flavor_that_the_cloud_cannot_resize_to_has_a_hint(lab: SecondLab) -> 
     said = lab.refusal(*YES)
     lab.write()
     assert "the cloud could not give the server another flavor" in said, said
-    assert NOTHING.search(lab.playbook(PROVISION, *YES, check=True).stdout)
+    assert changed(lab.playbook(PROVISION, *YES, check=True).stdout) == []
     assert lab.ssh("hostname") == "mlflow"
 
 
@@ -250,7 +251,7 @@ def test_killed_while_the_server_is_made_the_next_run_takes_it_over(lab: SecondL
     assert [server.id] == new == [lab.server["cloud_server_id"]]
     assert lab.server["ansible_host"] == address
     assert lab.ssh("hostname") == "mlflow"
-    assert NOTHING.search(lab.playbook(PROVISION, check=True).stdout)
+    assert changed(lab.playbook(PROVISION, check=True).stdout) == []
 
 
 def test_a_service_that_goes_away_in_between(lab: SecondLab, tenant: Connection) -> None:
@@ -261,7 +262,7 @@ def test_a_service_that_goes_away_in_between(lab: SecondLab, tenant: Connection)
     finally:
         lab.rehearsal.ssh("cloud", "systemctl start neutron-api", check=True)
     until(lambda: list(tenant.network.networks(name=f"{NAME}-network")), 120)
-    assert NOTHING.search(lab.playbook(PROVISION, check=True).stdout)
+    assert changed(lab.playbook(PROVISION, check=True).stdout) == []
 
 
 def test_what_lab_yml_no_longer_wants_made_is_kept(lab: SecondLab, tenant: Connection) -> None:
@@ -280,7 +281,7 @@ def test_a_lost_state_is_made_again_from_what_is_there(lab: SecondLab) -> None:
     done = lab.playbook(PROVISION, *YES, check=True)
     assert re.search(r"Plan: (\d+) to import, \d+ to add, \d+ to change, 0 to destroy", done.stdout), done.stdout
     assert lab.server == before
-    assert NOTHING.search(lab.playbook(PROVISION, check=True).stdout)
+    assert changed(lab.playbook(PROVISION, check=True).stdout) == []
     assert lab.terraform("state", "list").stdout.count("openstack_") >= 16
 
 
@@ -319,7 +320,7 @@ def test_the_stand_in_makes_the_same_and_terraform_takes_it_over(lab: SecondLab,
     lab.playbook(PROVISION, *YES, check=True)
     assert lab.server == before
     assert lab.mine(tenant) == things
-    assert NOTHING.search(lab.playbook(PROVISION, check=True).stdout)
+    assert changed(lab.playbook(PROVISION, check=True).stdout) == []
 
 
 def test_the_database_survives_its_machine(lab: SecondLab, tenant: Connection) -> None:
@@ -347,7 +348,7 @@ def test_the_database_survives_its_machine(lab: SecondLab, tenant: Connection) -
     lab.write(**volume)  # on second thoughts
     lab.playbook(PROVISION, *YES, check=True)
     assert lab.server == after
-    assert NOTHING.search(lab.playbook(PROVISION, check=True).stdout)
+    assert changed(lab.playbook(PROVISION, check=True).stdout) == []
 
 
 def test_a_port_that_was_deleted_by_hand_is_attached_again(lab: SecondLab, tenant: Connection) -> None:
@@ -359,7 +360,7 @@ def test_a_port_that_was_deleted_by_hand_is_attached_again(lab: SecondLab, tenan
     assert (new.id != port.id, new.device_id) == (True, lab.server["cloud_server_id"])
     (address,) = tenant.network.ips(port_id=new.id)
     assert address.floating_ip_address == lab.server["ansible_host"]
-    assert NOTHING.search(lab.playbook(PROVISION, "--limit", "localhost", check=True).stdout)
+    assert changed(lab.playbook(PROVISION, "--limit", "localhost", check=True).stdout) == []
 
 
 def test_destroy_keeps_data_and_address_and_wants_the_lab_s_name(lab: SecondLab, tenant: Connection) -> None:
