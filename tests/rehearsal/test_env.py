@@ -9,16 +9,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from functools import cached_property
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import boto3
 import pytest
-import requests
 import yaml
+from admin import KEYSTONE, PERSON, Kit
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
@@ -27,75 +25,6 @@ from labtrack.envfile import EnvFile, lifecycle, read_envfile
 
 if TYPE_CHECKING:
     from conftest import Rehearsal
-
-PERSON = "kathleen"
-KEYSTONE = "https://cloud.rehearsal.test:5000/v3"
-
-
-class Kit:
-    """The admin at work on the rehearsal's lab."""
-
-    def __init__(self, rehearsal: Rehearsal) -> None:
-        self.rehearsal = rehearsal
-        self.lab = str(rehearsal.lab_dir)
-        self.file = rehearsal.private / PERSON / "mlflow_env.sh"
-        self.clouds = {"OS_CLIENT_CONFIG_FILE": str(rehearsal.private / "clouds.yaml")}
-
-    def __call__(self, *arguments: str, **more: object) -> subprocess.CompletedProcess[str]:
-        """labtrack, as typed."""
-        return self.rehearsal.run("labtrack", *arguments, **more)
-
-    def openstack(self, *arguments: str, cloud: str = "climate") -> str:
-        """What OpenStack's own client says."""
-        return self.rehearsal.run("openstack", "--os-cloud", cloud, *arguments, env=self.clouds, check=True).stdout
-
-    def witnessed(self) -> set[str]:
-        """The access keys that Keystone has, as OpenStack's own client lists them."""
-        return set(self.openstack("ec2", "credentials", "list", "-f", "value", "-c", "Access").split())
-
-    @cached_property
-    def token(self) -> dict[str, str]:
-        """A login token, issued by OpenStack's own client."""
-        return json.loads(self.openstack("token", "issue", "-f", "json"))
-
-    def seen(self) -> set[str]:
-        """The same list, asked for plainly: the client takes three seconds of CPU to start."""
-        answer = requests.get(
-            f"{KEYSTONE}/users/{self.token['user_id']}/credentials/OS-EC2",
-            headers={"X-Auth-Token": self.token["id"]},
-            verify=str(self.rehearsal.private / "cloud-ca.pem"),
-            timeout=60,
-        )
-        mine = [key for key in answer.json()["credentials"] if key["tenant_id"] == self.token["project_id"]]
-        return {key["access"] for key in mine}
-
-    def create(self, *more: str, **options: object) -> subprocess.CompletedProcess[str]:
-        """labtrack env create, for the person of these tests."""
-        return self("env", "create", self.lab, PERSON, *more, **options)
-
-    def registered(self) -> dict[str, str]:
-        """The access keys in the register, with their owners."""
-        keys = json.loads((self.rehearsal.private / "keys.json").read_text())["keys"]
-        return {key["access"]: key["owner"] for key in keys}
-
-
-@pytest.fixture(scope="module")
-def at_work(rehearsal: Rehearsal) -> Iterator[Kit]:
-    """The admin at work; at the end Keystone has the keys that it had before."""
-    admin = Kit(rehearsal)
-    before = admin.witnessed()
-    assert before == admin.seen()
-    yield admin
-    assert admin.witnessed() == before, "a key was left behind, or one too many was deleted"
-
-
-@pytest.fixture
-def kit(at_work: Kit) -> Iterator[Kit]:
-    """The admin at work; whatever was made for the person of these tests is taken away."""
-    before = at_work.seen()
-    yield at_work
-    at_work("env", "revoke", at_work.lab, PERSON, check=True)
-    assert at_work.seen() == before
 
 
 def store(rehearsal: Rehearsal, env: EnvFile) -> object:
@@ -389,111 +318,3 @@ def test_users_playbook_follows_lab_yml(kit: Kit, tmp_path: Path) -> None:
     assert kit.seen() == before and not file.exists()
     assert "changed=0" in users(state="absent")
     assert env.variables["AWS_SECRET_ACCESS_KEY"] not in shown
-
-
-class Between(ThreadingHTTPServer):
-    """Between the kit and the real Keystone: passes everything on, but the next request for a key as it was told.
-
-    mode: "refuse" (503, not passed on), "lose" (passed on, the connection then closed), "hold" (kept back, the
-    connection closed; `pass_on` hands it over later).
-    """
-
-    def __init__(self, rehearsal: Rehearsal) -> None:
-        super().__init__(("127.0.0.1", 0), BetweenHandler)
-        self.mode = ""
-        self.held: list[tuple[str, dict[str, str], bytes]] = []
-        self.verify = str(rehearsal.private / "cloud-ca.pem")
-
-    def pass_on(self) -> int:
-        """Hands over what was kept back; the status of the answer."""
-        path, headers, body = self.held.pop()
-        return self.ask("POST", path, headers, body).status_code
-
-    def ask(self, method: str, path: str, headers: dict[str, str], body: bytes) -> requests.Response:
-        url = KEYSTONE.removesuffix("/v3") + path
-        return requests.request(method, url, headers=headers, data=body, verify=self.verify, timeout=60)
-
-
-class BetweenHandler(BaseHTTPRequestHandler):
-    server: Between
-
-    def log_message(self, *_: object) -> None:
-        """The tests print what matters."""
-
-    def handle_any(self) -> None:
-        between = self.server
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        headers = {name: value for name, value in self.headers.items() if name.lower().startswith(("x-", "content-t"))}
-        mode = ""
-        if self.command == "POST" and "credentials" in self.path:
-            mode, between.mode = between.mode, ""
-        if mode == "refuse":
-            self.send_error(503)
-            return
-        if mode == "hold":
-            between.held.append((self.path, headers, body))
-            return
-        answer = between.ask(self.command, self.path, headers, body)
-        if mode == "lose":
-            assert answer.status_code == 201
-            return
-        self.send_response(answer.status_code)
-        for name in ("X-Subject-Token", "Content-Type"):
-            if name in answer.headers:
-                self.send_header(name, answer.headers[name])
-        self.send_header("Content-Length", str(len(answer.content)))
-        self.end_headers()
-        self.wfile.write(answer.content)
-
-    do_GET = do_POST = do_DELETE = handle_any
-
-
-class TestAnswers:
-    """The real Keystone, whose answer to a request for a key is refused, lost or late."""
-
-    @pytest.fixture
-    def between(self, kit: Kit) -> Iterator[Between]:
-        server = Between(kit.rehearsal)
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-        yield server
-        server.shutdown()
-        server.server_close()
-
-    @pytest.fixture
-    def shell(self, kit: Kit, between: Between) -> dict[str, str]:
-        """The login of clouds.yaml as an openrc file sets it, by way of the server in between."""
-        auth = yaml.safe_load((kit.rehearsal.private / "clouds.yaml").read_text())["clouds"]["climate"]["auth"]
-        return {f"OS_{name.upper()}": value for name, value in auth.items()} | {
-            "OS_AUTH_URL": f"http://127.0.0.1:{between.server_port}/v3"
-        }
-
-    @pytest.fixture
-    def by_hand(self, kit: Kit) -> Iterator[Callable[[], str]]:
-        """Makes a key with OpenStack's own client; deleted in the end, and there until then."""
-        made: list[str] = []
-
-        def make() -> str:
-            made.append(kit.openstack("ec2", "credentials", "create", "-f", "value", "-c", "access").strip())
-            return made[-1]
-
-        yield make
-        assert set(made) <= kit.seen(), "somebody's key was deleted"
-        for access in made:
-            kit.openstack("ec2", "credentials", "delete", access)
-
-    @pytest.mark.parametrize("mode", ["refuse", "lose", "hold"])
-    def test_a_key_made_by_hand_is_never_taken(
-        self, mode: str, kit: Kit, between: Between, shell: dict[str, str], by_hand: Callable[[], str]
-    ) -> None:
-        before = kit.seen()
-        between.mode = mode
-        first = kit.create(env=shell)
-        assert first.returncode == (0 if mode == "lose" else 1), first.stderr
-        theirs = by_hand()
-        if mode == "hold":
-            assert between.pass_on() == 201
-        kit.create(check=True, env=shell)
-        mine = kit.seen() - before - {theirs}
-        assert {read_envfile(kit.file).access} == mine, "one key, also where the first request was carried out late"
-        kit("env", "revoke", kit.lab, PERSON, check=True, env=shell)
-        assert kit.seen() - before == {theirs}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import yaml
+from admin import copied_lab
 
 if TYPE_CHECKING:
     from conftest import Rehearsal
@@ -37,9 +37,7 @@ print(run.info.artifact_uri, mlflow.artifacts.load_text(run.info.artifact_uri + 
 def proxied(rehearsal: Rehearsal, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A copy of the lab, proxied and with a user of its own, deployed; the lab as it was is deployed again after."""
     root = tmp_path_factory.mktemp("proxied")
-    lab = root / "inventory" / "rehearsal"
-    shutil.copytree(rehearsal.lab_dir, lab)
-    shutil.copytree(rehearsal.private, root / "private" / "rehearsal")
+    lab = copied_lab(rehearsal, root)
     file = lab / "group_vars/all/lab.yml"
     settings = yaml.safe_load(file.read_text()) | {"lab_artifact_access": "proxied", "lab_users": [{"name": "hedy"}]}
 

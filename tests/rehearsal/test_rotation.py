@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from admin import copied_lab
 
 from labtrack import lab as labs
 from labtrack import secrets
@@ -77,9 +77,7 @@ class Load:
 def copied(rehearsal: Rehearsal, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A copy of the lab for other secrets on the same server; in the end the server has the lab's own again."""
     root = tmp_path_factory.mktemp("rotation")
-    folder = root / "inventory" / "rehearsal"
-    shutil.copytree(rehearsal.lab_dir, folder)
-    shutil.copytree(rehearsal.private, root / "private" / "rehearsal")
+    folder = copied_lab(rehearsal, root)
     lab = labs.load(rehearsal.lab_dir)
     own = rehearsal.secrets
     # the lab's own key of the server is not the copy's to end
