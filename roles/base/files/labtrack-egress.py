@@ -14,6 +14,7 @@ An account that does not exist yet is left out; labtrack-egress.path starts this
 
 from __future__ import annotations
 
+import fcntl
 import ipaddress
 import json
 import pwd
@@ -27,6 +28,7 @@ WANTED = Path("/etc/labtrack-egress.json")
 KNOWN = Path("/var/lib/labtrack-egress/addresses.json")
 RULES = Path("/var/lib/labtrack-egress/rules.nft")
 KEEP = 24 * 3600  # seconds
+LOCK = RULES.with_name("lock")
 TABLE = "inet labtrack_egress"
 
 
@@ -94,8 +96,14 @@ def write(path: Path, text: str) -> None:
 
 
 def main() -> int:
-    wanted = json.loads(WANTED.read_text())
     RULES.parent.mkdir(mode=0o755, exist_ok=True)
+    with LOCK.open("w") as lock:  # the timer, the path unit and an admin may start it at the same moment
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return keep(json.loads(WANTED.read_text()))
+
+
+def keep(wanted: list[dict]) -> int:
+    """Look the addresses up, and load the rules where they are others, or not loaded."""
     old = json.loads(KNOWN.read_text()) if KNOWN.exists() else {}
     hosts = sorted({place["host"] for entry in wanted for place in entry["to"]})
     known = {host: addresses(host, old.get(host, {}), time.time()) for host in hosts}

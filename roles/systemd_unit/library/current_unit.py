@@ -108,8 +108,10 @@ class Unit:
     @property
     def known(self) -> bool:
         """Whether systemd has read the unit's files since they were written.  NeedDaemonReload misses new folders."""
-        manager = self.show(("UnitsLoadTimestamp",))
-        return written(self.files) < seconds(manager["UnitsLoadTimestamp"])
+        manager = self.show(("UnitsLoadTimestamp", "UnitsLoadStartTimestamp"))
+        # the first is that of the last daemon-reload, and empty when there was none since the boot
+        read = manager["UnitsLoadTimestamp"] or manager["UnitsLoadStartTimestamp"]
+        return written(self.files) < seconds(read)
 
     @property
     def running(self) -> bool:
