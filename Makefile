@@ -1,5 +1,5 @@
 # Each target calls something that can also be called by hand.
-.PHONY: help demo test test-long check lint types unit infra venv lock bench bench-sync down clean docs
+.PHONY: help demo test test-long check lint types unit infra venv lock bench bench-artifacts bench-sync down clean docs
 .DEFAULT_GOAL := help
 VENV := .venv/bin
 
@@ -23,6 +23,9 @@ lint types unit infra: venv
 
 bench: venv ## the kit's server against the usual `mlflow server`, on the rehearsal
 	@$(VENV)/python scripts/dev/bench.py
+
+bench-artifacts: venv ## artifacts by keys of the store against artifacts through the server, on the rehearsal
+	@$(VENV)/python scripts/dev/bench_artifacts.py
 
 bench-sync: venv ## labtrack sync against its peers, on a server of its own
 	@$(VENV)/python scripts/dev/bench_sync.py

@@ -42,7 +42,6 @@ def browser() -> Iterator[Browser]:
 # What is closed on purpose, and what the page asks for all the same; each answer says so in words.
 CLOSED = (
     "/mlflow/assistant/",
-    "/mlflow/gateway-proxy",
     "/mlflow/webhooks",
     "/mlflow/ui-telemetry",
     "404 GET https://mlflow.rehearsal.test/model-versions/get-artifact?path=MLmodel",  # the version has no files

@@ -42,7 +42,7 @@ ABSENT = (
     "/ajax-api/3.0/jobs/search",
     "/gateway/",
     "/api/2.0/endpoints/",
-    "/ajax-api/2.0/mlflow/gateway-proxy",
+    "/ajax-api/3.0/mlflow/gateway/endpoints/list",
     "/ajax-api/3.0/mlflow/assistant/config",
 )
 FORGED = "forged Host"

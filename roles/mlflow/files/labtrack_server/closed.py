@@ -43,6 +43,9 @@ CLOSED = [
     )
 ]
 
+# The page of runs asks each time which endpoints the gateway has, and shows a refusal as an error of its own.
+NO_ENDPOINTS = ("GET", "/ajax-api/2.0/mlflow/gateway-proxy")
+
 
 def sentence(path):
     """What to say about PATH where it is closed; None where it is open."""
@@ -50,7 +53,7 @@ def sentence(path):
 
 
 class Closed:
-    """Answers 404 with a sentence for what is closed, and passes all else on to APP."""
+    """Answers with a sentence for what is closed, and passes all else on to APP."""
 
     def __init__(self, app):
         self.app = app
@@ -59,7 +62,10 @@ class Closed:
         if scope["type"] != "http" or not (said := sentence(scope["path"])):
             await self.app(scope, receive, send)
             return
-        body = json.dumps({"error_code": "ENDPOINT_NOT_FOUND", "message": said}).encode()
+        status, answer = 404, {"error_code": "ENDPOINT_NOT_FOUND", "message": said}
+        if (scope["method"], scope["path"]) == NO_ENDPOINTS:
+            status, answer = 200, {"endpoints": []}
+        body = json.dumps(answer).encode()
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        await send({"type": "http.response.start", "status": 404, "headers": headers})
+        await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
