@@ -25,7 +25,7 @@ from labtrack.doctor.result import Result, Status
 from labtrack.doctor.run import examine
 from labtrack.envfile.render import Contents, render
 from labtrack.lab import Lab
-from labtrack.server import Server
+from labtrack.tracking.server import Server
 
 
 @pytest.fixture

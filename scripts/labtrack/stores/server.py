@@ -60,7 +60,7 @@ class ServerStore:
     def __init__(self, address: str, env: Mapping[str, str] | None = None) -> None:
         """Makes no call yet.  Raises BadInputError for an address that can't be one."""
         # sync is built upon the stores; its way of speaking to a server is what this reader shares with it
-        from labtrack.sync.http import Http
+        from labtrack.tracking.http import Http
 
         parts = urlsplit(address)
         if not parts.hostname:
@@ -248,7 +248,7 @@ class ServerStore:
         self.close()
 
     def _call(self, method: str, path: str, **more: Any) -> requests.Response:
-        from labtrack.sync.http import ApiError
+        from labtrack.tracking.http import ApiError
 
         try:
             return self._http.call(method, path, **more)

@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote, urlsplit
 import requests
 
 from labtrack.errors import BadInputError, LabtrackError
-from labtrack.sync.http import Http
+from labtrack.tracking.http import Http
 
 _PROXY = "/api/2.0/mlflow-artifacts/artifacts"
 CHUNK = 2**20  # bytes

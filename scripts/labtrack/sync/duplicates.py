@@ -14,8 +14,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from labtrack.stores.model import DELETED
-from labtrack.sync import names
-from labtrack.sync.destination import Destination, RemoteRun, has_tag
+from labtrack.tracking import names
+from labtrack.tracking.destination import Destination, RemoteRun, has_tag
 
 
 def maker(folder: Path) -> str:

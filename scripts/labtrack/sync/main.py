@@ -15,11 +15,9 @@ from labtrack.errors import BadInputError, Exit, LabtrackError
 from labtrack.files import lock
 from labtrack.stores import open_store
 from labtrack.stores.model import Run, Store
-from labtrack.sync import duplicates, lineage, names, registry
+from labtrack.sync import duplicates, lineage, registry
 from labtrack.sync import plan as planning
-from labtrack.sync.destination import Destination
 from labtrack.sync.files import Sender
-from labtrack.sync.http import ApiError, Http, ServerError, Stopped
 from labtrack.sync.journal import Journal, state_folder
 from labtrack.sync.links import Links
 from labtrack.sync.models import ModelSender
@@ -28,6 +26,9 @@ from labtrack.sync.progress import Meter, Quiet, Shows, Totals
 from labtrack.sync.push import Context, push
 from labtrack.sync.report import Planned, Report
 from labtrack.sync.source import Source
+from labtrack.tracking import names
+from labtrack.tracking.destination import Destination
+from labtrack.tracking.http import ApiError, Http, ServerError, Stopped
 
 JOBS = 4
 

@@ -14,8 +14,8 @@ import urllib3
 from requests.auth import HTTPBasicAuth
 
 from labtrack.errors import BadInputError, Exit, LabtrackError, innermost
-from labtrack.sync.connections import PromptAdapter
-from labtrack.sync.credentials import Credentials
+from labtrack.tracking.connections import PromptAdapter
+from labtrack.tracking.credentials import Credentials
 
 PATIENCE = 600.0  # seconds that one call may take in all while the server is unreachable; LABTRACK_SYNC_PATIENCE
 FIRST = 30.0  # seconds of that before the first answer
