@@ -155,15 +155,8 @@ def _reach(client: Any, bucket: str) -> Result:
 
 def _bucket_of_server(context: Context) -> str:
     """The bucket of experiment 0, for a file that is not labtrack's."""
-    env = context.env
     try:
-        answer = requests.get(
-            context.uri + "/api/2.0/mlflow/experiments/get",
-            params={"experiment_id": "0"},
-            auth=(env.get("MLFLOW_TRACKING_USERNAME", ""), env.get("MLFLOW_TRACKING_PASSWORD", "")),
-            timeout=context.timeout,
-            verify=context.trust("MLFLOW_TRACKING_SERVER_CERT_PATH"),
-        )
+        answer = context.transport.send("GET", "/api/2.0/mlflow/experiments/get", params={"experiment_id": "0"})
         place = str(answer.json()["experiment"]["artifact_location"])
     except (requests.exceptions.RequestException, ValueError, KeyError):
         return ""

@@ -9,7 +9,6 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from labtrack.errors import BadInputError, Exit, LabtrackError
 from labtrack.files import lock
@@ -26,7 +25,7 @@ from labtrack.sync.progress import Meter, Quiet, Shows, Totals
 from labtrack.sync.push import Context, push
 from labtrack.sync.report import Planned, Report
 from labtrack.sync.source import Source
-from labtrack.tracking import names
+from labtrack.tracking import address, names
 from labtrack.tracking.destination import Destination
 from labtrack.tracking.http import ApiError, Http, ServerError, Stopped
 
@@ -71,7 +70,7 @@ def opened(
 
     opens: opens the recording, where it is not `open_store(source)` that does.
     """
-    base = address(destination)
+    base = address.parse(destination)
     with ExitStack() as stack:
         found = Source(opens or (lambda: open_store(source)))
         stack.callback(found.close)
@@ -81,23 +80,6 @@ def opened(
         syncer = Syncer(found, base, options, shows, folder)
         stack.callback(syncer.close)
         yield syncer
-
-
-def address(destination: str) -> str:
-    """The server's address, checked.  Raises BadInputError."""
-    parts = urlsplit(destination)
-    if parts.scheme not in ("http", "https"):
-        plain = destination.rpartition("://")[2]
-        hint = f"give the server's address: -d https://{plain}" if "/" not in plain else "give it as https://host."
-        raise BadInputError(f"The destination {destination!r} is not the address of a tracking server.", hint)
-    if not parts.hostname:
-        raise BadInputError(f"The destination {destination!r} names no host.", "give it as https://host.")
-    if parts.username or parts.password:
-        raise BadInputError(
-            "The destination has a login in it, which everybody on this machine can read.",
-            "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, as your mlflow_env.sh does.",
-        )
-    return destination.rstrip("/")
 
 
 class Syncer:
