@@ -76,22 +76,29 @@ def opened(
         stack.callback(found.close)
         folder = state_folder(options.env)
         doing = f"labtrack sync -s {found.location} -d {base}"
-        stack.enter_context(lock(folder / f"{found.identity}.lock", doing, on=f"the recording {found.location}"))
-        syncer = Syncer(found, base, options, shows, folder)
+        place, on = folder / f"{found.identity}.lock", f"the recording {found.location}"
+        unlocked = stack.enter_context(lock(place, doing, on, needed=False))
+        syncer = Syncer(found, base, options, shows, folder, unlocked=unlocked)
         stack.callback(syncer.close)
         yield syncer
 
 
 class Syncer:
-    """One recording, one server."""
+    """One recording, one server.
 
-    def __init__(self, source: Source, base: str, options: Options, shows: Shows, folder: Path) -> None:
+    unlocked: why another sync of the recording could be at work beside this one; empty where none can.
+    """
+
+    def __init__(
+        self, source: Source, base: str, options: Options, shows: Shows, folder: Path, *, unlocked: str = ""
+    ) -> None:
         if source.location.rstrip("/") == base:
             raise BadInputError(f"{base} is both source and destination.", "give another -s or -d.")
         self.source, self.options, self._shows = source, options, shows
         self.meter = Meter(shows)
         self.http = Http(base, options.env, self.meter.say)
-        self.destination = Destination(self.http, duplicates.maker(folder))
+        self.destination = Destination(self.http, duplicates.maker(folder, locked=not unlocked))
+        self._unlocked = unlocked
         self.journal = Journal(folder, base, source.identity)
         self._pool = ThreadPoolExecutor(options.jobs, thread_name_prefix="labtrack-call")
         self._runners = ThreadPoolExecutor(options.jobs, thread_name_prefix="labtrack-run")
@@ -143,6 +150,8 @@ class Syncer:
             self._shows.end()
         self._unread(report)
         report.notes += [self.journal.trouble] if self.journal.trouble else []
+        if self._unlocked:
+            report.notes.append(f"no lock is held, so let no other sync of this recording run: {self._unlocked}")
         report.calls, report.seconds = dict(self.http.calls), time.monotonic() - began
         return report
 

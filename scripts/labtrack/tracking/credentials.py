@@ -19,6 +19,7 @@ from requests.auth import AuthBase, HTTPBasicAuth
 
 from labtrack.envfile import read_envfile
 from labtrack.errors import BadInputError, LabtrackError
+from labtrack.files import home
 
 USER, PASSWORD, TOKEN = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"
 PLUGIN = "MLFLOW_TRACKING_AUTH"  # the name of a plugin that logs in
@@ -159,7 +160,7 @@ class Credentials:
         return Login(user, password, env.get(TOKEN, ""))
 
     def _mlflows_own(self) -> Path:
-        return Path(self._env.get("HOME") or Path.home()) / ".mlflow" / "credentials"
+        return home(self._env) / ".mlflow" / "credentials"
 
     def _seen(self) -> list[tuple[int, int]]:
         stamps = []
