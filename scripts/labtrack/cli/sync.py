@@ -126,20 +126,20 @@ def _tell(report: Report, *, verbose: bool) -> None:
     data = report.as_data()["counts"]
     _runs(report, verbose=verbose)
     for note in _some(report.notes, verbose=verbose):
-        click.echo(f"note: {note}", err=True)
+        output.line(f"note: {note}", err=True)
     for run_id, why in report.failed.items():
         for line in _some(why, verbose=verbose):
-            click.echo(f"failed: run {run_id}: {line}", err=True)
+            output.line(f"failed: run {run_id}: {line}", err=True)
     for run_id, found in report.differences.items():
         for line in found:
-            click.echo(f"differs: run {run_id}: {line}")
+            output.line(f"differs: run {run_id}: {line}")
     if report.verified is not None:
-        click.echo(f"compared {report.verified} runs: {len(report.differences)} differ")
-    click.echo(_summary(report, data))
+        output.line(f"compared {report.verified} runs: {len(report.differences)} differ")
+    output.line(_summary(report, data))
     if report.stopped:
-        click.echo(f"Error: {report.stopped}", err=True)
+        output.line(f"Error: {report.stopped}", err=True)
     if report.left or report.interrupted:
-        click.echo(f"{len(report.left)} runs are left: the same command goes on with them.", err=True)
+        output.line(f"{len(report.left)} runs are left: the same command goes on with them.", err=True)
 
 
 def _runs(report: Report, *, verbose: bool) -> None:
