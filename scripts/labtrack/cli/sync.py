@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from labtrack.cli import output
-from labtrack.errors import BadInputError
+from labtrack.errors import BadInputError, Exit
 
 if TYPE_CHECKING:
     from labtrack.sync import Report
@@ -110,8 +110,7 @@ def run(given: dict[str, Any]) -> None:
         verify=given["verify"],
         jobs=given["jobs"],
     )
-    # a batch system ends a job with SIGTERM: stop as for Ctrl-C
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _stop_when_told()
     shows = progress.shows(quiet=given["as_data"], verbose=given["verbose"])
     with opened(given["source"], destination, options, shows) as syncer:
         report = watch(syncer, given["watch"]) if given["watch"] and not given["dry_run"] else syncer.once()
@@ -120,6 +119,20 @@ def run(given: dict[str, Any]) -> None:
     else:
         _tell(report, verbose=given["verbose"])
     sys.exit(report.exit_code)
+
+
+def _stop_when_told() -> None:
+    """Ctrl-C ends what is under way, and a second one the process; SIGTERM, with which batch systems end jobs, too."""
+    told: list[int] = []
+
+    def stop(number: int, _: object) -> None:
+        told.append(number)
+        if len(told) > 1:  # a call may hang for minutes, and nothing is lost by leaving now
+            os._exit(Exit.INTERRUPTED)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
 
 
 def _tell(report: Report, *, verbose: bool) -> None:

@@ -12,11 +12,9 @@ from typing import Any
 
 import requests
 
-from labtrack.doctor import store
 from labtrack.doctor.context import Context
 from labtrack.doctor.result import Result, failed, ok, skipped, warning
-from labtrack.errors import innermost
-from labtrack.objectstore import Refusal
+from labtrack.errors import WITHOUT_BOTO3, innermost
 from labtrack.tracking import answers
 
 FLOOR = (3, 17, 2)  # older servers have published exploits (field)
@@ -167,19 +165,22 @@ def _artifact(context: Context, uri: str) -> Iterator[Result]:
     if scheme == "mlflow-artifacts":
         yield _through_the_server(context, rest.strip("/"))
     elif scheme == "s3" and context.direct:
-        bucket, _, prefix = rest.strip("/").partition("/")
-        try:
-            store.round_trip(context, bucket, f"{prefix}/doctor.txt")
-        except Refusal as refusal:
-            yield store.refused("artifact", bucket, refusal)
-        else:
-            yield ok("artifact", f"in s3://{bucket}: written, read back, deleted")
+        yield _in_the_store(context, *rest.strip("/").partition("/")[::2])
     elif scheme == "s3":
         hint = "get a new mlflow_env.sh: the lab's artifacts are in a store, and this one has no key for it."
         yield failed("artifact", f"the server puts them to {uri}, and no key for it is set", hint)
     else:
         hint = "tell the lab's admin: artifacts would land in a folder of each machine."
         yield failed("artifact", f"the server puts them to {uri}", hint)
+
+
+def _in_the_store(context: Context, bucket: str, prefix: str) -> Result:
+    try:
+        from labtrack.doctor import store
+    except ModuleNotFoundError as error:
+        return failed("artifact", f"it goes to s3://{bucket}, which needs {error.name}", WITHOUT_BOTO3)
+    why = store.round_trip(context, bucket, f"{prefix}/doctor.txt")
+    return why or ok("artifact", f"in s3://{bucket}: written, read back, deleted")
 
 
 def _through_the_server(context: Context, path: str) -> Result:

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from labtrack.errors import BadInputError, Exit, LabtrackError
+from labtrack.errors import BadInputError, LabtrackError
 from labtrack.files import lock
 from labtrack.stores import open_store
 from labtrack.stores.model import Run, Store
@@ -225,8 +225,6 @@ class Syncer:
             try:
                 done, _ = wait(under_way, return_when=FIRST_COMPLETED)
             except KeyboardInterrupt:
-                if report.interrupted:  # twice: a call may hang for minutes, and nothing is lost by leaving now
-                    os._exit(Exit.INTERRUPTED)
                 report.interrupted = True
                 self.http.stop.set()
                 continue
