@@ -1,7 +1,11 @@
-"""Writes docs/reference/: lab.md from schema/lab.json, cli.md from the commands' help, terraform.md from terraform/."""
+"""Writes docs/reference/: lab.md from schema/lab.json, cli.md from the commands' help, library.md from docstrings,
+terraform.md from terraform/."""
 
 from __future__ import annotations
 
+import dataclasses
+import enum
+import inspect
 import json
 import re
 import textwrap
@@ -11,7 +15,8 @@ from typing import Any
 
 import click
 
-from labtrack import labfile
+import labtrack
+from labtrack import labfile, library
 from labtrack.cli import cli
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,6 +87,61 @@ def _commands(names: list[str], command: click.Command) -> Iterator[tuple[list[s
             yield from _commands([*names, name], command.commands[name])
 
 
+def library_page() -> str:
+    """The reference of `import labtrack`: what its docstrings say."""
+    parts = ["# labtrack as a library", GENERATED.format(source="the docstrings in scripts/labtrack/")]
+    title, _, more = _docstring(labtrack).partition("\n")
+    parts += [title, re.sub(r"(?m)(?:^    .*\n)+(?:\n(?:    .*\n)+)*", _code, more.strip("\n") + "\n").strip()]
+    for name in labtrack.__all__:
+        found = getattr(labtrack, name)
+        if name == "sync":  # the package of that name, which can be called
+            found = library.sync
+        parts += [f"## {name}", _declaration(name, found), _docstring(found)]
+        parts += [_members(found)] if inspect.isclass(found) else []
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _docstring(found: Any) -> str:
+    return re.sub(r"(?<!\n)\n(?=\w+(?:, \w+)*: )", "\n\n", inspect.getdoc(found) or "")
+
+
+def _code(found: re.Match[str]) -> str:
+    return "```python\n" + textwrap.dedent(found[0]).strip() + "\n```\n"
+
+
+def _declaration(name: str, found: Any) -> str:
+    if inspect.isclass(found) and issubclass(found, enum.Enum):
+        values = "\n".join(f"    {one.name} = {one.value}" for one in found)
+        return f"```python\nclass {name}({found.__mro__[1].__name__}):\n{values}\n```"
+    if inspect.isclass(found) and not dataclasses.is_dataclass(found):
+        base = found.__mro__[1].__name__
+        return f"```python\nclass {name}{f'({base})' if base != 'object' else ''}\n```"
+    if dataclasses.is_dataclass(found):
+        lines = [f"    {one.name}: {one.type}{_default(one)}" for one in dataclasses.fields(found)]
+        return f"```python\n@dataclass\nclass {name}:\n" + "\n".join(lines) + "\n```"
+    signature = inspect.signature(found)
+    inside = "".join(f"    {one},\n" for one in signature.parameters.values()).replace("'", "")
+    returned = str(signature.return_annotation).replace("'", "")
+    return f"```python\n{name}(\n{inside}) -> {returned}\n```"
+
+
+def _default(one: dataclasses.Field[Any]) -> str:
+    if one.default is not dataclasses.MISSING:
+        return f" = {one.default!r}"
+    return " = ..." if one.default_factory is not dataclasses.MISSING else ""
+
+
+def _members(found: type) -> str:
+    """Methods and properties that have a docstring of their own, one line each."""
+    rows = []
+    for name, one in vars(found).items():
+        said = inspect.getdoc(one.fget if isinstance(one, property) else one)
+        if not name.startswith("_") and said and (isinstance(one, property) or inspect.isfunction(one)):
+            call = "" if isinstance(one, property) else "()"
+            rows.append(f"- `{name}{call}`: {' '.join(said.splitlines()[0].split())}")
+    return "\n".join(rows)
+
+
 def terraform_page() -> str:
     """Inputs and outputs of Terraform's root and modules."""
     parts = [
@@ -122,7 +182,7 @@ def _unquoted(body: str) -> str:
     return description.replace("<", "&lt;").replace("|", "\\|")
 
 
-PAGES = {"lab.md": lab_page, "cli.md": cli_page, "terraform.md": terraform_page}
+PAGES = {"lab.md": lab_page, "cli.md": cli_page, "library.md": library_page, "terraform.md": terraform_page}
 
 
 def main() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 import re
 
+WITHOUT_BOTO3 = 'pip install "labtrack[s3]"   (or boto3 of 1.36 or later, where labtrack is)'
+
 
 class Exit(enum.IntEnum):
     """Exit codes of every command (`doctor` has its own: 0 ok, 1 warnings, 2 failed)."""

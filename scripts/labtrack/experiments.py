@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from labtrack.server import Server
+from labtrack.tracking.server import Server
 
 ROLE = "lab-members"
 WORKSPACE = "default"  # the one that a server without workspaces has

@@ -5,20 +5,37 @@ from __future__ import annotations
 import contextlib
 import datetime
 import errno
-import fcntl
 import getpass
 import json
 import os
 import socket
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from labtrack.errors import BadInputError, Exit, LabtrackError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 OTHERS_CAN_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+def user_number() -> str:
+    """What tells this user from others on this machine: the uid, or a name where there are none."""
+    return str(os.getuid()) if hasattr(os, "getuid") else os.environ.get("USERNAME", "nobody")
+
+
+def home(env: Mapping[str, str]) -> Path:
+    """The user's home; for one without any (a container's), a folder of their own among the temporary files."""
+    try:
+        return Path(env.get("HOME") or Path.home())
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / f"labtrack-{user_number()}"
 
 
 def make_private_folder(folder: Path) -> None:
@@ -54,6 +71,8 @@ def write_private(path: Path, data: bytes) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":  # where folders can't be opened
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -81,35 +100,65 @@ def refuse_open_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def lock(path: Path, doing: str, on: str = "this lab") -> Iterator[None]:
+def lock(path: Path, doing: str, on: str = "this lab", *, needed: bool = True) -> Iterator[str]:
     """Holds the lock file `path`; the kernel lets go of it however the process ends.
 
+    needed: whether to go without is worse than not to go at all.  Gives an empty string, or why there is no lock:
+    the folder can't be written to, or its file system (some of Lustre and NFS) or this system has none.
     Raises LabtrackError with Exit.LOCKED, naming the holder, when another call has it.
     """
-    make_private_folder(path.parent)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LabtrackError(
-                f"Another call is at work on {on}: {_holder(descriptor)}.",
-                "wait until it has ended and run the command again.",
-                Exit.LOCKED,
-            ) from None
+        descriptor = _open_lock(path)
+    except LabtrackError as error:
+        if needed:
+            raise
+        yield error.what
+        return
+    try:
+        trouble = _take(descriptor, path, on, needed=needed)
         now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "user": _user(), "doing": doing, "since": now}
         with contextlib.suppress(OSError):  # on a full disk the lock still locks
             os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, json.dumps(holder).encode(), 0)
-        yield
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            os.write(descriptor, json.dumps(holder).encode())
+        yield trouble
     finally:
         os.close(descriptor)
 
 
+def _open_lock(path: Path) -> int:
+    make_private_folder(path.parent)
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+    except OSError as error:
+        raise _cannot("write", path, error) from None
+
+
+def _take(descriptor: int, path: Path, on: str, *, needed: bool) -> str:
+    """Takes the lock; gives why there is none."""
+    try:
+        if fcntl is None:
+            raise OSError(errno.ENOSYS, "this system has no such locks")
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise LabtrackError(
+            f"Another call is at work on {on}: {_holder(descriptor)}.",
+            "wait until it has ended and run the command again.",
+            Exit.LOCKED,
+        ) from None
+    except OSError as error:
+        why = f"{path} can't be locked: {error.strerror}."
+        if needed:
+            raise LabtrackError(why, f"put it on a disk that has locks: `df -h {path.parent}`.") from None
+        return why
+    return ""
+
+
 def _holder(descriptor: int) -> str:
     try:
-        held = json.loads(os.pread(descriptor, 4096, 0))
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        held = json.loads(os.read(descriptor, 4096))
         return "`{doing}`, process {pid} of {user} on {host}, since {since}".format(**held)
     except (ValueError, KeyError, TypeError):
         return "it has not said who it is"
@@ -118,5 +167,5 @@ def _holder(descriptor: int) -> str:
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a container whose user has no name
-        return str(os.getuid())
+    except (KeyError, OSError, ImportError):  # a container whose user has no name
+        return user_number()

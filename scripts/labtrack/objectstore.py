@@ -15,6 +15,8 @@ import botocore.exceptions
 import requests
 from botocore.config import Config
 
+from labtrack.errors import WITHOUT_BOTO3, BadInputError
+
 PROBES = ".labtrack-probe"  # objects under this prefix live for a second
 PATIENCE = 60.0  # seconds: a store under load may take long to put an object together
 PART = 5 * 2**20  # bytes: the smallest part S3 allows before the last
@@ -41,7 +43,7 @@ class Store:
             aws_access_key_id=self.access,
             aws_secret_access_key=self.secret,
             verify=str(self.ca_file) if self.ca_file else None,
-            config=Config(
+            config=_config(
                 s3={"addressing_style": "path"},
                 signature_version="s3v4",
                 request_checksum_calculation=checksums,
@@ -51,6 +53,13 @@ class Store:
                 retries={"max_attempts": 2, "mode": "standard"},
             ),
         )
+
+
+def _config(**given: Any) -> Config:
+    try:
+        return Config(**given)
+    except TypeError:  # of the checksums, which it does not know
+        raise BadInputError(f"boto3 {boto3.__version__} is too old for the store.", WITHOUT_BOTO3) from None
 
 
 @functools.lru_cache(maxsize=1)

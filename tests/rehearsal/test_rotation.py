@@ -15,7 +15,7 @@ from labtrack import lab as labs
 from labtrack import secrets
 from labtrack.envfile import register
 from labtrack.lab import ADMIN_USER, SERVER_OWNER, VERIFY_USER
-from labtrack.server import Server
+from labtrack.tracking.server import Server
 
 if TYPE_CHECKING:
     from conftest import Rehearsal

@@ -18,7 +18,7 @@ from labtrack import lab as labs
 from labtrack import secrets
 from labtrack.envfile import lifecycle
 from labtrack.lab import Lab
-from labtrack.server import Server
+from labtrack.tracking.server import Server
 
 ROOT = Path(__file__).resolve().parents[2]
 CA = "-----BEGIN CERTIFICATE-----\nMIIBlabCA\n-----END CERTIFICATE-----\n"

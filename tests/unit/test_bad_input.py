@@ -64,7 +64,7 @@ class TestServer:
 
     def test_wrong_admin_password(self, lab: Lab, cloud: FakeCloud, context) -> None:
         with context() as opened:
-            opened.server.session.auth = ("admin", "other")
+            opened.server = opened.server.as_user("admin", "other")
             with pytest.raises(LabtrackError, match="refuses the login of admin") as raised:
                 lifecycle.create(opened, "ada")
         assert "secret_mlflow_admin_password" in raised.value.hint
@@ -72,7 +72,7 @@ class TestServer:
 
     def test_unreachable(self, lab: Lab, cloud: FakeCloud, context) -> None:
         with context() as opened:
-            opened.server.url = "http://127.0.0.1:1"
+            opened.server = dataclasses.replace(opened.server, url="http://127.0.0.1:1")
             with pytest.raises(LabtrackError, match="can't be reached"):
                 lifecycle.create(opened, "ada")
         assert nothing_was_made(lab, cloud)

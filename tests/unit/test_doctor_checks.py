@@ -25,7 +25,7 @@ from labtrack.doctor.result import Result, Status
 from labtrack.doctor.run import examine
 from labtrack.envfile.render import Contents, render
 from labtrack.lab import Lab
-from labtrack.server import Server
+from labtrack.tracking.server import Server
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ class TestVariables:
         ("uri", "seen", "hint"),
         [
             ("", "MLFLOW_TRACKING_URI is not set", ". ./mlflow_env.sh"),
-            ("203.0.113.5:5000", "without https:// in front", "MLFLOW_TRACKING_URI=https://203.0.113.5 "),
+            ("203.0.113.5:5000", "without https:// in front", "MLFLOW_TRACKING_URI=https://203.0.113.5:5000 "),
             ("mlflow.example.org", "without https:// in front", "=https://mlflow.example.org "),
             ("sqlite:///mlflow.db", "recorded here, not on a server", "source"),
             ("./mlruns", "recorded here", "source"),
@@ -175,7 +175,7 @@ class TestLogin:
     @pytest.mark.parametrize(
         ("status", "body", "seen", "hint"),
         [
-            (401, b"no", "refuses user ada with this password (401)", "newest mlflow_env.sh"),
+            (401, b"no", "refuses the login of ada (401)", "newest mlflow_env.sh"),
             (403, b"Invalid Host header", "Invalid Host header", "the server's own name"),
             (429, b"", "too many logins", "wait a minute"),
             (502, b"", "answered 502", "systemctl status 'mlflow@*'"),

@@ -8,7 +8,7 @@ from fakes import FakeCloud
 from labtrack import experiments
 from labtrack.envfile import lifecycle
 from labtrack.lab import Lab
-from labtrack.server import Server
+from labtrack.tracking.server import Server
 
 SHARED = ("Default", "lightning_logs", "anemoi-debug")
 

@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from labtrack.errors import BadInputError
 from labtrack.stores.model import Artifact, DatasetInput, MetricPoint, Run
 from labtrack.sync import filters, limits, lineage, state
-from labtrack.sync.credentials import Credentials
-from labtrack.sync.destination import point
-from labtrack.sync.http import Http
 from labtrack.sync.journal import Entry, Journal
-from labtrack.sync.main import address
 from labtrack.sync.rebuild import kept
+from labtrack.tracking.address import parse
+from labtrack.tracking.credentials import Credentials
+from labtrack.tracking.destination import point
+from labtrack.tracking.http import Http
 
 LABTRACK = [sys.executable, "-m", "labtrack"]
 A, B, C = "a" * 32, "b" * 32, "c" * 32
@@ -228,7 +228,7 @@ def test_a_certificate_that_is_not_there_is_named() -> None:
 )
 def test_a_destination_that_is_none(destination: str, said: str) -> None:
     with pytest.raises(BadInputError) as raised:
-        address(destination)
+        parse(destination)
     assert said in str(raised.value) and "secret" not in str(raised.value)
 
 

@@ -7,7 +7,7 @@ import sys
 import click
 
 from labtrack import __version__
-from labtrack.cli import admin, portable, researcher, sync
+from labtrack.cli import admin, output, portable, researcher, sync
 from labtrack.cli.bucket import bucket
 from labtrack.errors import Exit, LabtrackError
 
@@ -38,18 +38,18 @@ def main() -> None:
     try:
         sys.exit(cli(standalone_mode=False))
     except LabtrackError as error:
-        click.echo(f"Error: {error}", err=True)
+        output.line(f"Error: {error}", err=True)
         sys.exit(error.code)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("Stopped.", err=True)
+        output.line("Stopped.", err=True)
         sys.exit(Exit.INTERRUPTED)
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in _ADMIN_PACKAGES:
             raise
-        click.echo(
+        output.line(
             f"Error: this command is the admin's and needs the Python package {error.name}, which is not here.\n"
             'To fix: pip install "labtrack[admin]"',
             err=True,

@@ -31,7 +31,7 @@ JSON = click.option("--json", "as_data", is_flag=True, help="Print JSON.")
 
 
 def _step(verbose: bool) -> Callable[[str], None] | None:
-    return (lambda text: click.echo(f"... {text}", err=True)) if verbose else None
+    return (lambda text: output.line(f"... {text}", err=True)) if verbose else None
 
 
 def _seconds(duration: str | None) -> float | None:
@@ -52,9 +52,9 @@ def _handed_in(keys: TextIO | None) -> Key | None:
 def _tell(outcome: Outcome) -> None:
     """Prints what was done for one person; exit code 1 when something is left to the admin."""
     for line in outcome.changed or [f"unchanged: {outcome.file}"]:
-        click.echo(f"{outcome.user}: {line}")
+        output.line(f"{outcome.user}: {line}")
     for note in outcome.notes:
-        click.echo(f"{outcome.user}: attention: {note}", err=True)
+        output.line(f"{outcome.user}: attention: {note}", err=True)
     if outcome.notes:
         sys.exit(Exit.FAILED)
 
@@ -83,11 +83,11 @@ def ensure(lab_dir: Path, keys: TextIO | None, cloud: str | None, verbose: bool)
         made = lab_secrets.ensure_passwords(loaded) + lifecycle.server_key(context, handed_in)
         notes = context.keys.notes
     for name in made:
-        click.echo(f"made {name}")
+        output.line(f"made {name}")
     if not made:
-        click.echo(f"unchanged: {loaded.secrets_file}")
+        output.line(f"unchanged: {loaded.secrets_file}")
     for note in notes:
-        click.echo(f"attention: {note}", err=True)
+        output.line(f"attention: {note}", err=True)
 
 
 @secrets.command("rotate")
@@ -117,10 +117,10 @@ def renew(**given: Any) -> None:
         lab_secrets.renew(loaded, [name for name in names if name in lab_secrets.PASSWORDS])
         notes = context.keys.notes
     for name in names:
-        click.echo(f"new: {name}")
-    click.echo(f"Now hand them to the server: ansible-playbook -i {loaded.shown_folder} site.yml")
+        output.line(f"new: {name}")
+    output.line(f"Now hand them to the server: ansible-playbook -i {loaded.shown_folder} site.yml")
     for note in notes:
-        click.echo(f"attention: {note}", err=True)
+        output.line(f"attention: {note}", err=True)
 
 
 @secrets.command(hidden=True)
@@ -134,9 +134,9 @@ def deployed(lab_dir: Path, access_key: str, cloud: str | None) -> None:
 
     with lifecycle.opened(lab.load(lab_dir), "labtrack secrets deployed", cloud) as context:
         for access in lifecycle.server_runs_with(context, access_key):
-            click.echo(f"old key {access} deleted")
+            output.line(f"old key {access} deleted")
         for note in context.keys.notes:
-            click.echo(f"attention: {note}", err=True)
+            output.line(f"attention: {note}", err=True)
 
 
 @click.command()
@@ -229,7 +229,7 @@ def list_(lab_dir: Path, cloud: str | None, as_data: bool) -> None:
         return
     output.table(("owner", "key", "state", "made", "in Keystone", "file"), [line.cells for line in found.lines])
     for note in found.notes:
-        click.echo(note, err=True)
+        output.line(note, err=True)
 
 
 @click.group()
@@ -265,10 +265,10 @@ def sync(lab_dir: Path, cloud: str | None, remove_unlisted: bool, as_data: bool,
         output.data({"changed": changed, "lines": lines, "people": [person.as_data() for person in done]})
     else:
         for line in lines:
-            click.echo(line)
+            output.line(line)
     for person in done:
         for text in filter(None, (*person.outcome.notes, person.error)):
-            click.echo(f"{person.outcome.user}: {text}", err=True)
+            output.line(f"{person.outcome.user}: {text}", err=True)
     if any(person.error for person in done):
         sys.exit(Exit.FAILED)
 
@@ -284,9 +284,9 @@ def init(lab_dir: Path, cloud: str | None, clouds_file: Path | None) -> None:
     from labtrack import lab, newlab
 
     found = newlab.init(lab_dir, cloud, clouds_file)
-    click.echo(f"Written: {lab.lab_yml(lab_dir)}, from what {found.title} has.")
-    click.echo(f"Fill in: {', '.join(found.missing)}; they are marked FILL IN.")
-    click.echo(f"Then:    labtrack preflight {lab_dir}")
+    output.line(f"Written: {lab.lab_yml(lab_dir)}, from what {found.title} has.")
+    output.line(f"Fill in: {', '.join(found.missing)}; they are marked FILL IN.")
+    output.line(f"Then:    labtrack preflight {lab_dir}")
 
 
 @click.command()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from labtrack.cli import output
 from labtrack.cli.admin import LAB
 
 
@@ -22,4 +23,4 @@ def protect(lab_dir: Path) -> None:
     from labtrack import lab
 
     for line in its.protect(lab.load(lab_dir)):
-        click.echo(line)
+        output.line(line)

@@ -1,8 +1,10 @@
-"""How results are printed."""
+"""How results are printed: the one place from which text reaches a terminal."""
 
 from __future__ import annotations
 
 import json
+import re
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,31 +14,53 @@ from labtrack.doctor.result import Result, Status, as_json, worst
 
 _COLORS = {Status.OK: "green", Status.SKIPPED: "bright_black", Status.WARNING: "yellow", Status.FAILED: "red"}
 
+# What a terminal obeys, or shows in another order than it is written: control characters of ASCII and of Latin 1,
+# line and paragraph separators, the marks of writing directions; and halves of characters, which can't be encoded.
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
 DOCTOR_EXIT = {Status.OK: 0, Status.SKIPPED: 0, Status.WARNING: 1, Status.FAILED: 2}
+
+
+def clean(text: str) -> str:
+    """`text` with characters that a terminal would obey made visible (`\\x1b`); line ends and tabs stay."""
+    return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def line(text: str, *, err: bool = False) -> None:
+    """Prints a line, or several; recordings, servers and file names may have put anything into it.
+
+    err: to standard error.
+    """
+    _echo(clean(text), err=err)
+
+
+def _echo(text: str, *, err: bool = False) -> None:
+    encoding = getattr(sys.stderr if err else sys.stdout, "encoding", None) or "utf-8"
+    click.echo(text.encode(encoding, "backslashreplace").decode(encoding), err=err)
 
 
 def results(rows: Iterable[Result], *, as_data: bool) -> Status:
     """Prints a checker's rows, as a table or as JSON; gives the worst status."""
     rows = list(rows)
     if as_data:
-        click.echo(json.dumps(as_json(rows), indent=1))
+        data(as_json(rows))
         return worst(rows)
     width = max((len(row.check) for row in rows), default=0)
     indent = " " * (width + len("skipped") + 4)
     for row in rows:
         state = click.style(row.status.value.ljust(len("skipped")), fg=_COLORS[row.status])
-        click.echo(f"{row.check.ljust(width)}  {state}  {row.seen.replace(chr(10), chr(10) + indent)}")
+        _echo(f"{row.check.ljust(width)}  {state}  {clean(row.seen).replace(chr(10), chr(10) + indent)}")
         if row.hint:
-            click.echo(f"{indent}To fix: {row.hint.replace(chr(10), chr(10) + indent)}")
+            line(f"{indent}To fix: {row.hint.replace(chr(10), chr(10) + indent)}")
     return worst(rows)
 
 
 def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
-    """Prints a plain table."""
-    lines = [head, *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    for line in lines:
-        click.echo("  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip())
+    """Prints a plain table, each row on one line."""
+    lines = [tuple(" ".join(clean(text).split("\n")) for text in row) for row in (head, *rows)]
+    widths = [max(len(row[column]) for row in lines) for column in range(len(head))]
+    for row in lines:
+        line("  ".join(text.ljust(width) for text, width in zip(row, widths)).rstrip())
 
 
 def data(value: Any) -> None:

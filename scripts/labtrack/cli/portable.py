@@ -35,15 +35,15 @@ def export(runs: tuple[str, ...], file: Path, source: str | None, as_data: bool,
     from labtrack.stores import open_store
 
     with open_store(source or os.environ.get("MLFLOW_TRACKING_URI") or ".") as store:
-        step = (lambda text: click.echo(f"... {text}", err=True)) if given["verbose"] else None
+        step = (lambda text: output.line(f"... {text}", err=True)) if given["verbose"] else None
         done = portable.export(store, runs, file, children=given["children"], force=given["force"], step=step)
     if as_data:
         output.data({**vars(done), "file": str(done.file)})
     else:
         counts = f"{done.runs} runs, {done.points:,} points, {done.artifacts:,} artifacts"
-        click.echo(f"{done.file}: {counts}, {done.size / 1e6:.1f} MB")
+        output.line(f"{done.file}: {counts}, {done.size / 1e6:.1f} MB")
     for problem in done.problems:
-        click.echo(f"left out: {problem}", err=True)
+        output.line(f"left out: {problem}", err=True)
     sys.exit(Exit.FAILED if done.problems else Exit.OK)
 
 

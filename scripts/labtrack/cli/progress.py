@@ -6,8 +6,7 @@ import sys
 import time
 from typing import Any
 
-import click
-
+from labtrack.cli import output
 from labtrack.sync.progress import Shows, Totals
 
 _EVERY = 10.0  # seconds between plain lines
@@ -45,7 +44,7 @@ class Lines:
             return
         self._last = now
         rate = points / max(now - self._began, 0.001)
-        click.echo(
+        output.line(
             f"{runs:,} of {self._totals.runs:,} runs, {points:,} of {self._totals.points:,} points ({rate:,.0f}/s), "
             f"{size(sent)} of {size(self._totals.bytes)}",
             err=True,
@@ -55,7 +54,7 @@ class Lines:
         now = time.monotonic()
         if not self._quiet and (self._verbose or now - self._said > _EVERY):
             self._said = now
-            click.echo(f"... {text}", err=True)
+            output.line(f"... {text}", err=True)
 
     def end(self) -> None:
         pass
@@ -81,7 +80,7 @@ class Bar:
             TextColumn("{task.description}"),
             BarColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[said]}"),
+            TextColumn("{task.fields[said]}", markup=False),
         )
         self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
         self._task = self._progress.add_task(
@@ -102,7 +101,7 @@ class Bar:
 
     def say(self, text: str) -> None:
         if self._progress is not None:
-            self._progress.update(self._task, said=text)
+            self._progress.update(self._task, said=output.clean(text))
 
     def end(self) -> None:
         if self._progress is not None:

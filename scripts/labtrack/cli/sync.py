@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from labtrack.cli import output
-from labtrack.errors import BadInputError
+from labtrack.errors import BadInputError, Exit
 
 if TYPE_CHECKING:
     from labtrack.sync import Report
@@ -110,8 +110,7 @@ def run(given: dict[str, Any]) -> None:
         verify=given["verify"],
         jobs=given["jobs"],
     )
-    # a batch system ends a job with SIGTERM: stop as for Ctrl-C
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _stop_when_told()
     shows = progress.shows(quiet=given["as_data"], verbose=given["verbose"])
     with opened(given["source"], destination, options, shows) as syncer:
         report = watch(syncer, given["watch"]) if given["watch"] and not given["dry_run"] else syncer.once()
@@ -122,24 +121,38 @@ def run(given: dict[str, Any]) -> None:
     sys.exit(report.exit_code)
 
 
+def _stop_when_told() -> None:
+    """Ctrl-C ends what is under way, and a second one the process; SIGTERM, with which batch systems end jobs, too."""
+    told: list[int] = []
+
+    def stop(number: int, _: object) -> None:
+        told.append(number)
+        if len(told) > 1:  # a call may hang for minutes, and nothing is lost by leaving now
+            os._exit(Exit.INTERRUPTED)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+
+
 def _tell(report: Report, *, verbose: bool) -> None:
     data = report.as_data()["counts"]
     _runs(report, verbose=verbose)
     for note in _some(report.notes, verbose=verbose):
-        click.echo(f"note: {note}", err=True)
+        output.line(f"note: {note}", err=True)
     for run_id, why in report.failed.items():
         for line in _some(why, verbose=verbose):
-            click.echo(f"failed: run {run_id}: {line}", err=True)
+            output.line(f"failed: run {run_id}: {line}", err=True)
     for run_id, found in report.differences.items():
         for line in found:
-            click.echo(f"differs: run {run_id}: {line}")
+            output.line(f"differs: run {run_id}: {line}")
     if report.verified is not None:
-        click.echo(f"compared {report.verified} runs: {len(report.differences)} differ")
-    click.echo(_summary(report, data))
+        output.line(f"compared {report.verified} runs: {len(report.differences)} differ")
+    output.line(_summary(report, data))
     if report.stopped:
-        click.echo(f"Error: {report.stopped}", err=True)
+        output.line(f"Error: {report.stopped}", err=True)
     if report.left or report.interrupted:
-        click.echo(f"{len(report.left)} runs are left: the same command goes on with them.", err=True)
+        output.line(f"{len(report.left)} runs are left: the same command goes on with them.", err=True)
 
 
 def _runs(report: Report, *, verbose: bool) -> None:

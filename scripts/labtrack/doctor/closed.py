@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import resource
 import selectors
 import socket
 import time
@@ -147,6 +146,8 @@ def scan(address: str, ports: Sequence[int], timeout: float = SCAN_TIMEOUT) -> l
 
     timeout: seconds that one has to answer.  Raises OSError where ports can't be tried, as without a network.
     """
+    import resource  # not on Windows, and only here
+
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     at_once = AT_ONCE if soft == resource.RLIM_INFINITY else max(1, min(AT_ONCE, soft - 100))
     opened: list[int] = []

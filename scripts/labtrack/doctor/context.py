@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 from collections.abc import Mapping
@@ -13,6 +14,9 @@ import certifi
 import requests
 
 from labtrack.errors import LabtrackError
+from labtrack.tracking import address
+from labtrack.tracking.credentials import Credentials
+from labtrack.tracking.transport import Transport
 
 TIMEOUT = 15.0  # seconds for a connection, and for each answer
 
@@ -30,12 +34,22 @@ class Context:
     write: bool = False
     timeout: float = TIMEOUT
     dates: dict[str, tuple[float, float]] = field(default_factory=dict)
-    session: requests.Session = field(default_factory=requests.Session, repr=False)
 
-    @property
+    @functools.cached_property
     def uri(self) -> str:
-        """The tracking URI, without a slash at its end."""
-        return self.env.get("MLFLOW_TRACKING_URI", "").rstrip("/")
+        """The server's address.  Raises BadInputError for one that is none."""
+        write = "export MLFLOW_TRACKING_URI={}   (your mlflow_env.sh has it right)"
+        return address.parse(self.env.get("MLFLOW_TRACKING_URI", ""), "MLFLOW_TRACKING_URI", write)
+
+    @functools.cached_property
+    def credentials(self) -> Credentials:
+        """The login, as MLflow would find it."""
+        return Credentials(self.env)
+
+    @functools.cached_property
+    def transport(self) -> Transport:
+        """Requests to the server, as that login."""
+        return Transport(self.uri, self.credentials, self.timeout, self.timeout)
 
     @property
     def server(self) -> SplitResult:
@@ -55,7 +69,7 @@ class Context:
         return certifi.where()  # what requests itself uses
 
     def proxy(self, url: str) -> str:
-        """The proxy that requests to `url` go through, if there is one."""
+        """The proxy that requests to `url` go through, if there is one; it may have a login in it."""
         return str(requests.utils.get_environ_proxies(url).get(urlsplit(url).scheme, ""))
 
 

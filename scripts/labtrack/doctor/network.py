@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from labtrack.doctor.context import Context
 from labtrack.doctor.result import Result, failed, ok, skipped, warning
+from labtrack.tracking import address
 
 EXPIRES_SOON = 14  # days
 SKEW_NOTED, SKEW_BAD = 60.0, 600.0  # seconds; signatures for the store hold 900 s
@@ -25,7 +26,7 @@ def _target(context: Context) -> tuple[str, int, str]:
     proxy = context.proxy(context.uri)
     parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}") if proxy else context.server
     port = parts.port or (443 if parts.scheme == "https" else 80)
-    return parts.hostname or "", port, f" (the proxy {proxy})" if proxy else ""
+    return parts.hostname or "", port, f" (the proxy {address.hide_login(proxy)})" if proxy else ""
 
 
 def dns(context: Context) -> Iterator[Result]:
@@ -83,8 +84,9 @@ def tls(context: Context) -> Iterator[Result]:
         yield _untrusted(host, trusted, error)
         return
     except (ssl.SSLError, OSError) as error:
-        hint = "is it the right port? A plain-http service answers so; else try again."
-        yield failed("TLS", f"no TLS with {host}:{port}: {getattr(error, 'reason', None) or error}", hint)
+        plain = f"export MLFLOW_TRACKING_URI=http://{context.uri.partition('://')[2]}"
+        hint = f"is it the right port? A service without https answers so; if it is a server of your own: {plain}"
+        yield failed("TLS", f"no https at {host}:{port}: {getattr(error, 'reason', None) or error}", hint)
         return
     ends = ssl.cert_time_to_seconds(str(certificate["notAfter"]))
     days = int((ends - time.time()) // 86400)

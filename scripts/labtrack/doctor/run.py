@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from labtrack.doctor import network, store, tracking, variables
+from labtrack.doctor import network, tracking, variables
 from labtrack.doctor.context import Context
-from labtrack.doctor.result import Result, Status, skipped
+from labtrack.doctor.result import Result, Status, failed, skipped
 from labtrack.envfile import read
+from labtrack.errors import WITHOUT_BOTO3
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,18 @@ def _file(context: Context) -> Iterator[Result]:
         yield skipped("file", "its place is not known here (this shell does not tell; --file FILE)")
     else:
         yield from read.check(context.file)
+
+
+def _store(context: Context) -> Iterator[Result]:
+    if not context.direct:
+        yield skipped("store", "artifacts go through the server")
+        return
+    try:
+        from labtrack.doctor import store
+    except ModuleNotFoundError as error:
+        yield failed("store", f"artifacts go straight to S3, which needs {error.name}", WITHOUT_BOTO3)
+    else:
+        yield from store.check(context)
 
 
 def _write(context: Context) -> Iterator[Result]:
@@ -41,7 +54,7 @@ _GROUPS = (
     _Group("server version", tracking.version, "login"),
     _Group("run", _write, "login"),
     _Group("store variables", variables.check_store),
-    _Group("store", store.check, "store variables"),
+    _Group("store", _store, "store variables"),
     _Group("clock", network.clock),
     _Group("file", _file),
 )

@@ -12,10 +12,10 @@ from typing import Any
 
 import requests
 
-from labtrack.doctor import store
 from labtrack.doctor.context import Context
 from labtrack.doctor.result import Result, failed, ok, skipped, warning
-from labtrack.objectstore import Refusal
+from labtrack.errors import WITHOUT_BOTO3, innermost
+from labtrack.tracking import answers
 
 FLOOR = (3, 17, 2)  # older servers have published exploits (field)
 API = "/api/2.0/mlflow"
@@ -31,15 +31,7 @@ class _Answered(Exception):
 
 
 def _ask(context: Context, method: str, path: str, **more: Any) -> requests.Response:
-    answer = context.session.request(
-        method,
-        context.uri + path,
-        auth=(context.env["MLFLOW_TRACKING_USERNAME"], context.env["MLFLOW_TRACKING_PASSWORD"]),
-        timeout=context.timeout,
-        # with each request: REQUESTS_CA_BUNDLE would win over session.verify
-        verify=context.trust("MLFLOW_TRACKING_SERVER_CERT_PATH"),
-        **more,
-    )
+    answer = context.transport.send(method, path, **more)
     with contextlib.suppress(KeyError, ValueError, TypeError):
         theirs = parsedate_to_datetime(answer.headers["Date"]).timestamp()
         context.dates.setdefault("server", (theirs, time.time() - answer.elapsed.total_seconds() / 2))
@@ -48,28 +40,34 @@ def _ask(context: Context, method: str, path: str, **more: Any) -> requests.Resp
 
 def login(context: Context) -> Iterator[Result]:
     """Does the server know user and password?"""
-    user = context.env["MLFLOW_TRACKING_USERNAME"]
+    whom = context.credentials.whom
     try:
         answer = _ask(context, "GET", f"{API}/users/current")
         if answer.status_code == requests.codes.not_found:  # a server without accounts, or an older one
             answer = _ask(context, "POST", f"{API}/experiments/search", json={"max_results": 1})
     except requests.exceptions.RequestException as error:
-        yield failed("login", f"no answer: {type(error).__name__}", _LATER)
+        why = answers.unreached(error, context.uri) or answers.waits_for_tls(error, context.uri)
+        yield failed("login", why.what if why else f"no answer: {innermost(error)}", why.hint if why else _LATER)
         return
+    yield _login(answer, context.uri, whom, context.credentials.hint)
+
+
+def _login(answer: requests.Response, uri: str, whom: str, hint: str) -> Result:
     status = answer.status_code
+    why = answers.unusable(answer, uri, whom)
+    if why is not None:
+        return failed("login", why.what, why.hint)
     if answer.ok:
-        yield ok("login", f"accepted as {user}")
-    elif status == requests.codes.unauthorized:
-        hint = "source the newest mlflow_env.sh; if it is refused too, ask the lab's admin: labtrack env create"
-        yield failed("login", f"the server refuses user {user} with this password (401)", hint)
-    elif status == requests.codes.forbidden:
-        seen = f"refused (403): {' '.join(answer.text.split())[:120]}"
-        yield failed("login", seen, "use the server's own name in MLFLOW_TRACKING_URI, as your mlflow_env.sh has it.")
-    elif status == requests.codes.too_many_requests:
-        yield failed("login", "too many logins from here (429)", "wait a minute; share one login between processes.")
-    else:
-        hint = "nginx answers, but MLflow behind it does not: tell the lab's admin (`systemctl status 'mlflow@*'`)."
-        yield failed("login", f"the server answered {status}", hint)
+        return ok("login", f"accepted: {whom}")
+    if status == requests.codes.unauthorized:
+        return failed("login", f"the server refuses {whom} (401)", hint)
+    if status == requests.codes.forbidden:
+        hint = "use the server's own name in MLFLOW_TRACKING_URI, as your mlflow_env.sh has it."
+        return failed("login", f"refused (403): {answers.code_and_words(answer)[1]}", hint)
+    if status == requests.codes.too_many_requests:
+        return failed("login", "too many logins from here (429)", "wait a minute; share one login between processes.")
+    hint = "nginx answers, but MLflow behind it does not: tell the lab's admin (`systemctl status 'mlflow@*'`)."
+    return failed("login", f"the server answered {status}", hint)
 
 
 def version(context: Context) -> Iterator[Result]:
@@ -167,19 +165,22 @@ def _artifact(context: Context, uri: str) -> Iterator[Result]:
     if scheme == "mlflow-artifacts":
         yield _through_the_server(context, rest.strip("/"))
     elif scheme == "s3" and context.direct:
-        bucket, _, prefix = rest.strip("/").partition("/")
-        try:
-            store.round_trip(context, bucket, f"{prefix}/doctor.txt")
-        except Refusal as refusal:
-            yield store.refused("artifact", bucket, refusal)
-        else:
-            yield ok("artifact", f"in s3://{bucket}: written, read back, deleted")
+        yield _in_the_store(context, *rest.strip("/").partition("/")[::2])
     elif scheme == "s3":
         hint = "get a new mlflow_env.sh: the lab's artifacts are in a store, and this one has no key for it."
         yield failed("artifact", f"the server puts them to {uri}, and no key for it is set", hint)
     else:
         hint = "tell the lab's admin: artifacts would land in a folder of each machine."
         yield failed("artifact", f"the server puts them to {uri}", hint)
+
+
+def _in_the_store(context: Context, bucket: str, prefix: str) -> Result:
+    try:
+        from labtrack.doctor import store
+    except ModuleNotFoundError as error:
+        return failed("artifact", f"it goes to s3://{bucket}, which needs {error.name}", WITHOUT_BOTO3)
+    why = store.round_trip(context, bucket, f"{prefix}/doctor.txt")
+    return why or ok("artifact", f"in s3://{bucket}: written, read back, deleted")
 
 
 def _through_the_server(context: Context, path: str) -> Result:
@@ -205,10 +206,7 @@ def _json(context: Context, method: str, path: str, body: Any = None, **more: An
 
 def _body(answer: requests.Response) -> Any:
     if not answer.ok:
-        try:
-            said = answer.json().get("message", "")
-        except ValueError:
-            said = answer.text
+        said = answers.code_and_words(answer)[1]
         # the server's own words may say how to fix it
         said, _, hint = " ".join(said.split()).partition("To fix: ")
         if not hint and answer.status_code == requests.codes.forbidden:

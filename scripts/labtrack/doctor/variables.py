@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from labtrack.doctor.context import Context
 from labtrack.doctor.result import Result, failed, ok, warning
+from labtrack.errors import BadInputError
+from labtrack.tracking import credentials
+from labtrack.tracking.address import hide_login
 
 SERVER, STORE = "variables", "store variables"
 _SOURCE = "source your file first:  . ./mlflow_env.sh   (or: labtrack doctor --file mlflow_env.sh)"
@@ -24,14 +26,19 @@ CHECKSUMS = ("AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATI
 
 def check(context: Context) -> Iterator[Result]:
     """What MLflow needs to find the server and log in."""
-    uri = context.env.get("MLFLOW_TRACKING_URI", "")
-    wrong = _wrong_uri(uri)
-    if wrong:
-        yield wrong
+    env, given = context.env, context.env.get("MLFLOW_TRACKING_URI", "")
+    if not given:
+        yield failed(SERVER, "MLFLOW_TRACKING_URI is not set", _SOURCE)
         return
-    env = context.env
-    missing = [name for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD") if not env.get(name)]
-    if missing:
+    try:
+        uri, login = context.uri, context.credentials.login
+    except BadInputError as error:
+        here = given.startswith(("/", "./", "file:", "sqlite:"))
+        seen = f"MLFLOW_TRACKING_URI is {given!r}: runs are recorded here, not on a server" if here else error.what
+        yield failed(SERVER, seen, _SOURCE if here else error.hint)
+        return
+    if not (login.user and login.password) and not login.token and not env.get(credentials.PLUGIN):
+        missing = [name for name in (credentials.USER, credentials.PASSWORD) if not env.get(name)]
         yield failed(SERVER, f"{', '.join(missing)} not set", _SOURCE)
         return
     odd = [name for name, value in env.items() if name.startswith(("MLFLOW_", "AWS_")) and _odd(name, value)]
@@ -39,23 +46,8 @@ def check(context: Context) -> Iterator[Result]:
         hint = "the file was edited or copied with Windows line ends: get it again."
         yield failed(SERVER, f"a stray quote, blank or line end in {', '.join(sorted(odd))}", hint)
         return
-    yield ok(SERVER, f"{uri} as {env['MLFLOW_TRACKING_USERNAME']}")
+    yield ok(SERVER, f"{uri}, {context.credentials.whom}")
     yield from _doubtful(context)
-
-
-def _wrong_uri(uri: str) -> Result | None:
-    if not uri:
-        return failed(SERVER, "MLFLOW_TRACKING_URI is not set", _SOURCE)
-    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", uri)
-    if not scheme and not uri.startswith(("/", "./", "file:", "sqlite:")):
-        return failed(
-            SERVER,
-            f"MLFLOW_TRACKING_URI is {uri!r}, without https:// in front: MLflow takes that for a folder's name",
-            f"export MLFLOW_TRACKING_URI=https://{re.sub(r':[0-9]+$', '', uri)}   (your mlflow_env.sh has it right)",
-        )
-    if not scheme or scheme.group(1) not in ("http", "https"):
-        return failed(SERVER, f"MLFLOW_TRACKING_URI is {uri!r}: runs are recorded here, not on a server", _SOURCE)
-    return None
 
 
 def _odd(name: str, value: str) -> bool:
@@ -81,7 +73,9 @@ def _doubtful(context: Context) -> Iterator[Result]:
         yield warning(SERVER, "no retry limit is set: a dead server then holds every call for 4 minutes", _SOURCE)
     if env.get("MLFLOW_REGISTRY_URI"):
         hint = "unset MLFLOW_REGISTRY_URI, unless models are to go to another server."
-        yield warning(SERVER, f"MLFLOW_REGISTRY_URI is set: models go to {env['MLFLOW_REGISTRY_URI']}", hint)
+        yield warning(
+            SERVER, f"MLFLOW_REGISTRY_URI is set: models go to {hide_login(env['MLFLOW_REGISTRY_URI'])}", hint
+        )
 
 
 def check_store(context: Context) -> Iterator[Result]:
@@ -99,11 +93,11 @@ def check_store(context: Context) -> Iterator[Result]:
     if not endpoint.startswith(("https://", "http://")):
         yield failed(
             STORE,
-            f"MLFLOW_S3_ENDPOINT_URL is {endpoint!r}, without https:// in front",
-            f"export MLFLOW_S3_ENDPOINT_URL=https://{endpoint}",
+            f"MLFLOW_S3_ENDPOINT_URL is {hide_login(endpoint)!r}, without https:// in front",
+            f"export MLFLOW_S3_ENDPOINT_URL=https://{endpoint.rpartition('@')[2]}",
         )
         return
-    yield ok(STORE, f"{endpoint}, key {env['AWS_ACCESS_KEY_ID']}")
+    yield ok(STORE, f"{hide_login(endpoint)}, key {env['AWS_ACCESS_KEY_ID']}")
     unset = [name for name in CHECKSUMS if env.get(name) != "when_required"]
     if unset:
         seen = f"{', '.join(unset)} not when_required: boto3 then adds checksums that other stores refuse or store"

@@ -24,7 +24,7 @@ from labtrack.envfile.render import Contents, render
 from labtrack.errors import BadInputError, LabtrackError
 from labtrack.experiments import Members
 from labtrack.lab import ADMIN_USER, SERVER_OWNER, VERIFY_USER, Lab
-from labtrack.server import Server
+from labtrack.tracking.server import Server
 
 
 @dataclass

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from labtrack.doctor.result import Result, Status, failed, ok, warning
+from labtrack.doctor.result import Result, Status, failed, ok, skipped, warning
 from labtrack.errors import BadInputError
 from labtrack.files import OTHERS_CAN_WRITE
 
@@ -97,6 +97,8 @@ def _place(path: Path) -> Iterator[Result]:
         yield failed(_CHECK, f"{path} is a symbolic link to {path.readlink()}.", hint)
     elif not stat.S_ISREG(found.st_mode):
         yield failed(_CHECK, f"{path} is not a regular file.", "remove it.")
+    elif not hasattr(os, "geteuid"):
+        yield skipped("file mode", "this system has no owners and modes as Unix has")
     elif found.st_uid != os.geteuid():
         hint = "nobody but you should own your credentials: remove it (or have it removed) and get a new one."
         yield failed(_CHECK, f"{path} belongs to another user (uid {found.st_uid}).", hint)

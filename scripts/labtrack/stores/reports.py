@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pwd
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -228,8 +227,7 @@ def _text(value: Any) -> str:
 
 
 def _owner(path: Path) -> str:
-    uid = path.stat().st_uid
     try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:  # a container without the cluster's accounts
-        return str(uid)
+        return path.owner()
+    except (KeyError, NotImplementedError, ImportError):  # a container without the cluster's accounts; Windows
+        return str(path.stat().st_uid)

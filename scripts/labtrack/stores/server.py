@@ -59,18 +59,11 @@ class ServerStore:
 
     def __init__(self, address: str, env: Mapping[str, str] | None = None) -> None:
         """Makes no call yet.  Raises BadInputError for an address that can't be one."""
-        # sync is built upon the stores; its way of speaking to a server is what this reader shares with it
-        from labtrack.sync.http import Http
+        # the tracking server's client reads stores' types, so it is imported late
+        from labtrack.tracking.address import parse
+        from labtrack.tracking.http import Http
 
-        parts = urlsplit(address)
-        if not parts.hostname:
-            raise BadInputError(f"{address} names no host.", "give it as https://host.")
-        if parts.username or parts.password:
-            raise BadInputError(
-                "The address has a login in it, which everybody on this machine can read.",
-                "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, as your mlflow_env.sh does.",
-            )
-        self._http = Http(address.rstrip("/"), os.environ if env is None else env)
+        self._http = Http(parse(address, "The source", "{}"), os.environ if env is None else env)
         self._problems: list[Problem] = []
         self._counts: dict[tuple[str, str], tuple[Any, int]] = {}
         self._with_models: bool | None = None
@@ -248,7 +241,7 @@ class ServerStore:
         self.close()
 
     def _call(self, method: str, path: str, **more: Any) -> requests.Response:
-        from labtrack.sync.http import ApiError
+        from labtrack.tracking.http import ApiError
 
         try:
             return self._http.call(method, path, **more)

@@ -15,8 +15,8 @@ from urllib.parse import quote, unquote, urlsplit
 
 import requests
 
-from labtrack.errors import BadInputError, LabtrackError
-from labtrack.sync.http import Http
+from labtrack.errors import WITHOUT_BOTO3, BadInputError, LabtrackError
+from labtrack.tracking.http import Http
 
 _PROXY = "/api/2.0/mlflow-artifacts/artifacts"
 CHUNK = 2**20  # bytes
@@ -136,7 +136,7 @@ def _s3_client(env: Mapping[str, str]) -> Any:
     try:
         from labtrack.objectstore import Store
     except ModuleNotFoundError:
-        raise BadInputError("Artifacts go straight to S3, which needs boto3.", "pip install boto3") from None
+        raise BadInputError("Artifacts go straight to S3, which needs boto3.", WITHOUT_BOTO3) from None
     missing = [name for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY") if not env.get(name)]
     if missing:
         raise BadInputError(

@@ -8,19 +8,23 @@ that is kept, is a duplicate: nobody else will ever go on with it.
 from __future__ import annotations
 
 import hashlib
-import os
 import socket
+import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from labtrack.files import user_number
 from labtrack.stores.model import DELETED
-from labtrack.sync import names
-from labtrack.sync.destination import Destination, RemoteRun, has_tag
+from labtrack.tracking import names
+from labtrack.tracking.destination import Destination, RemoteRun, has_tag
 
 
-def maker(folder: Path) -> str:
-    """Who makes copies: one user on one machine with one state folder, whose lock lets one sync at a time work."""
-    who = f"{socket.gethostname()}\n{os.getuid()}\n{folder.resolve()}"
+def maker(folder: Path, *, locked: bool = True) -> str:
+    """Who makes copies: one user on one machine with one state folder, whose lock lets one sync at a time work.
+
+    locked: whether there is such a lock; without it this one sync, for another may be at work beside it.
+    """
+    who = f"{socket.gethostname()}\n{user_number()}\n{folder.resolve()}" if locked else uuid.uuid4().hex
     return hashlib.sha256(who.encode()).hexdigest()[:12]
 
 

@@ -11,10 +11,10 @@ from typing import BinaryIO, Callable
 from labtrack.errors import LabtrackError
 from labtrack.stores.model import RUNNING, Artifact, Owner
 from labtrack.sync.artifacts import ChangedError, Target, target
-from labtrack.sync.http import ApiError, Http, ServerError
 from labtrack.sync.journal import fingerprint
 from labtrack.sync.progress import Meter
 from labtrack.sync.source import Source
+from labtrack.tracking.http import ApiError, Http, ServerError
 
 
 @dataclass

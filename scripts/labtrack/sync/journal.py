@@ -17,14 +17,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from labtrack.files import make_private_folder, write_private
+from labtrack.errors import LabtrackError
+from labtrack.files import home, make_private_folder, write_private
 
 _COMPACT = 4 * 2**20  # bytes: beyond that a file is written anew when it is opened
 
 
 def state_folder(env: Mapping[str, str]) -> Path:
     """Where journals and locks are: $XDG_STATE_HOME/labtrack/sync."""
-    base = env.get("XDG_STATE_HOME") or str(Path(env.get("HOME") or Path.home()) / ".local" / "state")
+    base = env.get("XDG_STATE_HOME") or str(home(env) / ".local" / "state")
     return Path(base) / "labtrack" / "sync"
 
 
@@ -73,7 +74,6 @@ class Journal:
         self._file: TextIO | None = None
         name = hashlib.sha256(f"{server}\n{store}".encode()).hexdigest()[:24]
         self.path = folder / f"{name}.jsonl"
-        make_private_folder(folder)
         self._read()
         self._open()
 
@@ -116,16 +116,19 @@ class Journal:
 
     def _open(self) -> None:
         try:
+            make_private_folder(self.path.parent)
             big = self.path.exists() and self.path.stat().st_size > _COMPACT
             if big:
                 lines = "".join(json.dumps({**one.line(run), "new": True}) + "\n" for run, one in self._entries.items())
                 write_private(self.path, lines.encode())
-            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0), 0o600)
             self._file = os.fdopen(descriptor, "w", encoding="utf-8", buffering=1)
             if self.path.stat().st_size:
                 self._file.write("\n")  # ends a torn line
+        except LabtrackError as error:
+            self._give_up(error.what)
         except OSError as error:
-            self._give_up(error)
+            self._give_up(error.strerror)
 
     def _write(self, line: Mapping[str, Any]) -> None:
         if self._file is None:
@@ -133,13 +136,14 @@ class Journal:
         try:
             self._file.write(json.dumps(line, separators=(",", ":")) + "\n")
         except OSError as error:
-            self._give_up(error)
+            self._give_up(error.strerror)
 
-    def _give_up(self, error: OSError) -> None:
+    def _give_up(self, why: str | None) -> None:
         self._file = None
         self.trouble = (
-            f"The journal {self.path} can't be written ({error.strerror}); the sync goes on without it, and after an "
-            f"interruption asks the server what it has.  To fix: free some space (`df -h {self.path.parent}`)."
+            f"The journal {self.path} can't be written ({why}); the sync goes on without it, and after an "
+            f"interruption asks the server what it has.  To fix: free some space (`df -h {self.path.parent}`), "
+            "or export XDG_STATE_HOME=a folder that you may write to."
         )
 
 

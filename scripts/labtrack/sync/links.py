@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 
-from labtrack.sync import lineage, names
-from labtrack.sync.destination import Destination, RemoteRun, has_tag
+from labtrack.sync import lineage
+from labtrack.tracking import names
+from labtrack.tracking.destination import Destination, RemoteRun, has_tag
 
 
 class Links:

@@ -9,17 +9,14 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from labtrack.errors import BadInputError, Exit, LabtrackError
+from labtrack.errors import BadInputError, LabtrackError
 from labtrack.files import lock
 from labtrack.stores import open_store
 from labtrack.stores.model import Run, Store
-from labtrack.sync import duplicates, lineage, names, registry
+from labtrack.sync import duplicates, lineage, registry
 from labtrack.sync import plan as planning
-from labtrack.sync.destination import Destination
 from labtrack.sync.files import Sender
-from labtrack.sync.http import ApiError, Http, ServerError, Stopped
 from labtrack.sync.journal import Journal, state_folder
 from labtrack.sync.links import Links
 from labtrack.sync.models import ModelSender
@@ -28,6 +25,9 @@ from labtrack.sync.progress import Meter, Quiet, Shows, Totals
 from labtrack.sync.push import Context, push
 from labtrack.sync.report import Planned, Report
 from labtrack.sync.source import Source
+from labtrack.tracking import address, names
+from labtrack.tracking.destination import Destination
+from labtrack.tracking.http import ApiError, Http, ServerError, Stopped
 
 JOBS = 4
 
@@ -70,45 +70,35 @@ def opened(
 
     opens: opens the recording, where it is not `open_store(source)` that does.
     """
-    base = address(destination)
+    base = address.parse(destination)
     with ExitStack() as stack:
         found = Source(opens or (lambda: open_store(source)))
         stack.callback(found.close)
         folder = state_folder(options.env)
         doing = f"labtrack sync -s {found.location} -d {base}"
-        stack.enter_context(lock(folder / f"{found.identity}.lock", doing, on=f"the recording {found.location}"))
-        syncer = Syncer(found, base, options, shows, folder)
+        place, on = folder / f"{found.identity}.lock", f"the recording {found.location}"
+        unlocked = stack.enter_context(lock(place, doing, on, needed=False))
+        syncer = Syncer(found, base, options, shows, folder, unlocked=unlocked)
         stack.callback(syncer.close)
         yield syncer
 
 
-def address(destination: str) -> str:
-    """The server's address, checked.  Raises BadInputError."""
-    parts = urlsplit(destination)
-    if parts.scheme not in ("http", "https"):
-        plain = destination.rpartition("://")[2]
-        hint = f"give the server's address: -d https://{plain}" if "/" not in plain else "give it as https://host."
-        raise BadInputError(f"The destination {destination!r} is not the address of a tracking server.", hint)
-    if not parts.hostname:
-        raise BadInputError(f"The destination {destination!r} names no host.", "give it as https://host.")
-    if parts.username or parts.password:
-        raise BadInputError(
-            "The destination has a login in it, which everybody on this machine can read.",
-            "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, as your mlflow_env.sh does.",
-        )
-    return destination.rstrip("/")
-
-
 class Syncer:
-    """One recording, one server."""
+    """One recording, one server.
 
-    def __init__(self, source: Source, base: str, options: Options, shows: Shows, folder: Path) -> None:
+    unlocked: why another sync of the recording could be at work beside this one; empty where none can.
+    """
+
+    def __init__(
+        self, source: Source, base: str, options: Options, shows: Shows, folder: Path, *, unlocked: str = ""
+    ) -> None:
         if source.location.rstrip("/") == base:
             raise BadInputError(f"{base} is both source and destination.", "give another -s or -d.")
         self.source, self.options, self._shows = source, options, shows
         self.meter = Meter(shows)
         self.http = Http(base, options.env, self.meter.say)
-        self.destination = Destination(self.http, duplicates.maker(folder))
+        self.destination = Destination(self.http, duplicates.maker(folder, locked=not unlocked))
+        self._unlocked = unlocked
         self.journal = Journal(folder, base, source.identity)
         self._pool = ThreadPoolExecutor(options.jobs, thread_name_prefix="labtrack-call")
         self._runners = ThreadPoolExecutor(options.jobs, thread_name_prefix="labtrack-run")
@@ -160,6 +150,8 @@ class Syncer:
             self._shows.end()
         self._unread(report)
         report.notes += [self.journal.trouble] if self.journal.trouble else []
+        if self._unlocked:
+            report.notes.append(f"no lock is held, so let no other sync of this recording run: {self._unlocked}")
         report.calls, report.seconds = dict(self.http.calls), time.monotonic() - began
         return report
 
@@ -233,8 +225,6 @@ class Syncer:
             try:
                 done, _ = wait(under_way, return_when=FIRST_COMPLETED)
             except KeyboardInterrupt:
-                if report.interrupted:  # twice: a call may hang for minutes, and nothing is lost by leaving now
-                    os._exit(Exit.INTERRUPTED)
                 report.interrupted = True
                 self.http.stop.set()
                 continue

@@ -7,11 +7,11 @@ import threading
 import requests
 
 from labtrack.stores.model import LoggedModel, ModelLink, Run
-from labtrack.sync.destination import Destination, RemoteModel, RemoteRun
 from labtrack.sync.duplicates import is_own
 from labtrack.sync.files import Sender
-from labtrack.sync.http import ApiError
 from labtrack.sync.source import Source
+from labtrack.tracking.destination import Destination, RemoteModel, RemoteRun
+from labtrack.tracking.http import ApiError
 
 
 class ModelSender:

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 
 from labtrack.errors import BadInputError, LabtrackError
 from labtrack.stores.model import DELETED, Experiment, Run
-from labtrack.sync import duplicates, lineage, names, state
-from labtrack.sync.destination import Destination, RemoteRun, has_tag
+from labtrack.sync import duplicates, lineage, state
 from labtrack.sync.source import Source
+from labtrack.tracking import names
+from labtrack.tracking.destination import Destination, RemoteRun, has_tag
 
 
 class Todo(enum.Enum):

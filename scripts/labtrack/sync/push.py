@@ -13,14 +13,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from labtrack.stores.model import DELETED, MetricPoint, Run
-from labtrack.sync import limits, lineage, names, state
-from labtrack.sync.destination import Destination, RemoteRun, point
+from labtrack.sync import limits, lineage, state
 from labtrack.sync.files import Sender, Sent
 from labtrack.sync.journal import Entry, Journal, fingerprint
 from labtrack.sync.models import ModelSender
 from labtrack.sync.progress import Meter
 from labtrack.sync.rebuild import rebuilt
 from labtrack.sync.source import Source
+from labtrack.tracking import names
+from labtrack.tracking.destination import Destination, RemoteRun, point
 
 _MODELS = "\x00model points"  # a name that no metric can have, in the journal's counts
 

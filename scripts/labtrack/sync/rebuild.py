@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from labtrack.stores.model import MetricPoint, Run
 from labtrack.sync import limits
-from labtrack.sync.destination import RemoteRun
 from labtrack.sync.journal import Entry
+from labtrack.tracking.destination import RemoteRun
 
 if TYPE_CHECKING:
     from labtrack.sync.push import Context

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 
 from labtrack.errors import LabtrackError
 from labtrack.stores.model import ModelVersion
-from labtrack.sync import names
-from labtrack.sync.destination import LATER, MISSING, PAGE, TRIES, Destination, has_tag, pairs, plain
-from labtrack.sync.http import ApiError, UnclearError
 from labtrack.sync.lineage import Resolve
 from labtrack.sync.source import Source
+from labtrack.tracking import names
+from labtrack.tracking.destination import LATER, MISSING, PAGE, TRIES, Destination, has_tag, pairs, plain
+from labtrack.tracking.http import ApiError, UnclearError
 
 
 def link(

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from labtrack.stores.model import Run
-from labtrack.sync import limits, lineage, names
+from labtrack.sync import limits, lineage
 from labtrack.sync.artifacts import digest_of, target
-from labtrack.sync.destination import RemoteRun
 from labtrack.sync.rebuild import kept
+from labtrack.tracking import names
+from labtrack.tracking.destination import RemoteRun
 
 if TYPE_CHECKING:
     from labtrack.sync.main import Syncer

@@ -5,43 +5,45 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 import requests
 import urllib3
-from requests.auth import HTTPBasicAuth
 
-from labtrack.errors import BadInputError, Exit, LabtrackError, innermost
-from labtrack.sync.connections import PromptAdapter
-from labtrack.sync.credentials import Credentials
+from labtrack.errors import BadInputError, LabtrackError, innermost
+from labtrack.tracking import answers
+from labtrack.tracking.answers import ServerError
+from labtrack.tracking.credentials import Credentials
+from labtrack.tracking.transport import CONNECT, Transport
 
-PATIENCE = 600.0  # seconds that one call may take in all while the server is unreachable; LABTRACK_SYNC_PATIENCE
+__all__ = ["ApiError", "Http", "ServerError", "Stopped", "UnclearError"]
+
+PATIENCE = 600.0  # seconds of silence in one call while the server is unreachable; LABTRACK_SYNC_PATIENCE
 FIRST = 30.0  # seconds of that before the first answer
-TIMEOUT = 120.0  # seconds for an answer; MLFLOW_HTTP_REQUEST_TIMEOUT
-CONNECT = 10.0  # seconds for a connection
+TIMEOUT = 120.0  # seconds for an answer, or for a block that is sent; MLFLOW_HTTP_REQUEST_TIMEOUT
 LONGEST_PAUSE = 30.0
+_STORES = 10e6  # bytes a second with which a server puts an upload away before it answers, at the least
+_BLOCK = 2**20  # bytes
 _BUSY = (408, 425, 429, 502, 503, 504)
 _NOT_DONE = (429,)  # the call was not carried out: also a create may be tried again
 _SERVER_ERROR = 500
 _TRIES_OF_A_500 = 4  # it may be a passing deadlock, but also what was sent
+_API = "/api/"
+_ARTIFACTS = "/mlflow-artifacts/artifacts/"
 
 
 class ApiError(Exception):
     """The server understood and said no.  status: HTTP.  code: MLflow's, as RESOURCE_DOES_NOT_EXIST."""
 
     def __init__(self, status: int, code: str, said: str) -> None:
-        super().__init__(f"{status} {code}: {said}".strip())
+        super().__init__(f"{status} {code}".strip() + (f": {said}" if said else ""))
         self.status, self.code, self.said = status, code, said
 
 
 class UnclearError(Exception):
     """No answer came, so the call may or may not have been carried out."""
-
-
-class ServerError(LabtrackError):
-    """The server can't be used at all: no other run would fare better."""
 
 
 class Stopped(Exception):
@@ -60,14 +62,12 @@ class Http:
         self.stop = threading.Event()
         self._waits = waits or (lambda _: None)
         self._credentials = Credentials(env)
-        self._trust = self._credentials.trust()
         self._patience = _seconds(env, "LABTRACK_SYNC_PATIENCE", PATIENCE)
-        self._timeout = (CONNECT, _seconds(env, "MLFLOW_HTTP_REQUEST_TIMEOUT", TIMEOUT))
-        self._local = threading.local()
+        self._timeout = _seconds(env, "MLFLOW_HTTP_REQUEST_TIMEOUT", TIMEOUT)
+        self._transport = Transport(base, self._credentials, self._timeout)
         self._lock = threading.Lock()
         self._reached = False
-        if self._trust.verify is False:
-            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+        self._known = False  # whether an answer of MLflow's own has come
 
     def call(
         self,
@@ -87,21 +87,24 @@ class Http:
 
         Raises ApiError for a refusal, LabtrackError where the user has to do something.
         """
-        began, tries, errors = time.monotonic(), 0, 0
+        silent, tries, errors, broken = 0.0, 0, 0, 0
         while True:
             if self.stop.is_set():
                 raise Stopped
             tries += 1
             login = self._credentials.login
             wait: float | None = None
+            began = time.monotonic()
+            upload = _Upload(body()) if body else None
             try:
-                answer = self._send(method, path, body, more)
+                answer = self._send(method, path, upload, more)
             except requests.exceptions.RequestException as error:
                 said = self._lost(error, once)
             else:
                 status, self._reached = answer.status_code, True
-                if answer.ok or (missing_ok and status == requests.codes.not_found):
-                    return answer
+                done = status < 300 or (missing_ok and status == requests.codes.not_found)  # noqa: PLR2004
+                if done:
+                    return self._checked(method, path, answer)
                 if status == requests.codes.unauthorized and self._credentials.renewed(login):
                     continue
                 if status not in _BUSY and status != _SERVER_ERROR:
@@ -109,88 +112,106 @@ class Http:
                 if once and status not in _NOT_DONE:
                     raise UnclearError(f"the server answered {status}")
                 errors += status == _SERVER_ERROR
-                if errors >= _TRIES_OF_A_500:
+                broken += upload is not None and status not in _NOT_DONE
+                if errors >= _TRIES_OF_A_500 or (broken >= _TRIES_OF_A_500 and self._is_well()):
                     raise self._refused(answer)
                 said, wait = f"it answered {status}", _asked_pause(answer)
-            self._pause(tries, began, said, wait)
+            # an upload that takes an hour is work; what counts is how long nothing has moved
+            silent += time.monotonic() - max(began, upload.moved if upload is not None else began)
+            silent += self._pause(tries, silent, said, wait)
 
-    def _send(
-        self, method: str, path: str, body: Callable[[], Any] | None, more: Mapping[str, Any]
-    ) -> requests.Response:
-        login, headers = self._credentials.login, dict(more.get("headers") or {})
-        auth = HTTPBasicAuth(login.user.encode(), login.password.encode()) if login.user and login.password else None
-        if auth is None and login.token:
-            headers["Authorization"] = f"Bearer {login.token}"
-        opened = body() if body else None
+    def _send(self, method: str, path: str, upload: _Upload | None, more: Mapping[str, Any]) -> requests.Response:
         with self._lock:
             name = f"{method} {_kind(path)}"
             self.calls[name] = self.calls.get(name, 0) + 1
+        if upload is None:
+            return self._transport.send(method, path, **more)
+        timeout = (CONNECT, self._timeout + len(upload) / _STORES)
         try:
-            return self._session().request(
-                method,
-                self.base + path,
-                **{**more, "headers": headers, **({"data": opened} if body else {})},
-                auth=auth,
-                timeout=self._timeout,
-                verify=self._trust.verify,
-                cert=self._trust.client,
-                allow_redirects=False,  # a login page is no answer
-            )
+            return self._transport.send(method, path, **{**more, "data": upload, "timeout": timeout})
         finally:
-            if opened is not None:
-                opened.close()
+            upload.close()
 
-    def _session(self) -> requests.Session:
-        session: requests.Session | None = getattr(self._local, "session", None)
-        if session is None:
-            session = self._local.session = requests.Session()
-            session.mount(self.base, PromptAdapter(pool_connections=1, pool_maxsize=1, max_retries=0))
-        return session
+    def _checked(self, method: str, path: str, answer: requests.Response) -> requests.Response:
+        """The answer, if it is one: a page for people with status 200 means that nothing was done."""
+        if path.startswith(_API) and not (method == "GET" and _ARTIFACTS in path):
+            if answer.ok and answers.is_page(answer):
+                raise answers.unusable(answer, self.base, self._credentials.whom) or ServerError(self.base)
+            self._known = self._known or answer.ok
+        return answer
+
+    def _is_well(self) -> bool:
+        """Whether the server answers else, so that it is this one file that something in front of it can't take."""
+        try:
+            return self._transport.send("POST", f"{_API}2.0/mlflow/experiments/search", json={"max_results": 1}).ok
+        except requests.exceptions.RequestException:
+            return False
 
     def _lost(self, error: requests.exceptions.RequestException, once: bool) -> str:
         """What to say about a call without an answer; raises where trying again is of no use or not safe."""
         said = innermost(error)
-        if isinstance(error, requests.exceptions.SSLError) and "certificate" in str(error).lower():
-            raise ServerError(
-                f"{self.base} shows a certificate that is not trusted here: {said}.",
-                "source your mlflow_env.sh, which names the right one (MLFLOW_TRACKING_SERVER_CERT_PATH).",
-                Exit.FAILED,
-            ) from None
-        if isinstance(error, (requests.exceptions.InvalidURL, requests.exceptions.InvalidHeader)):
-            raise BadInputError(f"{self.base} can't be used: {said}.", "look at -d and at your login.") from None
+        why = answers.unreached(error, self.base)
+        if why is None and not self._reached:
+            why = answers.waits_for_tls(error, self.base)
+        if why is not None:
+            raise why from None
         if once and not _never_sent(error):
             raise UnclearError(said) from None
         return said
 
-    def _pause(self, tries: int, began: float, said: str, wait: float | None) -> None:
-        spent = time.monotonic() - began
+    def _pause(self, tries: int, silent: float, said: str, wait: float | None) -> float:
+        """Waits, and gives for how many seconds."""
         if wait is None:
             wait = min(LONGEST_PAUSE, 0.25 * 2 ** min(tries, 10)) * random.uniform(0.5, 1)  # noqa: S311
         # a server that has never answered is more likely a wrong address than one that restarts
-        if spent + wait > (self._patience if self._reached else min(self._patience, FIRST)):
+        if silent + wait > (self._patience if self._reached else min(self._patience, FIRST)):
             raise ServerError(
-                f"{self.base} could not be used for {spent:.0f} s: {said}.",
+                f"{self.base} could not be used for {silent:.0f} s: {said}.",
                 "run the same command again later: it goes on where it stopped.  `labtrack doctor` looks closer.",
             )
         self._waits(f"the server is unreachable or busy ({said}); trying again in {wait:.0f} s")
         if self.stop.wait(wait):
             raise Stopped
+        return wait
 
     def _refused(self, answer: requests.Response) -> Exception:
-        status, (code, said) = answer.status_code, _words(answer)
-        whom = self._credentials.login.whom
+        status, (code, said) = answer.status_code, answers.code_and_words(answer)
+        whom = self._credentials.whom
         if status == requests.codes.unauthorized:
-            hint = (
-                "source your newest mlflow_env.sh (or set MLFLOW_TRACKING_USERNAME and _PASSWORD), then run it again."
-            )
-            return ServerError(f"{self.base} refuses {whom} (401).", hint)
+            return ServerError(f"{self.base} refuses {whom} (401).", self._credentials.hint)
+        if not self._known or status < 400:  # noqa: PLR2004
+            why = answers.unusable(answer, self.base, whom)
+            if why is not None:
+                return why
         if status == requests.codes.forbidden and not code:
             hint = "use the server's own name in -d; and is the experiment yours? Try another with -e."
             return LabtrackError(f"{self.base} forbids this to {whom} (403): {said}", hint)
-        if 300 <= status < 400:  # noqa: PLR2004
-            where = answer.headers.get("Location", "elsewhere")
-            return BadInputError(f"{self.base} sends calls on to {where}.", "give that server's own address to -d.")
+        if status == requests.codes.request_entity_too_large:
+            said = f"too large for the server or a proxy in front of it ({said})"
         return ApiError(status, code, said)
+
+
+class _Upload:
+    """What is uploaded, and when a part of it was last taken.  moved: on the monotonic clock."""
+
+    def __init__(self, body: Any) -> None:
+        self._body, self.moved = body, time.monotonic()
+
+    def __len__(self) -> int:
+        return len(self._body)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(lambda: self.read(_BLOCK), b"")
+
+    def read(self, count: int = -1) -> bytes:
+        self.moved = time.monotonic()  # the block before was taken
+        try:
+            return bytes(self._body.read(count))
+        finally:
+            self.moved = time.monotonic()
+
+    def close(self) -> None:
+        self._body.close()
 
 
 def _kind(path: str) -> str:
@@ -217,15 +238,6 @@ def _asked_pause(answer: requests.Response) -> float | None:
     except (ValueError, TypeError, IndexError):
         return None
     return min(120.0, max(0.1, seconds))
-
-
-def _words(answer: requests.Response) -> tuple[str, str]:
-    """MLflow's error code, and what was said, on one line."""
-    try:
-        data = answer.json()
-        return str(data.get("error_code", "")), " ".join(str(data.get("message", "")).split())[:500]
-    except (ValueError, AttributeError):
-        return "", " ".join(answer.text.split())[:200]
 
 
 def _seconds(env: Mapping[str, str], name: str, otherwise: float) -> float:

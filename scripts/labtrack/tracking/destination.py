@@ -11,8 +11,8 @@ from typing import Any
 
 from labtrack.errors import BadInputError, LabtrackError
 from labtrack.stores.model import DatasetInput, LoggedModel, MetricPoint, ModelLink, Run
-from labtrack.sync import names
-from labtrack.sync.http import ApiError, Http, ServerError, UnclearError
+from labtrack.tracking import names
+from labtrack.tracking.http import ApiError, Http, ServerError, UnclearError
 
 API = "/api/2.0/mlflow"
 PAGE = 1000  # runs, models: the largest page that a server with few of memory answers quickly

@@ -9,6 +9,9 @@ from typing import Any
 import requests
 
 from labtrack.errors import LabtrackError, innermost
+from labtrack.tracking import answers
+from labtrack.tracking.credentials import PASSWORD, USER, Credentials
+from labtrack.tracking.transport import Transport
 
 TIMEOUT = 30.0  # seconds
 USERS = "/api/2.0/mlflow/users"
@@ -26,17 +29,16 @@ class Server:
     password: str = field(repr=False)
     ca_file: Path | None = None
     timeout: float = TIMEOUT
-    session: requests.Session = field(default_factory=requests.Session, repr=False)
 
     def __post_init__(self) -> None:
-        self.session.auth = (self.user, self.password)
+        ca = {"MLFLOW_TRACKING_SERVER_CERT_PATH": str(self.ca_file)} if self.ca_file else {}
+        credentials = Credentials({USER: self.user, PASSWORD: self.password, **ca})
+        self._transport = Transport(self.url, credentials, self.timeout, self.timeout)
 
     def ask(self, method: str, path: str, **more: Any) -> requests.Response:
         """One request, whatever the answer's status.  Raises LabtrackError when no answer comes."""
-        # with each request: REQUESTS_CA_BUNDLE would win over session.verify
-        verify = str(self.ca_file) if self.ca_file else None
         try:
-            return self.session.request(method, self.url + path, timeout=self.timeout, verify=verify, **more)
+            answer = self._transport.send(method, path, **more)
         except requests.exceptions.SSLError as error:
             raise LabtrackError(
                 f"{self.url} shows a certificate that is not trusted here: {innermost(error)}.",
@@ -48,10 +50,11 @@ class Server:
                 f"{self.url} did not answer within {self.timeout:.0f} s.", "`labtrack doctor` looks closer."
             ) from None
         except requests.exceptions.RequestException as error:
-            raise LabtrackError(
+            raise answers.unreached(error, self.url) or LabtrackError(
                 f"{self.url} can't be reached: {innermost(error)}.",
                 "is the server deployed, does its name resolve (`getent hosts`), is port 443 open?",
             ) from None
+        return answer
 
     def as_user(self, user: str, password: str) -> Server:
         """The same server with another login."""
@@ -109,28 +112,28 @@ class Server:
         return True
 
     def _expect(self, answer: requests.Response, doing: str) -> None:
-        if answer.ok:
-            return
         status = answer.status_code
+        if status < 300 and not answers.is_page(answer):  # noqa: PLR2004
+            return
         if status == requests.codes.unauthorized:
             raise LabtrackError(
                 f"{self.url} refuses the login of {self.user} (401), while {doing}.",
                 "secret_mlflow_admin_password in secrets.yml is not what the server was deployed with: "
                 "run playbooks/deploy.yml again.",
             )
+        why = answers.unusable(answer, self.url, f"the login of {self.user}")
+        if why is not None and status != requests.codes.not_found:
+            raise why
         if status == requests.codes.forbidden:
             hint = "the account must be an MLflow admin; a Host or Origin check may stand behind it too."
             raise LabtrackError(f"{self.url} forbids {doing} to {self.user} (403).", hint)
         if status == requests.codes.not_found:
             hint = "is it labtrack's own server? A server without accounts (--app-name basic-auth) has no users."
             raise LabtrackError(f"{self.url} knows no accounts (404), while {doing}.", hint)
-        said = " ".join(answer.text.split())[:200]
+        said = answers.code_and_words(answer)[1]
         hint = "try again in a minute, then look at the server: `journalctl -u 'mlflow@*'`."
         raise LabtrackError(f"{self.url} answered {status}, while {doing}: {said}", hint)
 
 
 def _code(answer: requests.Response) -> str:
-    try:
-        return str(answer.json().get("error_code", ""))
-    except ValueError:
-        return ""
+    return answers.code_and_words(answer)[0]

@@ -1,0 +1,1 @@
+"""The client of a tracking server: addresses, login, requests, and what is asked of it."""
