@@ -23,6 +23,7 @@ TIMEOUT = 120.0  # seconds for an answer; MLFLOW_HTTP_REQUEST_TIMEOUT
 CONNECT = 10.0  # seconds for a connection
 LONGEST_PAUSE = 30.0
 _BUSY = (408, 425, 429, 502, 503, 504)
+_GATEWAY = (502, 504)  # a gateway gave up on the server: it may be away, or choke on this one call
 _NOT_DONE = (429,)  # the call was not carried out: also a create may be tried again
 _SERVER_ERROR = 500
 _TRIES_OF_A_500 = 4  # it may be a passing deadlock, but also what was sent
@@ -42,6 +43,10 @@ class UnclearError(Exception):
 
 class ServerError(LabtrackError):
     """The server can't be used at all: no other run would fare better."""
+
+
+class AwayError(ServerError):
+    """The server does not answer, or is busy for too long; later it may not be."""
 
 
 class Stopped(Exception):
@@ -77,6 +82,7 @@ class Http:
         once: bool = False,
         body: Callable[[], Any] | None = None,
         missing_ok: bool = False,
+        most: int = 0,
         **more: Any,
     ) -> requests.Response:
         """One call, tried again while the server is busy or away.
@@ -84,10 +90,11 @@ class Http:
         once: never tried again where it may have been carried out (a create): UnclearError then.
         body: opens what is uploaded, anew for each try.
         missing_ok: a 404 is an answer.
+        most: how many answers of a gateway (502, 504) are taken for a passing trouble; 0 for any number.
 
         Raises ApiError for a refusal, LabtrackError where the user has to do something.
         """
-        began, tries, errors = time.monotonic(), 0, 0
+        began, tries, errors, gateway = time.monotonic(), 0, 0, 0
         while True:
             if self.stop.is_set():
                 raise Stopped
@@ -109,7 +116,8 @@ class Http:
                 if once and status not in _NOT_DONE:
                     raise UnclearError(f"the server answered {status}")
                 errors += status == _SERVER_ERROR
-                if errors >= _TRIES_OF_A_500:
+                gateway += status in _GATEWAY
+                if errors >= _TRIES_OF_A_500 or (most and gateway >= most):
                     raise self._refused(answer)
                 said, wait = f"it answered {status}", _asked_pause(answer)
             self._pause(tries, began, said, wait)
@@ -168,7 +176,7 @@ class Http:
             wait = min(LONGEST_PAUSE, 0.25 * 2 ** min(tries, 10)) * random.uniform(0.5, 1)  # noqa: S311
         # a server that has never answered is more likely a wrong address than one that restarts
         if spent + wait > (self._patience if self._reached else min(self._patience, FIRST)):
-            raise ServerError(
+            raise AwayError(
                 f"{self.base} could not be used for {spent:.0f} s: {said}.",
                 "run the same command again later: it goes on where it stopped.  `labtrack doctor` looks closer.",
             )
