@@ -131,13 +131,22 @@ class Sender:
                 # the server may have been restarted; or it, or a proxy, chokes on this file alone
                 self._http.call("GET", _ASK, params={"max_results": 1})
                 if not again:
+                    if self._arrived(place, path, size, hashed.digest):  # it took longer than the proxy waits
+                        break
                     self._count_refusal(error)
                     raise
             else:
-                with self._lock:
-                    self._refused_in_a_row = 0
                 break
+        with self._lock:
+            self._refused_in_a_row = 0
         return hashed.digest
+
+    @staticmethod
+    def _arrived(place: Target, path: str, size: int, digest: str) -> bool:
+        try:
+            return place.sizes().get(path) == size and place.digest(path) == digest
+        except (ApiError, LabtrackError):
+            return False
 
     def _count_refusal(self, error: ApiError) -> None:
         with self._lock:

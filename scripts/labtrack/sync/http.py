@@ -25,6 +25,7 @@ LONGEST_PAUSE = 30.0
 _BUSY = (408, 425, 429, 502, 503, 504)
 _GATEWAY = (502, 504)  # a gateway gave up on the server: it may be away, or choke on this one call
 _NOT_DONE = (429,)  # the call was not carried out: also a create may be tried again
+_COLLISIONS = ("UniqueViolation", "UNIQUE constraint", "DeadlockDetected", "deadlock", "SerializationFailure")
 _SERVER_ERROR = 500
 _TRIES_OF_A_500 = 4  # it may be a passing deadlock, but also what was sent
 
@@ -111,11 +112,12 @@ class Http:
                     return answer
                 if status == requests.codes.unauthorized and self._credentials.renewed(login):
                     continue
-                if status not in _BUSY and status != _SERVER_ERROR:
+                collided = _collided(answer)
+                if status not in _BUSY and status != _SERVER_ERROR and not collided:
                     raise self._refused(answer)
-                if once and status not in _NOT_DONE:
+                if once and status not in _NOT_DONE and not collided:
                     raise UnclearError(f"the server answered {status}")
-                errors += status == _SERVER_ERROR
+                errors += status == _SERVER_ERROR or collided
                 gateway += status in _GATEWAY
                 if errors >= _TRIES_OF_A_500 or (most and gateway >= most):
                     raise self._refused(answer)
@@ -199,6 +201,17 @@ class Http:
             where = answer.headers.get("Location", "elsewhere")
             return BadInputError(f"{self.base} sends calls on to {where}.", "give that server's own address to -d.")
         return ApiError(status, code, said)
+
+
+def _collided(answer: requests.Response) -> bool:
+    """Whether two calls met in the server's database, so that this one was not carried out and may be tried again.
+
+    MLflow looks whether a row is there, then adds it: of thirty runs with the same dataset some find it added.
+    """
+    if answer.status_code != requests.codes.bad_request:
+        return False
+    code, said = _words(answer)
+    return code == "BAD_REQUEST" and any(one in said for one in _COLLISIONS)
 
 
 def _kind(path: str) -> str:

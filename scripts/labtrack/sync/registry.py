@@ -17,6 +17,7 @@ from labtrack.sync.http import ApiError, ServerError, UnclearError
 from labtrack.sync.lineage import Resolve
 from labtrack.sync.source import Source
 
+_MODEL = "models:/"
 _PAGE = 200  # versions: few enough for servers of every age
 
 
@@ -140,6 +141,7 @@ def _register(destination: Destination, version: ModelVersion, place: str, run_i
         "name": version.name,
         "source": place,
         **({"run_id": run_id} if run_id else {}),
+        **({"model_id": place[len(_MODEL) :]} if place.startswith(_MODEL) else {}),
         "tags": pairs(tags),
         "description": version.description,
     }
@@ -159,7 +161,7 @@ def _register(destination: Destination, version: ModelVersion, place: str, run_i
 
 def _model_of(version: ModelVersion, model_copy: Resolve) -> str | None:
     """The server's id of the logged model that a version is of."""
-    recorded = version.model_id or version.source.partition("models:/")[2]
+    recorded = version.model_id or version.source.partition(_MODEL)[2]
     return model_copy(recorded) if recorded else None
 
 
@@ -169,7 +171,7 @@ def _place(
     """Where the version's files are at the server: the recorded place, in the copy of its run or model."""
     model = _model_of(version, model_copy)
     if model:
-        return f"models:/{model}"
+        return f"{_MODEL}{model}"
     run = source.store.run(version.run_id or "")
     copy = destination.get_run(copies[run.id])
     root = copy.artifact_uri if copy else ""
