@@ -14,6 +14,7 @@ class Exit(enum.IntEnum):
     OK = 0
     FAILED = 1
     BAD_INPUT = 2
+    DAMAGED = 3  # of `sync`: all is there but what can't be read in the recording
     LOCKED = 75  # EX_TEMPFAIL of sysexits.h: the same call may work in a moment
     INTERRUPTED = 130
 

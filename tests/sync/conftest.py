@@ -22,6 +22,18 @@ def server() -> Iterator[TrackingServer]:
         yield found
 
 
+@pytest.fixture(scope="session")
+def second(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrackingServer]:
+    """A second server, with a SQLite file, as a source."""
+    folder = tmp_path_factory.mktemp("source")
+    found = TrackingServer(f"sqlite:///{folder}/mlflow.db", folder / "server")
+    found.start()
+    try:
+        yield found
+    finally:
+        found.kill()
+
+
 @pytest.fixture(autouse=True)
 def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No login, setting or journal of the caller."""

@@ -18,6 +18,18 @@ import requests
 HANG = 3.0  # seconds: longer than the clients of the tests wait
 _HOPS = ("connection", "transfer-encoding", "content-length", "content-encoding", "keep-alive", "server", "date")
 
+# answered without being carried out: status, type, text
+_AT_ONCE = {
+    "503": (503, "text/plain", b"{}"),
+    "429": (429, "text/plain", b"{}"),
+    "504 at once": (504, "text/plain", b"{}"),
+    "400": (400, "application/json", b'{"error_code": "INVALID_PARAMETER_VALUE", "message": "not today"}'),
+    "met": (400, "application/json", b'{"error_code": "BAD_REQUEST", "message": "UniqueViolation: duplicate key"}'),
+    "413": (413, "text/html", b"<html>413 Request Entity Too Large</html>"),
+    "dropped": (200, "application/json", b"{}"),
+    "page": (200, "text/html", b"<html>Please log in</html>"),
+}
+
 Choose = Callable[[str, int], str]
 
 
@@ -31,16 +43,18 @@ def kind_of(method: str, path: str) -> str:
 
 
 class HostileProxy:
-    """choose: for a kind of call and how often it came, the fault: "" for none, or one of
+    """choose_path: as `choose`, for the path of a call, and asked first.
 
-    lost (carried out, then no answer), 504 (carried out, then 504), 503 (not carried out), 429 (not carried
-    out, Retry-After), reset (not carried out, connection reset), hang (carried out, answered too late),
-    late (an error at once, carried out a moment later), held (carried out when `let_go` is called, whether
-    or not somebody still waits for the answer), 400 (refused for good).
+    choose: for a kind of call and how often it came, the fault: "" for none, or one of
+
+    lost (carried out, then no answer), 504 (carried out, then 504), reset (not carried out, connection reset), hang
+    (carried out, answered too late), late (an error at once, carried out a moment later), held (carried out when
+    `let_go` is called, whether or not somebody still waits for the answer), or one of _AT_ONCE.
     """
 
     def __init__(self, to: str, choose: Choose) -> None:
         self.to, self.choose = to, choose
+        self.choose_path: Callable[[str], str] = lambda _: ""
         self.counts: Counter[str] = Counter()
         self.faults: Counter[tuple[str, str]] = Counter()
         self._lock = threading.Lock()
@@ -75,20 +89,18 @@ class HostileProxy:
         self._free.set()
         assert self._landed.wait(60)
 
-    def handle(self, request: BaseHTTPRequestHandler) -> None:  # noqa: PLR0911 - one for each fault
+    def handle(self, request: BaseHTTPRequestHandler) -> None:
         kind = kind_of(request.command, request.path)
         with self._lock:
             self.counts[kind] += 1
-            fault = self.choose(kind, self.counts[kind])
+            fault = self.choose_path(request.path) or self.choose(kind, self.counts[kind])
             self.faults[kind, fault] += 1
         body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
         if fault == "reset":
             return self._reset(request)
-        if fault in ("503", "429"):
-            return self._answer(request, int(fault), b"{}", {"Retry-After": "0"})
-        if fault == "400":
-            refusal = b'{"error_code": "INVALID_PARAMETER_VALUE", "message": "not today"}'
-            return self._answer(request, 400, refusal, {"Content-Type": "application/json"})
+        if fault in _AT_ONCE:
+            status, about, text = _AT_ONCE[fault]
+            return self._answer(request, status, text, {"Content-Type": about, "Retry-After": "0"})
         if fault == "late":
             threading.Timer(0.3, self._forward, (request, body)).start()
             return self._answer(request, 502, b"bad gateway", {})

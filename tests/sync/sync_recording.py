@@ -136,7 +136,8 @@ class Recording:
         for key, value in (tags or {}).items():
             self.insert("input_tags", input_uuid=link, name=key, value=value)
 
-    def model(self, run_id: str, name: str, files: Mapping[str, bytes], step: int = 0) -> str:
+    def model(self, run_id: str | None, name: str, files: Mapping[str, bytes], step: int = 0) -> str:
+        """A logged model; one without a run is as `log_model` makes it where no run is active."""
         model = f"m-{new_id()}"
         place = self.folder / "artifacts" / "1" / "models" / model / "artifacts"
         self.insert(
@@ -144,10 +145,11 @@ class Recording:
             creation_timestamp_ms=T0, last_updated_timestamp_ms=T0, status=2, lifecycle_stage="active",
             model_type="", source_run_id=run_id,
         )  # fmt: skip
-        self.insert(
-            "inputs", input_uuid=new_id(), source_type="RUN_OUTPUT", source_id=run_id, destination_type="MODEL_OUTPUT",
-            destination_id=model, step=step,
-        )  # fmt: skip
+        if run_id:
+            self.insert(
+                "inputs", input_uuid=new_id(), source_type="RUN_OUTPUT", source_id=run_id, step=step,
+                destination_type="MODEL_OUTPUT", destination_id=model,
+            )  # fmt: skip
         self.insert("logged_model_params", model_id=model, experiment_id=1, param_key="depth", param_value="3")
         self.insert("logged_model_tags", model_id=model, experiment_id=1, tag_key="kind", tag_value="unet")
         for path, data in files.items():

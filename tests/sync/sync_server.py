@@ -171,10 +171,14 @@ class TrackingServer:
 
     def forget(self) -> None:
         """Removes all runs and models for good, as if nothing had ever been sent."""
+        self.sql("TRUNCATE runs, logged_models CASCADE")
+
+    def sql(self, statement: str) -> None:
+        """One statement in the server's database."""
         programs, (_, _, host) = postgresql_bin(), self.database.partition("host=")
         assert programs is not None
         command = [programs / "psql", "-q", "-h", host, "-U", "postgres", "-d", "mlflow", "-c"]
-        subprocess.run([*command, "TRUNCATE runs, logged_models CASCADE"], check=True, capture_output=True, cwd="/")
+        subprocess.run([*command, statement], check=True, capture_output=True, cwd="/")
 
     def post(self, path: str, **data: Any) -> dict[str, Any]:
         """One call of the REST interface, by requests alone: an independent witness."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -177,6 +178,26 @@ def test_runs_that_anemois_sync_put_there_are_taken_up(
     assert server.files(runs[theirs[parent]]["info"]["artifact_uri"]) == {"a.txt": b"missing there"}
     assert server.history(theirs[child], "loss") == [(T0, 0, 0.5)]
     assert runs[theirs[parent]]["info"]["end_time"] == T0 + 5000
+    assert {one.todo for one in send().planned} == {"there"}
+
+
+def test_a_run_that_anemois_sync_put_there_lasts_as_long_as_it_did(
+    recording: Recording, server: TrackingServer, send: Send
+) -> None:
+    """Anemoi's sync lets it start when the sync does, after its recorded end."""
+    run_id = new_id()
+    recording.run(run_id=run_id, **anemois(run_id))
+    experiment = server.post("experiments/create", name=recording.name)["experiment_id"]
+    made = server.post("runs/create", experiment_id=experiment, start_time=T0 + 10**9)["run"]["info"]["run_id"]
+    mark = [{"key": "metadata.offline_run_id", "value": run_id}]
+    server.post("runs/log-batch", run_id=made, params=mark)
+    report = send(verify=True)
+    assert report.exit_code == 0, report
+    assert "offlineRun" not in str(report.differences)
+    (run,) = server.runs(recording.name)
+    assert run["info"]["end_time"] - run["info"]["start_time"] == 5000
+    whole = json.loads(server.files(run["info"]["artifact_uri"])["labtrack/overflow.json"])
+    assert whole["run_times"]["end_time"]["value"] == {"start_time": T0, "end_time": T0 + 5000}
     assert {one.todo for one in send().planned} == {"there"}
 
 

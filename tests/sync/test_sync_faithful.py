@@ -168,8 +168,8 @@ def test_an_artifact_that_vanishes_is_named(
 
         patched.setattr(Sender, "start", start)
         report = send()
-    assert report.exit_code == 1
-    assert "artifact a.txt can't be read any more" in report.failed[run_id][0]
+    assert report.exit_code == 3
+    assert "artifact a.txt can't be read (No such file" in report.damaged[run_id][0]
     (run,) = server.runs(recording.name)
     assert server.files(run["info"]["artifact_uri"]) == {"b.txt": b"b"}
     assert json.loads(tag(run, "labtrack.sync_state") or "")["state"] == "incomplete"
@@ -208,7 +208,8 @@ def test_versions_are_registered_where_the_server_has_the_model(
         )  # fmt: skip
     report = send()
     assert report.exit_code == 0 and report.registered == 1
-    assert any(unknown in note and "has no such model" in note for note in report.notes)
+    assert list(report.unregistered) == [f"model {unknown} version 1"]
+    assert "has no such registered model" in report.unregistered[f"model {unknown} version 1"]
     assert send().registered == 0
     (version,) = server.get("model-versions/search", filter=f"name = '{known}'")["model_versions"]
     (run,) = server.runs(recording.name)

@@ -45,7 +45,7 @@ def test_an_experiment_that_was_deleted_at_the_server(recording: Recording, serv
     number = server.post("experiments/create", name=recording.name)["experiment_id"]
     server.post("experiments/delete", experiment_id=number)
     done = labtrack("-s", recording.path, "-d", server.url)
-    assert done.returncode == 2 and f"restore --experiment-id {number}" in done.stderr and "-e NAME" in done.stderr
+    assert done.returncode == 1 and f"restore --experiment-id {number}" in done.stderr and "-e NAME" in done.stderr
     assert send(experiment=f"{recording.name} again").exit_code == 0
 
 

@@ -154,7 +154,7 @@ def test_the_journal_is_read_again_and_counts_only_for_its_copy(tmp_path: Path) 
         file.write('{"run": "' + A + '", "copy": "copy", "points": {"loss": 99')  # killed while writing
     again = Journal(tmp_path, "https://s", "store")
     found = again.entry(A, "copy", "")
-    assert found is not None and found.points == {"loss": 2000} and found.artifacts == {"a": (1, 2)}
+    assert found is not None and found.points == {"loss": 2000} and found.artifacts == {"a": (1, 2, "")}
     assert again.entry(A, "copy", "N") is found
     assert again.entry(A, "other", "") is None and again.entry(A, "copy", "another state") is None
     again.add(A, points={"loss": 3000})

@@ -38,6 +38,10 @@ def _options(*, anemoi: bool) -> Callable[[Any], Any]:
         click.option("--filter", "expression", metavar="EXPR", help="Only runs like this: \"params.model = 'unet'\"."),
         click.option("--dry-run", is_flag=True, help="Show what would be sent, and send nothing."),
         click.option("--verify", is_flag=True, help="Then compare both sides point by point and byte by byte."),
+        click.option("--repair", is_flag=True, help="Send again what is missing or different at the server."),
+        click.option(
+            "--accept-damage", is_flag=True, help="Note that what can't be read in the recording is known."
+        ),
         click.option(
             "--watch", is_flag=False, flag_value=_WATCH, type=click.FloatRange(min=0.2), metavar="[SECONDS]",
             help=f"Go on while runs are being recorded, looking every SECONDS.  [default: {_WATCH:.0f}]",
@@ -67,8 +71,11 @@ def sync(**given: Any) -> None:
     --filter takes comparisons joined by AND: params.NAME, tags.NAME, metrics.NAME (last value), status, name,
     user_id, start_time, end_time with =, !=, <, <=, >, >=, LIKE, ILIKE, as in MLflow's search.
 
-    Exit code 0 everything is there, 1 something failed or differs, 2 wrong usage or input, 75 another sync of this
-    recording is at work, 130 stopped by Ctrl-C.
+    What is not whole at the server is named, by every sync, until it is: exit code 3 when only the recording is at
+    fault, because something in it can't be read; --accept-damage ends that.
+
+    Exit code 0 everything is there, 1 something failed or differs, 2 wrong usage or input, 3 the recording is damaged
+    in places and all else is there, 75 another sync of this recording is at work, 130 stopped by Ctrl-C.
     """
     run(given)
 
@@ -108,6 +115,8 @@ def run(given: dict[str, Any]) -> None:
         wanted=filters.parse(given["expression"]) if given["expression"] else None,
         dry_run=given["dry_run"],
         verify=given["verify"],
+        repair=given.get("repair", False),
+        accept_damage=given.get("accept_damage", False),
         jobs=given["jobs"],
     )
     _stop_when_told()
@@ -140,14 +149,19 @@ def _tell(report: Report, *, verbose: bool) -> None:
     _runs(report, verbose=verbose)
     for note in _some(report.notes, verbose=verbose):
         output.line(f"note: {note}", err=True)
-    for run_id, why in report.failed.items():
-        for line in _some(why, verbose=verbose):
-            output.line(f"failed: run {run_id}: {line}", err=True)
+    for name, why in report.unregistered.items():
+        output.line(f"note: {name} is not registered: {why}", err=True)
+    _incomplete("failed", report.failed, verbose=verbose)
+    _incomplete("incomplete", report.damaged, verbose=verbose)
+    for line in _some(report.unreadable, verbose=verbose):
+        output.line(f"incomplete: in the recording: {line}", err=True)
     for run_id, found in report.differences.items():
         for line in found:
-            output.line(f"differs: run {run_id}: {line}")
+            output.line(f"differs: {_called(run_id)}: {line}")
     if report.verified is not None:
-        output.line(f"compared {report.verified} runs: {len(report.differences)} differ")
+        output.line(f"compared {report.verified} runs and models: {len(report.differences)} differ")
+        if report.differences:
+            output.line("To fix: the same command with --repair sends again what is missing or different.")
     output.line(_summary(report, data))
     if report.stopped:
         output.line(f"Error: {report.stopped}", err=True)
@@ -155,20 +169,47 @@ def _tell(report: Report, *, verbose: bool) -> None:
         output.line(f"{len(report.left)} runs are left: the same command goes on with them.", err=True)
 
 
+def _called(name: str) -> str:
+    return name if " " in name else f"model {name}" if name.startswith("m-") else f"run {name}"
+
+
+def _incomplete(word: str, found: dict[str, list[str]], *, verbose: bool) -> None:
+    """One line for each cause, and one for all runs that have the same: a store that is down is one finding."""
+    runs: dict[str, list[str]] = {}
+    for run_id, why in found.items():
+        for line in why:
+            runs.setdefault(line, []).append(run_id)
+    shown = list(runs.items())
+    more = len(shown) - _SHOWN
+    for line, ids in shown if verbose or more <= 0 else shown[:_SHOWN]:
+        who = _called(ids[0]) if len(ids) == 1 else f"{len(ids)} runs ({', '.join(ids[:2])}{', ...' * (len(ids) > 2)})"  # noqa: PLR2004
+        output.line(f"{word}: {who}: {line}", err=True)
+    if more > 0 and not verbose:
+        output.line(f"{word}: ... and {more} more (-v)", err=True)
+
+
 def _runs(report: Report, *, verbose: bool) -> None:
     """A table of the runs: all of them for --dry-run and -v, else those that something was sent for."""
     from labtrack.cli.progress import size
 
-    copies = {one.run_id: one for one in report.outcomes}
+    copies = {one.run_id: one for one in (*report.outcomes, *report.model_outcomes)}
     rows: list[tuple[str, ...]] = []
-    for one in report.planned:
+    for one in (*report.planned, *report.models):
         sent = copies.get(one.run_id)
         if not (verbose or report.dry_run or sent):
             continue
         points, files, count = (
             (sent.points, sent.artifacts, sent.bytes) if sent else (one.points, one.artifacts, one.bytes)
         )
-        state = "failed" if one.run_id in report.failed else "recording" if sent and sent.recording else one.todo
+        state = (
+            "failed"
+            if one.run_id in report.failed
+            else "incomplete"
+            if one.run_id in report.damaged
+            else "recording"
+            if sent and sent.recording
+            else one.todo
+        )
         rows.append((one.run_id, one.name[:30], one.experiment[:30], state, f"{points:,}", f"{files:,}", size(count)))
     if rows:
         output.table(("run", "name", "experiment", "state", "points", "files", "bytes"), _some_rows(rows, verbose))
@@ -187,7 +228,7 @@ def _some(lines: list[str], *, verbose: bool) -> list[str]:
 def _summary(report: Report, count: dict[str, int]) -> str:
     from labtrack.cli.progress import size
 
-    if not report.planned:
+    if not (report.planned or report.models):
         return f"Nothing to do: {report.source} has no {'such ' * report.narrowed}runs."
     if report.dry_run:
         points, sent = sum(one.points for one in report.planned), sum(one.bytes for one in report.planned)
@@ -204,7 +245,12 @@ def _summary(report: Report, count: dict[str, int]) -> str:
         f"{report.recording} still being recorded" * bool(report.recording),
         f"{count['deleted_at_server']} deleted at the server and left so" * bool(count["deleted_at_server"]),
         f"{report.linked} linked to their parents" * bool(report.linked),
+        f"{len(report.models)} models outside runs" * bool(report.models),
+        f"{report.registered} versions registered" * bool(report.registered),
     ]
+    if report.damaged or report.unreadable:
+        broken = len(report.damaged) + bool(report.unreadable)
+        extra.append(f"{broken} incomplete: the recording can't be read in places (--accept-damage if it stays so)")
     return text + "".join(f"  {one}." for one in extra if one)
 
 

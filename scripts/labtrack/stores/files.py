@@ -223,7 +223,7 @@ class FileStore:
         tags = read_values(folder / "tags")
         status = meta.get("status")
         inputs, read = self._inputs(folder)
-        self._places[folder.name] = folder
+        self._places.setdefault(folder.name, folder)  # of a run that is there twice the first, as MLflow finds it
         return Run(
             folder.name,
             folder.parent.name,

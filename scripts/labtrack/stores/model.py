@@ -167,11 +167,13 @@ class Problem:
     """Something in the store that could not be read and was left out.
 
     place: a run id, a file or a table, as the user can find it.  what: a sentence.
+    damage: whether something that was recorded is missing for it; otherwise it is a warning.
     """
 
     place: str
     what: str
     run_id: str | None = None
+    damage: bool = True
 
     def __str__(self) -> str:
         return f"{self.place}: {self.what}"

@@ -248,7 +248,7 @@ class SqliteStore:
             )  # fmt: skip
 
     def problems(self) -> list[Problem]:
-        danger = [Problem(str(self.path), self._db.danger)] if self._db.danger else []
+        danger = [Problem(str(self.path), self._db.danger, damage=False)] if self._db.danger else []
         return danger + self._files.problems
 
     def close(self) -> None:

@@ -20,12 +20,21 @@ from labtrack.tracking.http import Http
 
 _PROXY = "/api/2.0/mlflow-artifacts/artifacts"
 CHUNK = 2**20  # bytes
+_TRIES = 4  # of an upload that a gateway gives up on
 _PART = ".labtrack-part"  # a file that is still being written
 Open = Callable[[], BinaryIO]
 
 
 class ChangedError(Exception):
     """The file became shorter while it was being sent."""
+
+
+class UnreadableError(Exception):
+    """The recorded file can't be read."""
+
+
+class StoreDownError(LabtrackError):
+    """The place where the server keeps artifacts does not answer: no other file would fare better."""
 
 
 class Body:
@@ -43,7 +52,10 @@ class Body:
 
     def read(self, count: int = -1) -> bytes:
         """The next bytes.  Raises ChangedError where the file has ended too early."""
-        data = self._file.read(self._left if count < 0 else min(count, self._left))
+        try:
+            data = self._file.read(self._left if count < 0 else min(count, self._left))
+        except OSError as error:  # told apart from the connection's own
+            raise UnreadableError(error.strerror or str(error)) from None
         if not data and self._left:
             raise ChangedError
         self._left -= len(data)
@@ -92,7 +104,7 @@ class Proxied:
 
     def put(self, path: str, size: int, opened: Open, sent: Callable[[int], None]) -> None:
         headers = {"Content-Type": "application/octet-stream"}
-        self._http.call("PUT", self._url(path), body=lambda: Body(opened(), size, sent), headers=headers)
+        self._http.call("PUT", self._url(path), body=lambda: Body(opened(), size, sent), headers=headers, most=_TRIES)
 
     def digest(self, path: str) -> str:
         with self._http.call("GET", self._url(path), stream=True) as answer:
@@ -165,6 +177,8 @@ def _said(bucket: str) -> Iterator[None]:
     except (BotoCoreError, ClientError, Boto3Error) as error:
         cause = error.__cause__ or error.__context__ or error
         why = refusal(cause if isinstance(cause, (BotoCoreError, ClientError)) else error)
+        if why.kind == "unreachable":
+            raise StoreDownError(f"The store of s3://{bucket} is down: {why}.", "sync again when it answers.") from None
         raise LabtrackError(f"The store refuses on s3://{bucket}: {why}", "`labtrack doctor` looks closer.") from None
 
 

@@ -20,6 +20,7 @@ from typing import Any, TextIO
 from labtrack.errors import LabtrackError
 from labtrack.files import home, make_private_folder, write_private
 
+FileFacts = tuple[int, int, str]  # size in bytes, time in ms, SHA-256 or nothing
 _COMPACT = 4 * 2**20  # bytes: beyond that a file is written anew when it is opened
 
 
@@ -31,11 +32,11 @@ def state_folder(env: Mapping[str, str]) -> Path:
 
 @dataclass
 class Entry:
-    """What is known of one run.
+    """What is known of one run, or of one logged model.
 
     copy: the run's id at the server.  state: the tag that was last acknowledged, empty before the first.
     next: the tag that was about to be sent; a kill may have come between.
-    points: acknowledged points of each metric.  artifacts: size and time of each file that was sent.
+    points: acknowledged points of each metric.  artifacts: size, time and SHA-256 of each file that was sent.
     tags: a hash of each tag's recorded value when it was sent.
     """
 
@@ -43,14 +44,14 @@ class Entry:
     state: str = ""
     next: str = ""
     points: dict[str, int] = field(default_factory=dict)
-    artifacts: dict[str, tuple[int, int]] = field(default_factory=dict)
+    artifacts: dict[str, FileFacts] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
 
     def take(self, line: Mapping[str, Any]) -> None:
         """Adds what a line says."""
         self.state, self.next = line.get("state", self.state), line.get("next", self.next)
         self.points.update(line.get("points", {}))
-        self.artifacts.update({path: (size, time) for path, (size, time) in line.get("artifacts", {}).items()})
+        self.artifacts.update({path: _file_facts(*found) for path, found in line.get("artifacts", {}).items()})
         self.tags.update(line.get("tags", {}))
 
     def line(self, run_id: str) -> dict[str, Any]:
@@ -59,6 +60,10 @@ class Entry:
             "run": run_id, "copy": self.copy, "state": self.state, "next": self.next, "points": self.points,
             "artifacts": self.artifacts, "tags": self.tags,
         }  # fmt: skip
+
+
+def _file_facts(size: int, time: int, digest: str = "") -> FileFacts:
+    return size, time, digest
 
 
 class Journal:

@@ -33,7 +33,8 @@ _MARK = 9  # characters of a sign and a hash
 class Fit:
     """What of a run is sent, and what of it had to be changed for that.
 
-    overflow: by kind (params, tags, metrics, times, datasets), the sent key to the original key and value.
+    overflow: by kind (params, tags, metrics, times, datasets), the sent key to the original key and value;
+    whoever changes something else for the server's sake adds it with `note`.
     """
 
     params: dict[str, str]
@@ -50,7 +51,7 @@ class Fit:
         if known is None:
             known = self._keys[key] = fit_key(key)
             if known != key:
-                self._note("metrics", known, key, None, "name changed")
+                self.note("metrics", known, key, None, "name changed")
         return known
 
     def point(self, one: MetricPoint) -> MetricPoint:
@@ -63,7 +64,7 @@ class Fit:
     def settle(self) -> None:
         """Adds to the list of changes what only showed while the points went by."""
         for key, points in self._early.items():
-            self._note("times", key, key, points, f"{len(points)} points before 1970 are at 1970")
+            self.note("times", key, key, points, f"{len(points)} points before 1970 are at 1970")
         self._early = {}
 
     def document(self) -> bytes:
@@ -76,7 +77,8 @@ class Fit:
         text = f"{len(self.cuts)} changed, whole in artifact labtrack/overflow.json: {'; '.join(self.cuts)}"
         return text if len(text) <= OTHERS * 5 else text[: OTHERS * 5 - 1] + "…"
 
-    def _note(self, kind: str, sent: str, key: str, value: Any, why: str) -> None:
+    def note(self, kind: str, sent: str, key: str, value: Any, why: str) -> None:
+        """Keeps the original of something that had to be changed, and says so."""
         original: dict[str, Any] = {"key": key} if value is None else {"key": key, "value": value}
         self.overflow.setdefault(kind, {})[sent] = original
         self.cuts.append(f"{kind[:-1]} {sent[:60]} ({why})")
@@ -88,7 +90,7 @@ class Fit:
             name, text = fit_key(key), fit_text(value, most)
             if text != value or name != key:
                 size = f"{len(value):,} characters" if len(value) > most else "changed"
-                self._note(kind, name, key, value, size if text != value else "name changed")
+                self.note(kind, name, key, value, size if text != value else "name changed")
             sent[name] = text
         return sent
 
@@ -104,7 +106,7 @@ class Fit:
         sent = dataclasses.replace(one, **{**facts, **cut}, tags=tags)
         if any(facts[name] != cut[name] for name in cut) or tags != dict(one.tags):
             value = {**facts, "tags": dict(one.tags)}
-            self._note("datasets", f"{sent.name}@{sent.digest}", one.name, value, "too long")
+            self.note("datasets", f"{sent.name}@{sent.digest}", one.name, value, "too long")
         return sent
 
 
@@ -128,7 +130,7 @@ def fit_key(key: str) -> str:
         return key
     plain = _REFUSED.sub("_", key).strip("/").replace("//", "/_/")
     plain = "/".join(part if part not in (".", "..") else "_" for part in plain.split("/"))[: KEY - _MARK]
-    return f"{plain.rstrip('/')}:{_hash(key)}"
+    return f"{plain.rstrip('/')}:{hash_of(key)}"
 
 
 def _is_path(key: str) -> bool:
@@ -139,10 +141,11 @@ def _is_path(key: str) -> bool:
 
 def _short(text: str, limit: int) -> str:
     text = fit_text(text, len(text))
-    return text if len(text) <= limit else f"{text[: limit - _MARK]}~{_hash(text)}"
+    return text if len(text) <= limit else f"{text[: limit - _MARK]}~{hash_of(text)}"
 
 
-def _hash(text: str) -> str:
+def hash_of(text: str) -> str:
+    """A short hash of a whole name, to mark what stands for it."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[: _MARK - 1]
 
 

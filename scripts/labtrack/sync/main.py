@@ -13,9 +13,11 @@ from pathlib import Path
 from labtrack.errors import BadInputError, LabtrackError
 from labtrack.files import lock
 from labtrack.stores import open_store
-from labtrack.stores.model import Run, Store
-from labtrack.sync import duplicates, lineage, registry
+from labtrack.stores.model import DELETED, LoggedModel, Run, Store
+from labtrack.sync import alone, damage, duplicates, lineage, registry, state
 from labtrack.sync import plan as planning
+from labtrack.sync.experiments import Experiments
+from labtrack.sync.faults import FAULTS, words
 from labtrack.sync.files import Sender
 from labtrack.sync.journal import Journal, state_folder
 from labtrack.sync.links import Links
@@ -25,6 +27,7 @@ from labtrack.sync.progress import Meter, Quiet, Shows, Totals
 from labtrack.sync.push import Context, push
 from labtrack.sync.report import Planned, Report
 from labtrack.sync.source import Source
+from labtrack.sync.verify import verify
 from labtrack.tracking import address, names
 from labtrack.tracking.destination import Destination
 from labtrack.tracking.http import ApiError, Http, ServerError, Stopped
@@ -38,6 +41,8 @@ class Options:
 
     run_ids: only these runs; empty for all.  experiment: where new runs go; None for the name they have.
     deleted: also deleted runs.  wanted: a filter.  dry_run: send nothing.  verify: compare afterwards.
+    repair: compare everything with what is at the server, and send what is missing or different there.
+    accept_damage: what can't be read in the recording is known, and noted in a tag.
     jobs: calls that may be under way at once.
     """
 
@@ -47,6 +52,8 @@ class Options:
     wanted: Callable[[Store, Run], bool] | None = None
     dry_run: bool = False
     verify: bool = False
+    repair: bool = False
+    accept_damage: bool = False
     jobs: int = JOBS
     env: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
 
@@ -102,6 +109,7 @@ class Syncer:
         self.journal = Journal(folder, base, source.identity)
         self._pool = ThreadPoolExecutor(options.jobs, thread_name_prefix="labtrack-call")
         self._runners = ThreadPoolExecutor(options.jobs, thread_name_prefix="labtrack-run")
+        self._copies: dict[str, str] = {}  # of the last sync that looked at all runs
 
     def close(self) -> None:
         """Ends what is still under way."""
@@ -116,10 +124,13 @@ class Syncer:
         return planning.make(
             self.source,
             self.destination,
+            self.journal,
             run_ids=only or self.options.run_ids,
             experiment=self.options.experiment,
             deleted=self.options.deleted,
             wanted=(lambda run: wanted(self.source.store, run)) if wanted else None,
+            known=self._copies if only else None,
+            repair=self.options.repair,
         )
 
     def once(self, only: Sequence[str] = ()) -> Report:
@@ -130,70 +141,108 @@ class Syncer:
         self.http.stop.clear()
         try:
             plan = self.plan(only)
+            context = self._context(plan, self.links(plan))
             report.planned = [self._planned(item) for item in plan.items]
+            report.failed = {run_id: [why] for run_id, why in plan.failed.items()}
+            models = [] if narrowed or only else alone.plan_models(context, plan, report, self.options.experiment)
             self._shows.begin(_totals(report.planned))
-            if not self.options.dry_run:
+            if self.options.dry_run:
+                self._may_send(plan, context, report)
+            else:
                 try:
-                    self._send(plan, report)
+                    self._send(plan, context, models, report)
                 except ServerError as error:
                     report.stopped = str(error)
+            self._copies = {**plan.copies, **context.copies}
             report.notes = plan.notes + report.notes
+            self._unread(plan, report)
             if self.options.verify and not report.stopped:
-                from labtrack.sync.verify import verify
-
-                verify(self, plan, report)
+                verify(context, plan, report)
         except Stopped:
             report.interrupted = True
         except ApiError as error:
             raise LabtrackError(f"{self.http.base} refuses: {error}", "`labtrack doctor` looks closer.") from None
         finally:
             self._shows.end()
-        self._unread(report)
+        report.settle()
         report.notes += [self.journal.trouble] if self.journal.trouble else []
         if self._unlocked:
             report.notes.append(f"no lock is held, so let no other sync of this recording run: {self._unlocked}")
         report.calls, report.seconds = dict(self.http.calls), time.monotonic() - began
         return report
 
-    def _unread(self, report: Report) -> None:
-        """Tells what could not be read; a run that is missing for it has failed."""
-        known = {one.run_id for one in report.planned}
+    def _unread(self, plan: Plan, report: Report) -> None:
+        """Tells what could not be read; a run that is missing for it is incomplete."""
+        planned = {one.run_id for one in report.planned}
+        left_out: dict[str | None, list[str]] = {}
         for problem in self.source.problems():
-            if problem.run_id is None or problem.run_id in known:
-                report.notes.append(f"in the recording: {problem}")
-            elif not report.narrowed:
-                report.failed.setdefault(problem.run_id, []).append(f"can't be read: {problem}")
+            said = " ".join(str(problem).split())
+            if not problem.damage:
+                report.notes.append(f"in the recording: {said}")
+            elif problem.run_id is None or not (problem.run_id in planned or report.narrowed):
+                left_out.setdefault(problem.run_id, []).append(said)
+            elif problem.run_id in planned and report.dry_run:
+                report.damaged.setdefault(problem.run_id, []).append(said)
+        accepted = damage.accepted(*(one.accepted for one in plan.experiments.values()))
+        everything = [line for lines in left_out.values() for line in lines]
+        new = damage.left(everything, accepted)
+        if new and self.options.accept_damage and not report.dry_run:
+            self._accept(plan, everything, report)
+            new = []
+        for run_id, lines in left_out.items():
+            told = [line for line in lines if line in new]
+            if run_id is None:
+                report.unreadable += told
+            elif told:
+                report.damaged.setdefault(run_id, []).extend(f"can't be read: {line}" for line in told)
+
+    def _accept(self, plan: Plan, lines: list[str], report: Report) -> None:
+        """Notes in the experiments that the recording goes to what of it can't be read, and belongs to no run there."""
+        report.accepted[self.source.location] = lines
+        used = {one.experiment for one in report.planned} or {one.name for one in plan.fitted.values()}
+        for name in sorted(used & plan.experiments.keys()):
+            one = plan.experiments[name]
+            if one.stage != DELETED:
+                self.destination.set_experiment_tag(one.id, names.ACCEPTED, damage.tag(lines))
 
     def _planned(self, item: Item) -> Planned:
         """With counts where something is to be sent: reading them costs time."""
         planned = Planned(item.run.id, item.run.name, item.experiment, item.todo.value)
+        if item.todo is Todo.NOTHING and item.copy:
+            planned.ending = state.ending_of(
+                item.copy.tags.get(names.STATE, ""), changed=names.OVERFLOW in item.copy.tags
+            )
         if item.todo in (Todo.CREATE, Todo.UPDATE):
             copy = item.copy
             known = self.journal.entry(item.run.id, copy.id, copy.tags.get(names.STATE, "")) if copy else None
-            counts = self.source.store.metric_keys(item.run.id)
+            try:
+                counts = self.source.store.metric_keys(item.run.id)
+                files = [
+                    one for one in self.source.store.artifacts(item.run) if not known or one.path not in known.artifacts
+                ]
+            except FAULTS:
+                return planned  # what is wrong shows when it is sent
             planned.points = sum(counts.values()) - (sum(known.points.values()) if known else 0)
-            files = [
-                one for one in self.source.store.artifacts(item.run) if not known or one.path not in known.artifacts
-            ]
             planned.artifacts, planned.bytes = len(files), sum(one.size for one in files)
         return planned
 
-    def _send(self, plan: Plan, report: Report) -> None:
+    def _send(self, plan: Plan, context: Context, models: list[LoggedModel], report: Report) -> None:
         duplicates.remove(self.destination, plan.duplicates)
         links = self.links(plan)
-        context = self._context(plan, links)
         items = {item.run.id: item for item in plan.to_send}
         for generation in lineage.generations((one.run for one in plan.to_send), self.source.models.makers):
             if report.stopped or report.interrupted:
                 break
-            self._generation(context, plan, [items[run.id] for run in generation], report)
+            self._generation(context, [items[run.id] for run in generation], report)
         done = {one.run_id for one in report.outcomes} | set(report.failed)
         report.left = [run_id for run_id in items if run_id not in done]
-        if not report.stopped and not report.interrupted:
-            self._remove_duplicates(plan, report)
-            context.models.remove_duplicates([one for one, _ in plan.experiments.values()])
-            self._mend(plan, links, report)
-            self._register(context, links, report)
+        if report.stopped or report.interrupted:
+            return
+        alone.send_models(context, models, report)
+        self._remove_duplicates(plan, report)
+        context.models.remove_duplicates(plan.experiment_ids)
+        self._complete_references(plan, links, report)
+        self._register(context, links, report)
 
     def links(self, plan: Plan) -> Links:
         """How the plan's recorded ids become the server's."""
@@ -201,26 +250,35 @@ class Syncer:
 
     def _context(self, plan: Plan, links: Links) -> Context:
         files = Sender(self.source, self.http, self.options.env, pool=self._pool, meter=self.meter)
-        models = ModelSender(self.source, self.destination, files, plan.experiment_ids)
+        repair, accept = self.options.repair, self.options.accept_damage
+        experiments = Experiments(self.destination, plan.experiments)
+        for one in plan.fitted.values():
+            experiments.expect(one)
         return Context(
             source=self.source,
             destination=self.destination,
             journal=self.journal,
             files=files,
-            models=models,
+            models=ModelSender(
+                self.source, self.destination, files, self.journal, lambda: plan.experiment_ids,
+                repair=repair, accept=accept,
+            ),
             pool=self._pool,
             meter=self.meter,
             jobs=self.options.jobs,
             resolve=links.resolve,
+            experiments=experiments,
             copies=links.copies,
-        )
+            changes={} if self.options.experiment else {key: one.changed for key, one in plan.fitted.items()},
+            repair=repair,
+            accept=accept,
+        )  # fmt: skip
 
-    def _generation(self, context: Context, plan: Plan, items: list[Item], report: Report) -> None:
+    def _generation(self, context: Context, items: list[Item], report: Report) -> None:
         """Sends runs that do not wait for one another."""
-        under_way: dict[Future[None], Item] = {}
-        for item in items:
-            where = planning.experiment_id(self.destination, plan, self.source, item.experiment)
-            under_way[self._runners.submit(self._one, context, item, where, report)] = item
+        under_way: dict[Future[None], Item] = {
+            self._runners.submit(self._one, context, item, report): item for item in items
+        }
         while under_way:
             try:
                 done, _ = wait(under_way, return_when=FIRST_COMPLETED)
@@ -237,9 +295,10 @@ class Syncer:
                 for future in under_way:
                     future.cancel()
 
-    def _one(self, context: Context, item: Item, where: str, report: Report) -> None:
+    def _one(self, context: Context, item: Item, report: Report) -> None:
         """Sends one run; what goes wrong with it is in the report and does not keep others back."""
         try:
+            where = item.copy.experiment_id if item.copy else context.experiments.id_of(item.experiment)
             outcome = push(context, item.run, item.copy, where)
         except Stopped:
             return
@@ -247,34 +306,58 @@ class Syncer:
             report.stopped = str(error)
             self.http.stop.set()
             return
-        except (ApiError, LabtrackError, OSError) as error:
-            report.failed[item.run.id] = [str(error)]
+        except FAULTS as error:
+            report.failed[item.run.id] = [words(error)]
         else:
             report.outcomes.append(outcome)
-            if outcome.failed:
-                report.failed[item.run.id] = outcome.failed
-            report.notes += [f"run {item.run.id}: {note}" for note in outcome.notes]
+            report.take(outcome)
         self.meter.runs(1)
+
+    def _may_send(self, plan: Plan, context: Context, report: Report) -> None:
+        """Asks whether the account may do what would be done; a run for which it may not is a failure."""
+        answers: dict[str, str] = {}
+        for item in plan.to_send:
+            known = plan.experiments.get(item.experiment)
+            if item.experiment not in answers:
+                answers[item.experiment] = self.destination.refuses_writing(known.id if known else None)
+            why = answers[item.experiment]
+            if not why and item.copy is None and known and known.stage == DELETED:
+                try:
+                    context.experiments.id_of(item.experiment)
+                except LabtrackError as error:
+                    why = words(error)
+            if why:
+                report.failed.setdefault(item.run.id, []).append(f"would not be sent: {why}")
 
     def _remove_duplicates(self, plan: Plan, report: Report) -> None:
         """Deletes second copies that came since the plan was made, and tells of those that somebody else made."""
         made = {one.run_id: one.copy for one in report.outcomes if one.created}
-        ids = [one for one, _ in plan.experiments.values()]
+        ids = plan.experiment_ids
         found, notes = duplicates.late(self.destination, ids, self.source.identity, made) if made else ([], [])
         duplicates.remove(self.destination, found)
         report.notes += notes
 
     def _register(self, context: Context, links: Links, report: Report) -> None:
-        copies, model_copy = links.copies, context.models.copy_of
-        report.registered = registry.link(self.source, self.destination, copies, model_copy, report.notes)
+        found = registry.link(self.source, self.destination, links.copies, context.models.copy_of)
+        report.registered, report.versions, report.unregistered = found.made, found.made + found.there, found.left
+        report.failed.update({name: [why] for name, why in found.failed.items()})
 
-    def _mend(self, plan: Plan, links: Links, report: Report) -> None:
-        for copy in plan.pending:
-            report.linked += links.hint(copy, lineage.pending_of(copy.tags[names.PENDING]))
+    def _complete_references(self, plan: Plan, links: Links, report: Report) -> None:
+        """Puts in the references that runs waited for."""
+        waiting = [(copy, lineage.pending_of(copy.tags[names.PENDING])) for copy in plan.pending]
         for outcome in report.outcomes:
-            copied = self.destination.get_run(outcome.copy) if outcome.pending and outcome.created else None
-            if copied and any(one in links.copies for part in outcome.pending.values() for one in part.values()):
-                report.linked += links.hint(copied, outcome.pending)
+            if outcome.pending and outcome.created:
+                known = any(one in links.copies for part in outcome.pending.values() for one in part.values())
+                copied = self.destination.get_run(outcome.copy) if known else None
+                waiting += [(copied, outcome.pending)] if copied else []
+        for copy, pending in waiting:
+            try:
+                report.linked += links.hint(copy, pending)
+            except ServerError:
+                raise
+            except FAULTS as error:
+                run_id = copy.source_id or copy.id
+                report.failed.setdefault(run_id, []).append(f"is not linked to the runs it names: {words(error)}")
 
 
 def _totals(planned: Sequence[Planned]) -> Totals:

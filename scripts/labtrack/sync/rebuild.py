@@ -5,15 +5,12 @@ from __future__ import annotations
 import math
 import struct
 import sys
-from typing import TYPE_CHECKING
 
 from labtrack.stores.model import MetricPoint, Run
 from labtrack.sync import limits
 from labtrack.sync.journal import Entry
-from labtrack.tracking.destination import RemoteRun
-
-if TYPE_CHECKING:
-    from labtrack.sync.push import Context
+from labtrack.sync.source import Source
+from labtrack.tracking.destination import Destination, RemoteRun
 
 LARGEST = sys.float_info.max
 
@@ -33,22 +30,24 @@ def kept(one: MetricPoint) -> int:
     return hash(struct.pack("<qqd", max(0, one.timestamp), one.step, value))
 
 
-def rebuilt(context: Context, run: Run, copy: RemoteRun, fit: limits.Fit, entry: Entry) -> Entry:
+def rebuilt(
+    source: Source, destination: Destination, run: Run, copy: RemoteRun, fit: limits.Fit, *, entry: Entry
+) -> Entry:
     """The entry of a copy that was made by an earlier call, or by Anemoi's own sync.
 
     For each metric, as many points from its beginning as the server has without a gap; the rest is sent
     again, which the server takes as the same points.
     """
-    recorded = context.source.store.metric_keys(run.id)
+    recorded = source.store.metric_keys(run.id)
     if sum(recorded.values()) <= limits.BATCH or not copy.keys:
         return entry  # sending it again costs less than asking
-    there = {key: {kept(one) for one in context.destination.history(copy.id, key)} for key in copy.keys}
+    there = {key: {kept(one) for one in destination.history(copy.id, key)} for key in copy.keys}
     going = {key: fit.metric(key) for key in recorded if fit.metric(key) in there}
-    for one in context.source.store.points(run.id):
+    for one in source.store.points(run.id):
         name = going.get(one.key)
         if name is None:
             continue
-        if kept(one) in there[name]:
+        if kept(fit.point(one)) in there[name]:
             entry.points[one.key] = entry.points.get(one.key, 0) + 1
         else:
             del going[one.key]

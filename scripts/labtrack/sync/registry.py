@@ -1,64 +1,137 @@
-"""The model registry: versions that belong to sent runs, for models that the server has registered, too.
+"""The model registry: versions that belong to sent runs and models, for names that the server has registered, too.
 
 A registered model is a name that a whole lab shares, so a sync makes none, and moves no alias or stage.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from labtrack.errors import LabtrackError
 from labtrack.stores.model import ModelVersion
+from labtrack.sync.faults import FAULTS, words
 from labtrack.sync.lineage import Resolve
 from labtrack.sync.source import Source
 from labtrack.tracking import names
-from labtrack.tracking.destination import LATER, MISSING, PAGE, TRIES, Destination, has_tag, pairs, plain
-from labtrack.tracking.http import ApiError, UnclearError
+from labtrack.tracking.destination import LATER, MISSING, TRIES, Destination, pairs, plain
+from labtrack.tracking.http import ApiError, ServerError, UnclearError
+
+_MODEL = "models:/"
+_PAGE = 200  # versions: few enough for servers of every age
+
+
+@dataclass
+class Registered:
+    """The recording's registered versions.  made, there: how many.  left: "name version" to why it is not there."""
+
+    made: int = 0
+    there: int = 0
+    left: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
 
 
 def link(
-    source: Source, destination: Destination, copies: Mapping[str, str], model_copy: Resolve, notes: list[str]
-) -> int:
-    """Registers the versions that are not there yet; gives how many.
+    source: Source, destination: Destination, copies: Mapping[str, str], model_copy: Resolve, *, look: bool = False
+) -> Registered:
+    """Registers the versions that are not there yet.
 
     copies: recorded run ids to the server's.  model_copy: the same for logged models.
-    notes: takes what was left out.
+    look: only look, for --verify: what would be registered is among those left.
     """
-    made = 0
+    found = Registered()
     for registered in source.store.registered_models():
-        ours = [one for one in registered.versions if one.run_id in copies]
+        ours = [one for one in registered.versions if one.run_id in copies or _model_of(one, model_copy)]
         if not ours:
             continue
         try:
-            there = _there(destination, registered.name, source.identity)
-            if there is None:
-                notes.append(
-                    f"{len(ours)} versions of model {registered.name!r} are not registered: the server has no such "
-                    "model. Register the name there and sync again, if it should"
-                )
-                continue
-            for version in [one for one in ours if one.version not in there]:
-                place = _place(source, destination, version, copies, model_copy)
-                _register(destination, version, place, copies[version.run_id or ""], source.identity)
-                made += 1
-        except ApiError as error:
-            notes.append(f"model {registered.name!r} is not linked in the registry: {error}")
-    return made
+            known = _there(destination, registered.name)
+        except ServerError:
+            raise
+        except FAULTS as error:
+            found.failed[f"model {registered.name}"] = f"its versions are not linked in the registry: {words(error)}"
+            continue
+        for version in ours:
+            try:
+                _one(source, destination, version, copies, model_copy, known=known, found=found, look=look)
+            except ServerError:
+                raise
+            except FAULTS as error:
+                found.failed[name_of(version)] = f"is not linked in the registry: {words(error)}"
+    return found
 
 
-def _there(destination: Destination, name: str, store: str) -> set[str] | None:
-    """The recorded numbers of a model's versions that came from this recording; None where there is no such model."""
+def name_of(version: ModelVersion) -> str:
+    """A registered version as people call it."""
+    return f"model {version.name} version {version.version}"
+
+
+def _one(
+    source: Source,
+    destination: Destination,
+    version: ModelVersion,
+    copies: Mapping[str, str],
+    model_copy: Resolve,
+    *,
+    known: list[_Known] | None,
+    found: Registered,
+    look: bool,
+) -> None:
+    name = name_of(version)
+    if known is None:
+        found.left[name] = "the server has no such registered model: register the name there and sync again"
+        return
+    run_id = copies.get(version.run_id or "", "")
+    place = _place(source, destination, version, copies, model_copy)
+    if _is_there(known, version, run_id, place):
+        found.there += 1
+    elif look:
+        found.left[name] = "is not registered at the server"
+    else:
+        _register(destination, version, place, run_id, source.identity)
+        found.made += 1
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A version at the server that was registered by a sync."""
+
+    recorded: str
+    run_id: str
+    source: str
+
+
+def _there(destination: Destination, name: str) -> list[_Known] | None:
+    """The versions of a model that syncs have registered; None where there is no such model."""
     try:
         destination.ask("GET", "registered-models/get", {"name": name})
     except ApiError as error:
         if error.code == MISSING:
             return None
         raise
+    return list(_versions(destination, name))
+
+
+def _versions(destination: Destination, name: str) -> Iterator[_Known]:
     quote = "'" if "'" not in name else '"'
-    where = f"name = {quote}{name}{quote} AND {has_tag(names.SOURCE_STORE, store)}"
-    found = destination.ask("GET", "model-versions/search", {"filter": where, "max_results": PAGE})
-    marks = [plain(one.get("tags", ())) for one in found.get("model_versions", ())]
-    return {one[names.SOURCE_VERSION] for one in marks if names.SOURCE_VERSION in one}
+    asked = {"filter": f"name = {quote}{name}{quote}", "max_results": _PAGE}
+    token = ""
+    while True:
+        page = destination.ask("GET", "model-versions/search", {**asked, **({"page_token": token} if token else {})})
+        for one in page.get("model_versions", ()):
+            recorded = plain(one.get("tags", ())).get(names.SOURCE_VERSION)
+            if recorded:
+                yield _Known(recorded, one.get("run_id", ""), one.get("source", ""))
+        token = page.get("next_page_token", "")
+        if not token:
+            return
+
+
+def _is_there(known: list[_Known], version: ModelVersion, run_id: str, place: str) -> bool:
+    """By what it is linked to: two recordings may have the same identity, and one may have had two."""
+    return any(
+        one.recorded == version.version and (one.run_id == run_id if run_id else one.source == place) for one in known
+    )
 
 
 def _register(destination: Destination, version: ModelVersion, place: str, run_id: str, store: str) -> None:
@@ -67,7 +140,8 @@ def _register(destination: Destination, version: ModelVersion, place: str, run_i
     data = {
         "name": version.name,
         "source": place,
-        "run_id": run_id,
+        **({"run_id": run_id} if run_id else {}),
+        **({"model_id": place[len(_MODEL) :]} if place.startswith(_MODEL) else {}),
         "tags": pairs(tags),
         "description": version.description,
     }
@@ -78,20 +152,26 @@ def _register(destination: Destination, version: ModelVersion, place: str, run_i
         except UnclearError as error:
             said = error
         destination.http.stop.wait(0.1 * 2**tried)
-        if version.version in (_there(destination, version.name, store) or ()):
+        if _is_there(_there(destination, version.name) or [], version, run_id, place):
             return
     raise LabtrackError(
         f"{destination.http.base} lost {TRIES} answers while {version.name!r} was registered: {said}.", LATER
     )
 
 
+def _model_of(version: ModelVersion, model_copy: Resolve) -> str | None:
+    """The server's id of the logged model that a version is of."""
+    recorded = version.model_id or version.source.partition(_MODEL)[2]
+    return model_copy(recorded) if recorded else None
+
+
 def _place(
     source: Source, destination: Destination, version: ModelVersion, copies: Mapping[str, str], model_copy: Resolve
 ) -> str:
     """Where the version's files are at the server: the recorded place, in the copy of its run or model."""
-    model = model_copy(version.model_id or version.source.partition("models:/")[2])
+    model = _model_of(version, model_copy)
     if model:
-        return f"models:/{model}"
+        return f"{_MODEL}{model}"
     run = source.store.run(version.run_id or "")
     copy = destination.get_run(copies[run.id])
     root = copy.artifact_uri if copy else ""

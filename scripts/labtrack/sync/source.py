@@ -10,6 +10,7 @@ from labtrack.stores.model import Artifact, LoggedModel, ModelPoint, Problem, Ru
 from labtrack.sync import state
 
 SERVER_KIND = "server"
+SERVER_SOURCE = "server2server"  # as Anemoi calls it; anything else is "offline"
 
 
 class Models:
@@ -60,7 +61,7 @@ class Source:
         self._opened: list[Store] = []
         self.identity = self.store.identity
         self.location = self.store.location
-        self.kind = "server2server" if self.store.kind == SERVER_KIND else "offline"
+        self.kind = SERVER_SOURCE if self.store.kind == SERVER_KIND else "offline"
         self.models = Models(self.store)
 
     @property
@@ -81,6 +82,11 @@ class Source:
         """What could not be read so far."""
         found = (one for store in self._opened for one in store.problems())
         return list(dict.fromkeys(found))
+
+    def damage(self, run_id: str | None) -> list[str]:
+        """What of a run could not be read so far, a sentence each; None for what belongs to no run."""
+        found = [str(one) for one in self.problems() if one.run_id == run_id and one.damage]
+        return list(dict.fromkeys(" ".join(one.split()) for one in found))
 
     def close(self) -> None:
         """Closes all readers."""

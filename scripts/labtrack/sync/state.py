@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from labtrack.stores.model import Artifact, LoggedModel, Run
 
 COMPLETE, RECORDING, INCOMPLETE = "complete", "recording", "incomplete"
+ACCEPTED = "accepted"  # all but damage that the user knows of
+WHOLE, CHANGED = "whole", "whole, changed"  # how a complete run ended
 OPEN = ("RUNNING", "SCHEDULED")  # of these more may come
 
 
@@ -17,7 +19,9 @@ OPEN = ("RUNNING", "SCHEDULED")  # of these more may come
 class State:
     """How much was sent.
 
-    state: complete, recording (the run is not over), incomplete (something failed).  digest: of all of it.
+    state: complete, recording (the run is not over), incomplete (something could not be read or sent), accepted
+    (what is missing is damage of the recording that the user has accepted).  digest: of all of it.
+    contents: a hash of the files' bytes, empty where it is not known.
     """
 
     state: str
@@ -25,6 +29,7 @@ class State:
     artifacts: int
     bytes: int
     digest: str
+    contents: str = ""
 
     def tag(self) -> str:
         """As the tag's value."""
@@ -37,6 +42,25 @@ def parse(tag: str) -> State | None:
         return State(**json.loads(tag))
     except (ValueError, TypeError):
         return None
+
+
+def ending_of(tag: str, *, changed: bool) -> str:
+    """How a copy that is all there ended, by its tag and by whether something had to be changed."""
+    said = parse(tag)
+    if said is not None and said.state != COMPLETE:
+        return said.state
+    return CHANGED if changed else WHOLE
+
+
+def end_time(run: Run, start_there: int | None) -> int | None:
+    """When a run ends at the server.
+
+    start_there: when its copy starts.  Nobody can change that, and Anemoi's sync sets it to the time of the sync: then
+    the end is as much later, so that the run lasts as long as it did.
+    """
+    if run.end_time is None or run.start_time is None or not start_there or start_there <= run.start_time:
+        return run.end_time
+    return start_there + run.end_time - run.start_time
 
 
 def digest(
@@ -55,9 +79,24 @@ def digest(
         sorted(item for item in points.items() if item[1]), _files(artifacts, still),
     ]  # fmt: skip
     for model, files in sorted(models, key=lambda one: one[0].id):
-        facts.append([model.id, model.status, sorted(model.tags.items()), sorted(model.params.items())])
-        facts.append(_files(files, model.status == "PENDING"))
+        facts += _model(model, files)
     facts.append(model_points)
+    return _hash(facts)
+
+
+def digest_of_model(model: LoggedModel, artifacts: Iterable[Artifact]) -> str:
+    """The same for a logged model alone."""
+    return _hash(_model(model, artifacts))
+
+
+def _model(model: LoggedModel, artifacts: Iterable[Artifact]) -> list[object]:
+    return [
+        [model.id, model.status, sorted(model.tags.items()), sorted(model.params.items())],
+        _files(artifacts, model.status == "PENDING"),
+    ]
+
+
+def _hash(facts: list[object]) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
 
 

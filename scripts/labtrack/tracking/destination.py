@@ -7,7 +7,9 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
+
+import requests
 
 from labtrack.errors import BadInputError, LabtrackError
 from labtrack.stores.model import DatasetInput, LoggedModel, MetricPoint, ModelLink, Run
@@ -22,6 +24,14 @@ LATER = "run the same command again later: it goes on where it stopped."
 MISSING = "RESOURCE_DOES_NOT_EXIST"
 _MODEL_STATUS = {"PENDING": 1, "READY": 2, "FAILED": 3}
 _MODEL_SAYS = {"LOGGED_MODEL_READY": "READY", "LOGGED_MODEL_UPLOAD_FAILED": "FAILED", "LOGGED_MODEL_PENDING": "PENDING"}
+
+
+class RemoteExperiment(NamedTuple):
+    """An experiment at the server.  accepted: its tag about damage that the user has accepted."""
+
+    id: str
+    stage: str = "active"
+    accepted: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,6 +101,9 @@ class Destination:
             answer = self.http.call(method, f"{API}/{path}", params=data or {})
         else:
             answer = self.http.call(method, f"{API}/{path}", json=data or {}, **more)
+        return self._parsed(answer)
+
+    def _parsed(self, answer: requests.Response) -> dict[str, Any]:
         try:
             found = answer.json()
         except ValueError:
@@ -113,10 +126,17 @@ class Destination:
 
     # experiments
 
-    def experiments(self) -> dict[str, tuple[str, str]]:
-        """All experiments by name: id and lifecycle stage, deleted ones too."""
+    def experiments(self) -> dict[str, RemoteExperiment]:
+        """All experiments by name, deleted ones too."""
         pages = self._pages("experiments/search", {"max_results": PAGE, "view_type": "ALL"}, "experiments")
-        return {one["name"]: (one["experiment_id"], one.get("lifecycle_stage", "active")) for one in pages}
+        return {
+            one["name"]: RemoteExperiment(
+                one["experiment_id"],
+                one.get("lifecycle_stage", "active"),
+                plain(one.get("tags", ())).get(names.ACCEPTED, ""),
+            )
+            for one in pages
+        }
 
     def create_experiment(self, name: str, tags: Mapping[str, str]) -> str:
         """Makes an experiment, or finds the one that somebody else has just made; gives its id."""
@@ -127,6 +147,26 @@ class Destination:
                 raise
         found = self.ask("GET", "experiments/get-by-name", {"experiment_name": name})
         return str(found["experiment"]["experiment_id"])
+
+    def set_experiment_tag(self, experiment_id: str, key: str, value: str) -> None:
+        """Sets a tag of an experiment."""
+        self.ask("POST", "experiments/set-experiment-tag", {"experiment_id": experiment_id, "key": key, "value": value})
+
+    def refuses_writing(self, experiment_id: str | None) -> str:
+        """Why the account may not write to an experiment, or make one (None); empty where it may.
+
+        Asks for something that the server can't carry out, as the name is missing: it looks at the permission first.
+        """
+        path = "experiments/update" if experiment_id else "experiments/create"
+        try:
+            self.ask("POST", path, {"experiment_id": experiment_id} if experiment_id else {})
+        except ApiError as error:
+            return str(error) if error.status == requests.codes.forbidden else ""
+        except ServerError:
+            raise
+        except LabtrackError as error:  # a 403 that is not MLflow's own
+            return " ".join(str(error).split())
+        return ""
 
     # runs
 
@@ -194,13 +234,15 @@ class Destination:
         tags: Mapping[str, str] | None = None,
     ) -> None:
         """One batch, within MLflow's limits.  Sending the same again changes nothing."""
-        data = {"run_id": run_id, "metrics": list(points), "params": pairs(params or {}), "tags": pairs(tags or {})}
-        self.http.call(
+        # the id last: MLflow drops what stands behind a value that it can't read, and still answers 200
+        data = {"metrics": list(points), "params": pairs(params or {}), "tags": pairs(tags or {}), "run_id": run_id}
+        answer = self.http.call(
             "POST",
             f"{API}/runs/log-batch",
             data=json.dumps(data, separators=(",", ":")).encode(),
             headers={"Content-Type": "application/json"},
         )
+        self._parsed(answer)
 
     def update_run(self, run_id: str, status: str, end_time: int | None) -> None:
         """Sets status and end."""
@@ -265,11 +307,11 @@ class Destination:
 
     # logged models
 
-    def models(self, experiment_ids: Sequence[str], store: str) -> list[RemoteModel]:
-        """The copies of a recording's logged models: of each first the one to go on with, ready or the oldest."""
+    def models(self, experiment_ids: Sequence[str], where: str) -> list[RemoteModel]:
+        """Copies of recorded models by MLflow's filter: of each first the one to go on with, ready or the oldest."""
         data = {
             "experiment_ids": list(experiment_ids),
-            "filter": has_tag(names.SOURCE_STORE, store),
+            "filter": where,
             "max_results": 50,
             "order_by": [{"field_name": "creation_timestamp", "ascending": True}],
         }
@@ -293,13 +335,25 @@ class Destination:
             except UnclearError as error:
                 said = error
             self.http.stop.wait(0.1 * 2**tried)
-            for found in self.models([experiment_id], store):
-                if found.source_id == model.id:
-                    return found
+            for found in self.models([experiment_id], has_tag(names.SOURCE_MODEL, model.id)):
+                return found
         raise ServerError(
             f"{self.http.base} lost {TRIES} answers in a row while model {model.id} was being made: {said}.",
             LATER,
         )
+
+    def get_model(self, model_id: str) -> dict[str, Any] | None:
+        """All that the server tells of a logged model, or None."""
+        try:
+            return dict(self.ask("GET", f"logged-models/{model_id}")["model"])
+        except ApiError as error:
+            if error.code == MISSING:
+                return None
+            raise
+
+    def set_model_tags(self, model_id: str, tags: Mapping[str, str]) -> None:
+        """Sets tags of a logged model."""
+        self.ask("PATCH", f"logged-models/{model_id}/tags", {"model_id": model_id, "tags": pairs(tags)})
 
     def delete_model(self, model_id: str) -> None:
         """Marks a logged model as deleted."""

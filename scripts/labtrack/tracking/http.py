@@ -27,7 +27,9 @@ LONGEST_PAUSE = 30.0
 _STORES = 10e6  # bytes a second with which a server puts an upload away before it answers, at the least
 _BLOCK = 2**20  # bytes
 _BUSY = (408, 425, 429, 502, 503, 504)
+_GATEWAY = (502, 504)  # a gateway gave up on the server: it may be away, or choke on this one call
 _NOT_DONE = (429,)  # the call was not carried out: also a create may be tried again
+_COLLISIONS = ("UniqueViolation", "UNIQUE constraint", "DeadlockDetected", "deadlock", "SerializationFailure")
 _SERVER_ERROR = 500
 _TRIES_OF_A_500 = 4  # it may be a passing deadlock, but also what was sent
 _API = "/api/"
@@ -44,6 +46,10 @@ class ApiError(Exception):
 
 class UnclearError(Exception):
     """No answer came, so the call may or may not have been carried out."""
+
+
+class AwayError(ServerError):
+    """The server does not answer, or is busy for too long; later it may not be."""
 
 
 class Stopped(Exception):
@@ -77,6 +83,7 @@ class Http:
         once: bool = False,
         body: Callable[[], Any] | None = None,
         missing_ok: bool = False,
+        most: int = 0,
         **more: Any,
     ) -> requests.Response:
         """One call, tried again while the server is busy or away.
@@ -84,10 +91,11 @@ class Http:
         once: never tried again where it may have been carried out (a create): UnclearError then.
         body: opens what is uploaded, anew for each try.
         missing_ok: a 404 is an answer.
+        most: how many answers of a gateway (502, 504) are taken for a passing trouble; 0 for any number.
 
         Raises ApiError for a refusal, LabtrackError where the user has to do something.
         """
-        silent, tries, errors, broken = 0.0, 0, 0, 0
+        silent, tries, errors, gateway = 0.0, 0, 0, 0
         while True:
             if self.stop.is_set():
                 raise Stopped
@@ -107,13 +115,14 @@ class Http:
                     return self._checked(method, path, answer)
                 if status == requests.codes.unauthorized and self._credentials.renewed(login):
                     continue
-                if status not in _BUSY and status != _SERVER_ERROR:
+                collided = _collided(answer)
+                if status not in _BUSY and status != _SERVER_ERROR and not collided:
                     raise self._refused(answer)
-                if once and status not in _NOT_DONE:
+                if once and status not in _NOT_DONE and not collided:
                     raise UnclearError(f"the server answered {status}")
-                errors += status == _SERVER_ERROR
-                broken += upload is not None and status not in _NOT_DONE
-                if errors >= _TRIES_OF_A_500 or (broken >= _TRIES_OF_A_500 and self._is_well()):
+                errors += status == _SERVER_ERROR or collided
+                gateway += status in _GATEWAY
+                if errors >= _TRIES_OF_A_500 or (most and gateway >= most):
                     raise self._refused(answer)
                 said, wait = f"it answered {status}", _asked_pause(answer)
             # an upload that takes an hour is work; what counts is how long nothing has moved
@@ -140,13 +149,6 @@ class Http:
             self._known = self._known or answer.ok
         return answer
 
-    def _is_well(self) -> bool:
-        """Whether the server answers else, so that it is this one file that something in front of it can't take."""
-        try:
-            return self._transport.send("POST", f"{_API}2.0/mlflow/experiments/search", json={"max_results": 1}).ok
-        except requests.exceptions.RequestException:
-            return False
-
     def _lost(self, error: requests.exceptions.RequestException, once: bool) -> str:
         """What to say about a call without an answer; raises where trying again is of no use or not safe."""
         said = innermost(error)
@@ -165,7 +167,7 @@ class Http:
             wait = min(LONGEST_PAUSE, 0.25 * 2 ** min(tries, 10)) * random.uniform(0.5, 1)  # noqa: S311
         # a server that has never answered is more likely a wrong address than one that restarts
         if silent + wait > (self._patience if self._reached else min(self._patience, FIRST)):
-            raise ServerError(
+            raise AwayError(
                 f"{self.base} could not be used for {silent:.0f} s: {said}.",
                 "run the same command again later: it goes on where it stopped.  `labtrack doctor` looks closer.",
             )
@@ -212,6 +214,17 @@ class _Upload:
 
     def close(self) -> None:
         self._body.close()
+
+
+def _collided(answer: requests.Response) -> bool:
+    """Whether two calls met in the server's database, so that this one was not carried out and may be tried again.
+
+    MLflow looks whether a row is there, then adds it: of thirty runs with the same dataset some find it added.
+    """
+    if answer.status_code != requests.codes.bad_request:
+        return False
+    code, said = answers.code_and_words(answer)
+    return code == "BAD_REQUEST" and any(one in said for one in _COLLISIONS)
 
 
 def _kind(path: str) -> str:

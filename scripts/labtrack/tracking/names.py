@@ -15,10 +15,11 @@ CREATED = "labtrack.created"  # "<ms since 1970>-<maker>": which of two copies i
 STATE = "labtrack.sync_state"  # what was sent so far; with "complete" it is the last but one call of a run
 PENDING = "labtrack.pending"  # references to runs that are not at the server yet
 OVERFLOW = "labtrack.overflow"  # what MLflow's limits cut, in words
+ACCEPTED = "labtrack.accepted_damage"  # what could not be read in the recording, and the user knows
 DUPLICATE = "labtrack.duplicate_of"  # a second copy of the same run, which came too late
 
 # Written by sync itself: of a source that is a server, these are the facts of an earlier copy.
-OWN = frozenset({SOURCE_RUN, SOURCE_STORE, CREATED, STATE, PENDING, OVERFLOW, DUPLICATE})
+OWN = frozenset({SOURCE_RUN, SOURCE_STORE, CREATED, STATE, PENDING, OVERFLOW, ACCEPTED, DUPLICATE})
 
 FOLDER = "labtrack"  # sync's own artifacts in a run
 OVERFLOW_FILE = f"{FOLDER}/overflow.json"
