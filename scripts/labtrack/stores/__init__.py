@@ -16,6 +16,7 @@ from labtrack.stores.model import (
     RegisteredModel,
     Run,
     Store,
+    Trace,
 )
 from labtrack.stores.opening import open_store
 
@@ -33,5 +34,6 @@ __all__ = [
     "RegisteredModel",
     "Run",
     "Store",
+    "Trace",
     "open_store",
 ]

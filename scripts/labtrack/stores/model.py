@@ -10,10 +10,11 @@ millions and come from `Store.points` one after the other.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Protocol, Union
+from typing import Any, BinaryIO, NamedTuple, Protocol, Union
 
 ACTIVE = "active"
 DELETED = "deleted"
@@ -83,12 +84,16 @@ class Run:
 
 
 class MetricPoint(NamedTuple):
-    """One value of a metric.  `value` may be nan or infinite, `step` negative; `timestamp` in ms."""
+    """One value of a metric.  `value` may be nan or infinite, `step` negative; `timestamp` in ms.
+
+    recorded: time and step as they were recorded, where these are no whole numbers and others stand in for them.
+    """
 
     key: str
     value: float
     timestamp: int
     step: int
+    recorded: tuple[Any, Any] | None = None
 
 
 class ModelPoint(NamedTuple):
@@ -167,17 +172,63 @@ class Problem:
     """Something in the store that could not be read and was left out.
 
     place: a run id, a file or a table, as the user can find it.  what: a sentence.
+    run_id: of what belongs to a run.  experiment_id: of what belongs to an experiment and to none of its runs.
     """
 
     place: str
     what: str
     run_id: str | None = None
+    experiment_id: str | None = None
 
     def __str__(self) -> str:
         return f"{self.place}: {self.what}"
 
 
+@dataclass(frozen=True)
+class Trace:
+    """What MLflow >= 2.14 traced, as far as it is counted here.
+
+    run_id: the run it was made in, if any.  spans: None where their number is not known without reading them.
+    """
+
+    id: str
+    experiment_id: str
+    timestamp: int | None = None
+    run_id: str | None = None
+    spans: int | None = None
+    assessments: int = 0
+
+
 Owner = Union[Run, LoggedModel]
+
+
+class Findings:
+    """What a reader has to say: problems (something recorded is left out) and notes (nothing is)."""
+
+    def __init__(self) -> None:
+        self._problems: dict[Problem, None] = {}
+        self._notes: dict[str, None] = {}
+
+    def problem(self, place: object, what: str, run_id: str | None = None, experiment_id: str | None = None) -> None:
+        """Tells what could not be read; the same again is told once."""
+        self._problems[Problem(shown(place), what, run_id, experiment_id)] = None
+
+    def note(self, text: str) -> None:
+        """Tells what is read, but not as one would expect."""
+        self._notes[text] = None
+
+    def problems(self) -> list[Problem]:
+        """All problems so far, in the order in which they were found."""
+        return list(self._problems)
+
+    def notes(self) -> list[str]:
+        """All notes so far."""
+        return list(self._notes)
+
+
+def shown(place: object) -> str:
+    """A path as text that can be printed and sent, whatever bytes are in it."""
+    return os.fsencode(str(place)).decode("utf-8", "replace")
 
 
 class Store(Protocol):
@@ -242,8 +293,14 @@ class Store(Protocol):
     def registered_models(self) -> list[RegisteredModel]:
         """The model registry, where the store has one."""
 
+    def traces(self, experiment_id: str | None = None) -> Iterator[Trace]:
+        """The traces of one experiment, or of all."""
+
     def problems(self) -> list[Problem]:
         """What the calls so far had to leave out."""
+
+    def notes(self) -> list[str]:
+        """What the calls so far read otherwise than one would expect, without a loss."""
 
     def close(self) -> None:
         """Lets go of files and connections; also when called twice."""

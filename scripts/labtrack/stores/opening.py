@@ -10,7 +10,8 @@ from urllib.parse import unquote, urlsplit
 
 from labtrack.errors import BadInputError
 from labtrack.stores.database import HEADER
-from labtrack.stores.files import META, FileStore, holds_experiments, holds_runs
+from labtrack.stores.files import FileStore
+from labtrack.stores.folders import META, holds_experiments, holds_runs
 from labtrack.stores.portable import PortableStore
 from labtrack.stores.reports import ReportsStore, folders_of_reports
 from labtrack.stores.sqlite import SqliteStore
