@@ -200,13 +200,13 @@ class TestDamage:
         shutil.copytree(root / "0" / run, root / "0" / f"{run}.bak")
         with open_store(root) as store:
             assert len(list(store.runs())) == 3
-            (note,) = store.notes()
-            assert "copy of the run" in note and store.problems() == []
+            (problem,) = store.problems()
+            assert "copy of the run" in problem.what and not problem.damage
         metric(root, f"{run}.bak", b"1 0.5 1\n2 0.4 2\n")
         with open_store(root) as store:
             assert len(list(store.runs())) == 3
             (problem,) = store.problems()
-        assert problem.run_id == run and "metrics/loss is only here" in problem.what
+        assert problem.run_id == run and "metrics/loss is only here" in problem.what and problem.damage
 
     def test_a_run_in_a_folder_of_another_name_only(self, root: Path, run: str) -> None:
         (root / "0" / run).rename(root / "0" / "best")

@@ -185,14 +185,15 @@ class TestCopiedRuns:
         with open_store(root) as store:
             found = [one for one in store.runs() if one.id == run]
             assert len(found) == 1
-            assert len(store.notes()) + len(store.problems()) == 1
+            assert len(store.problems()) == 1
 
     def test_the_one_that_is_where_it_says(self, root: Path, run: str) -> None:
         self.second(root, run)
         with open_store(root) as store:
             (found,) = [one for one in store.runs() if one.id == run]
             assert found.experiment_id == store.run(run).experiment_id == "0"
-            assert store.problems() == [] and "copy of the run" in store.notes()[0]
+            (problem,) = store.problems()
+            assert "copy of the run" in problem.what and not problem.damage
 
     def test_what_only_the_copy_has_is_a_problem(self, root: Path, run: str) -> None:
         (self.second(root, run) / "artifacts" / "more.txt").write_text("more")

@@ -39,7 +39,7 @@ class Copies:
         if more:
             self._found.problem(folder, f"{what}, and its {shown(more)} is only here", run_id)
         else:
-            self._found.note(f"{shown(folder)}: {what}")
+            self._found.warning(folder, what, run_id)
 
 
 def _beyond(copy: Path, place: Path) -> str:

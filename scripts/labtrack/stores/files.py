@@ -39,7 +39,6 @@ from labtrack.stores.model import (
     Run,
     Trace,
     identity_of,
-    shown,
 )
 from labtrack.stores.numbers import Steps, floor
 from labtrack.stores.plainfiles import BrokenFileError, MetricFile, keys_in, point, read_meta, read_values, time_in
@@ -132,7 +131,7 @@ class FileStore:
                 self._found.problem(file.path, f"the metric {key} can't be read: {error.strerror}", run_id)
             if file.broken:
                 what = f"{file.broken} damaged line(s) of the metric {key} were left out"
-                self._found.problem(file.path, what, run_id)
+                self._found.problem(file.path, what, run_id, about="lines")
 
     def _metric_files(self, run_id: str) -> Iterator[tuple[str, MetricFile]]:
         place = self._place(run_id)
@@ -195,9 +194,6 @@ class FileStore:
     def problems(self) -> list[Problem]:
         return self._found.problems()
 
-    def notes(self) -> list[str]:
-        return self._found.notes()
-
     def close(self) -> None:
         """Nothing is kept open."""
 
@@ -240,7 +236,7 @@ class FileStore:
             meta = {}
         name = str(meta.get("name") or "")
         if meta and not name.strip():
-            self._found.note(f"the experiment {folder.name} in {shown(folder)} has no name, and is called by its id")
+            self._found.warning(folder, "the experiment has no name, and is called by its id", None, folder.name)
         yield Experiment(
             folder.name,
             name if name.strip() else folder.name,

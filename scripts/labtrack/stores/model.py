@@ -169,15 +169,17 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something in the store that could not be read and was left out.
+    """Something in the store that could not be read and was left out, or is read otherwise than one would expect.
 
     place: a run id, a file or a table, as the user can find it.  what: a sentence.
     run_id: of what belongs to a run.  experiment_id: of what belongs to an experiment and to none of its runs.
+    damage: whether something that was recorded is missing for it; otherwise it is a warning.
     """
 
     place: str
     what: str
     run_id: str | None = None
+    damage: bool = True
     experiment_id: str | None = None
 
     def __str__(self) -> str:
@@ -203,27 +205,26 @@ Owner = Union[Run, LoggedModel]
 
 
 class Findings:
-    """What a reader has to say: problems (something recorded is left out) and notes (nothing is)."""
+    """What a reader has to tell, each thing once."""
 
     def __init__(self) -> None:
-        self._problems: dict[Problem, None] = {}
-        self._notes: dict[str, None] = {}
+        self._problems: dict[tuple[str | None, ...], Problem] = {}
 
-    def problem(self, place: object, what: str, run_id: str | None = None, experiment_id: str | None = None) -> None:
-        """Tells what could not be read; the same again is told once."""
-        self._problems[Problem(shown(place), what, run_id, experiment_id)] = None
+    def problem(
+        self, place: object, what: str, run_id: str | None = None, experiment_id: str | None = None, about: str = ""
+    ) -> None:
+        """Tells what could not be read.  about: what it is about, where a later call says more of the same."""
+        problem = Problem(shown(place), what, run_id, experiment_id=experiment_id)
+        self._problems[problem.place, run_id, experiment_id, about or what] = problem
 
-    def note(self, text: str) -> None:
-        """Tells what is read, but not as one would expect."""
-        self._notes[text] = None
+    def warning(self, place: object, what: str, run_id: str | None = None, experiment_id: str | None = None) -> None:
+        """Tells what is read whole, but not as one would expect."""
+        problem = Problem(shown(place), what, run_id, damage=False, experiment_id=experiment_id)
+        self._problems[problem.place, run_id, experiment_id, what] = problem
 
     def problems(self) -> list[Problem]:
-        """All problems so far, in the order in which they were found."""
-        return list(self._problems)
-
-    def notes(self) -> list[str]:
-        """All notes so far."""
-        return list(self._notes)
+        """All of it so far, in the order in which it was found."""
+        return list(self._problems.values())
 
 
 def shown(place: object) -> str:
@@ -297,10 +298,7 @@ class Store(Protocol):
         """The traces of one experiment, or of all."""
 
     def problems(self) -> list[Problem]:
-        """What the calls so far had to leave out."""
-
-    def notes(self) -> list[str]:
-        """What the calls so far read otherwise than one would expect, without a loss."""
+        """What the calls so far had to leave out, and warnings."""
 
     def close(self) -> None:
         """Lets go of files and connections; also when called twice."""

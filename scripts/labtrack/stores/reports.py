@@ -125,9 +125,6 @@ class ReportsStore:
     def problems(self) -> list[Problem]:
         return self._found.problems()
 
-    def notes(self) -> list[str]:
-        return self._found.notes()
-
     def close(self) -> None:
         """Nothing is kept open."""
 

@@ -263,9 +263,6 @@ class ServerStore:
     def problems(self) -> list[Problem]:
         return self._found.problems()
 
-    def notes(self) -> list[str]:
-        return self._found.notes()
-
     def close(self) -> None:
         """Connections end with the object."""
 

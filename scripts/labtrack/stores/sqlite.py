@@ -65,6 +65,7 @@ class SqliteStore:
         self._marks: dict[str, tuple[int, Counter[str], Steps]] = {}
         self._counts: dict[str, tuple[int, Counter[str]]] = {}
         self._found = Findings()
+        self._lost: dict[tuple[str, str], dict[int, str]] = {}  # points that can't be read, by row
         self._files = LocalArtifacts(path.absolute().parent, self._found)
         self._tables = Tables(self._db, str(path), self._found)
 
@@ -91,7 +92,9 @@ class SqliteStore:
                 continue
             number, said = text(row), text(name)
             if not said.strip():
-                self._found.note(f"the experiment {number} in {self.location} has no name, and is called by its id")
+                self._found.warning(
+                    self.location, f"the experiment {number} has no name, and is called by its id", None, number
+                )
             born, changed = (
                 self._tables.time(value, self.location, f"{what} time of the experiment {number}", None, number)
                 for what, value in zip(("creation", "last update"), times)
@@ -206,7 +209,7 @@ class SqliteStore:
 
     def _point(self, row: Any, steps: Steps, run_id: str) -> tuple[MetricPoint, ...]:
         """One point; none, and a problem, where its value is no number."""
-        key, value, timestamp, step, is_nan, _ = row
+        key, value, timestamp, step, is_nan, number_of_row = row
         if type(key) is not str:
             key = text(key)
         given = steps.of(key, step)
@@ -214,8 +217,11 @@ class SqliteStore:
             return (MetricPoint(key, value, timestamp, given),)
         found = math.nan if number(is_nan) else metric_value(value)
         if found is None:
-            what = f"a point of the metric {key} at step {step!r} was left out: its value {value!r} is no number"
-            self._found.problem(self.location, what, run_id)
+            lost = self._lost.setdefault((run_id, key), {})
+            lost[number_of_row] = f"{value!r:.60} at step {step!r}"
+            what = f"{len(lost)} point(s) of the metric {key} were left out, whose values are no numbers: "
+            what += ", ".join(list(lost.values())[:3])
+            self._found.problem(self.location, what, run_id, about=key)
             return ()
         time = floor(timestamp)
         odd = time is None or given != whole(step) or time != number(timestamp)
@@ -248,11 +254,8 @@ class SqliteStore:
         return sqlitemodels.traces(self._tables, experiment_id)
 
     def problems(self) -> list[Problem]:
-        danger = [Problem(str(self.path), self._db.danger)] if self._db.danger else []
+        danger = [Problem(str(self.path), self._db.danger, damage=False)] if self._db.danger else []
         return danger + self._found.problems()
-
-    def notes(self) -> list[str]:
-        return self._found.notes()
 
     def close(self) -> None:
         self._db.close()
