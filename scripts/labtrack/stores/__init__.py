@@ -18,7 +18,7 @@ from labtrack.stores.model import (
     Store,
     Trace,
 )
-from labtrack.stores.opening import open_store
+from labtrack.stores.opening import find_stores, open_store, open_stores
 
 __all__ = [
     "Artifact",
@@ -35,5 +35,7 @@ __all__ = [
     "Run",
     "Store",
     "Trace",
+    "find_stores",
     "open_store",
+    "open_stores",
 ]

@@ -58,10 +58,10 @@ class FileStore:
     def __init__(self, root: Path) -> None:
         """Opens the folder.  Raises BadInputError where there is no experiment in it."""
         self.root = root
-        self._found = Findings()
+        self.found = Findings()
         self._metrics: dict[Path, MetricFile] = {}
         self._places: dict[str, Path] = {}
-        self._files = LocalArtifacts(root.absolute(), self._found)
+        self._files = LocalArtifacts(root.absolute(), self.found)
         if not tree.is_folder(root) or not tree.is_readable(root, os.R_OK | os.X_OK):
             raise BadInputError(f"{root} can't be read.", f"look at `ls -ld {root}`.")
         if not holds_experiments(root):
@@ -82,7 +82,7 @@ class FileStore:
         return sorted(found, key=lambda one: (one.creation_time or 0, len(one.id), one.id))
 
     def runs(self, experiment_id: str | None = None, *, deleted: bool = False) -> Iterator[Run]:
-        copies = Copies(self._found)
+        copies = Copies(self.found)
         for folder in self._folders(deleted=deleted):
             if experiment_id in (None, folder.name):
                 gone = is_deleted(folder)
@@ -113,7 +113,7 @@ class FileStore:
             except FileNotFoundError:
                 continue
             except OSError as error:
-                self._found.problem(file.path, f"the metric {key} can't be read: {error.strerror}", run_id)
+                self.found.problem(file.path, f"the metric {key} can't be read: {error.strerror}", run_id)
         return {key: count for key, count in counts.items() if count}
 
     def points(self, run_id: str, skip: Mapping[str, int] | None = None) -> Iterator[MetricPoint]:
@@ -128,10 +128,10 @@ class FileStore:
                     else:
                         yield one
             except OSError as error:
-                self._found.problem(file.path, f"the metric {key} can't be read: {error.strerror}", run_id)
+                self.found.problem(file.path, f"the metric {key} can't be read: {error.strerror}", run_id)
             if file.broken:
                 what = f"{file.broken} damaged line(s) of the metric {key} were left out"
-                self._found.problem(file.path, what, run_id, about="lines")
+                self.found.problem(file.path, what, run_id, about="lines")
 
     def _metric_files(self, run_id: str) -> Iterator[tuple[str, MetricFile]]:
         place = self._place(run_id)
@@ -183,7 +183,7 @@ class FileStore:
             try:
                 found.append(registryfiles.read(folder, self._tells()))
             except BrokenFileError as error:
-                self._found.problem(folder, f"the registered model was left out: {error}")
+                self.found.problem(folder, f"the registered model was left out: {error}")
         return found
 
     def traces(self, experiment_id: str | None = None) -> Iterator[Trace]:
@@ -192,7 +192,7 @@ class FileStore:
                 yield from tracefiles.read(folder, self._tells(experiment=folder.name))
 
     def problems(self) -> list[Problem]:
-        return self._found.problems()
+        return self.found.problems()
 
     def close(self) -> None:
         """Nothing is kept open."""
@@ -204,10 +204,10 @@ class FileStore:
         self.close()
 
     def _tells(self, run_id: str | None = None, experiment: str | None = None) -> tree.Tells:
-        return lambda place, what: self._found.problem(place, what, run_id, experiment)
+        return lambda place, what: self.found.problem(place, what, run_id, experiment)
 
     def _tells_of_experiments(self, place: Path, what: str) -> None:
-        self._found.problem(place, what, experiment_id=place.name)
+        self.found.problem(place, what, experiment_id=place.name)
 
     def _folders(self, *, deleted: bool) -> Iterator[Path]:
         """The folders of experiments."""
@@ -224,7 +224,7 @@ class FileStore:
             with os.scandir(folder):
                 return is_experiment(folder)
         except OSError as error:
-            self._found.problem(folder, f"can't be read: {error.strerror}", experiment_id=folder.name)
+            self.found.problem(folder, f"can't be read: {error.strerror}", experiment_id=folder.name)
             return False
 
     def _experiment(self, folder: Path) -> Iterator[Experiment]:
@@ -236,7 +236,7 @@ class FileStore:
             meta = {}
         name = str(meta.get("name") or "")
         if meta and not name.strip():
-            self._found.warning(folder, "the experiment has no name, and is called by its id", None, folder.name)
+            self.found.warning(folder, "the experiment has no name, and is called by its id", None, folder.name)
         yield Experiment(
             folder.name,
             name if name.strip() else folder.name,
@@ -252,7 +252,7 @@ class FileStore:
 
         def tells(place: Path, what: str) -> None:
             run = place.name if _RUN_ID.fullmatch(place.name) else None
-            self._found.problem(place, what, run, None if run else experiment.name)
+            self.found.problem(place, what, run, None if run else experiment.name)
 
         found = tree.subfolders(experiment, tells)
         return [one for one in found if one.name not in NO_RUNS]
@@ -267,13 +267,13 @@ class FileStore:
             except OSError:
                 names = set(_PARTS_OF_A_RUN)
             if names.intersection(_PARTS_OF_A_RUN) or (META in names and "is missing" not in str(error)):
-                self._found.problem(folder, f"the run was left out: {error}", folder.name)
+                self.found.problem(folder, f"the run was left out: {error}", folder.name)
             return
         named = str(meta.get("run_id") or meta.get("run_uuid") or folder.name)
         if named != folder.name:
             places = (one / named for one in self._folders(deleted=True))
             place = next((one for one in places if tree.is_file(one / META)), None)
-            Copies(self._found).tell(folder, place, named)
+            Copies(self.found).tell(folder, place, named)
             return
         yield meta
 
@@ -320,7 +320,7 @@ class FileStore:
             try:
                 data = read_meta(place / META)
             except BrokenFileError as error:
-                self._found.problem(place, f"a dataset of the run was left out: {error}", folder.name)
+                self.found.problem(place, f"a dataset of the run was left out: {error}", folder.name)
                 continue
             texts = [data.get(name) for name in ("name", "digest", "source_type", "source", "schema", "profile")]
             name, digest, kind, where, schema, profile = (None if text is None else str(text) for text in texts)
@@ -336,12 +336,12 @@ class FileStore:
             try:
                 link = read_meta(one / META)
             except BrokenFileError as error:
-                self._found.problem(one, f"a link of the run was left out: {error}", run_id)
+                self.found.problem(one, f"a link of the run was left out: {error}", run_id)
                 continue
             if "source_id" in link:
                 yield link
             else:
-                self._found.problem(one, f"a link of the run was left out: {META} has no source_id", run_id)
+                self.found.problem(one, f"a link of the run was left out: {META} has no source_id", run_id)
 
     def _belongs(self, run: Path) -> bool:
         """Whether a run says that it is of the experiment in whose folder it is."""

@@ -240,6 +240,10 @@ class Store(Protocol):
     """
 
     @property
+    def found(self) -> Findings:
+        """What there is to tell; `problems` lists it."""
+
+    @property
     def kind(self) -> str:
         """`sqlite`, `files`, `server` or `reports`."""
 

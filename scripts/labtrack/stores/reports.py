@@ -50,16 +50,16 @@ class ReportsStore:
     def __init__(self, root: Path) -> None:
         """Reads the folder.  Raises BadInputError where there is nothing of that kind in it that can be read."""
         self.root = root
-        self._found = Findings()
+        self.found = Findings()
         self._runs: dict[str, Run] = {}
         self._points: dict[str, list[MetricPoint]] = {}
-        self._files = LocalArtifacts(root, self._found)
+        self._files = LocalArtifacts(root, self.found)
         for folder in folders_of_reports(root):
             try:
                 self._read(folder)
             except (ValueError, OSError, yaml.YAMLError) as error:
                 said = " ".join(str(error).split())[:200]
-                self._found.problem(folder, f"the report was left out: {said}")
+                self.found.problem(folder, f"the report was left out: {said}")
         if not self._runs:
             said = str(self.problems()[0]) if self.problems() else f"there is no {METRICS} and no {CONFIG} in it"
             raise BadInputError(
@@ -123,7 +123,7 @@ class ReportsStore:
         return iter(())
 
     def problems(self) -> list[Problem]:
-        return self._found.problems()
+        return self.found.problems()
 
     def close(self) -> None:
         """Nothing is kept open."""

@@ -73,7 +73,7 @@ class ServerStore:
                 "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, as your mlflow_env.sh does.",
             )
         self._http = Http(address.rstrip("/"), os.environ if env is None else env)
-        self._found = Findings()
+        self.found = Findings()
         self._counts: dict[tuple[str, str], tuple[Any, int]] = {}
         self._with_models: bool | None = None
 
@@ -147,7 +147,7 @@ class ServerStore:
             yield from self._artifacts(owner)
         except RefusedError as error:
             experiment = None if run_id else owner.experiment_id
-            self._found.problem(owner.id, f"its artifacts can't be listed: {error}", run_id, experiment)
+            self.found.problem(owner.id, f"its artifacts can't be listed: {error}", run_id, experiment)
 
     def _artifacts(self, owner: Owner) -> Iterator[Artifact]:
         if isinstance(owner, Run):
@@ -261,7 +261,7 @@ class ServerStore:
                 return
 
     def problems(self) -> list[Problem]:
-        return self._found.problems()
+        return self.found.problems()
 
     def close(self) -> None:
         """Connections end with the object."""

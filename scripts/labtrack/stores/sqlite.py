@@ -64,10 +64,10 @@ class SqliteStore:
         # per run: a row, and the points up to it: what was read, and what was counted
         self._marks: dict[str, tuple[int, Counter[str], Steps]] = {}
         self._counts: dict[str, tuple[int, Counter[str]]] = {}
-        self._found = Findings()
+        self.found = Findings()
         self._lost: dict[tuple[str, str], dict[int, str]] = {}  # points that can't be read, by row
-        self._files = LocalArtifacts(path.absolute().parent, self._found)
-        self._tables = Tables(self._db, str(path), self._found)
+        self._files = LocalArtifacts(path.absolute().parent, self.found)
+        self._tables = Tables(self._db, str(path), self.found)
 
     @property
     def location(self) -> str:
@@ -92,7 +92,7 @@ class SqliteStore:
                 continue
             number, said = text(row), text(name)
             if not said.strip():
-                self._found.warning(
+                self.found.warning(
                     self.location, f"the experiment {number} has no name, and is called by its id", None, number
                 )
             born, changed = (
@@ -114,7 +114,7 @@ class SqliteStore:
 
     def _lost_experiment(self, number: str) -> Experiment:
         what = f"the experiment {number}, which runs belong to, is not in it: its name is lost; its runs are read"
-        self._found.problem(self.path, what, experiment_id=number)
+        self.found.problem(self.path, what, experiment_id=number)
         return Experiment(number, number or "unknown")
 
     def runs(self, experiment_id: str | None = None, *, deleted: bool = False) -> Iterator[Run]:
@@ -221,7 +221,7 @@ class SqliteStore:
             lost[number_of_row] = f"{value!r:.60} at step {step!r}"
             what = f"{len(lost)} point(s) of the metric {key} were left out, whose values are no numbers: "
             what += ", ".join(list(lost.values())[:3])
-            self._found.problem(self.location, what, run_id, about=key)
+            self.found.problem(self.location, what, run_id, about=key)
             return ()
         time = floor(timestamp)
         odd = time is None or given != whole(step) or time != number(timestamp)
@@ -255,7 +255,7 @@ class SqliteStore:
 
     def problems(self) -> list[Problem]:
         danger = [Problem(str(self.path), self._db.danger, damage=False)] if self._db.danger else []
-        return danger + self._found.problems()
+        return danger + self.found.problems()
 
     def close(self) -> None:
         self._db.close()
@@ -316,7 +316,7 @@ class SqliteStore:
             rows = self._tables.select("datasets", fields, "dataset_uuid = ?", [dataset])
             if not rows:
                 what = f"a dataset of the run is not in it ({text(dataset)}) and was left out"
-                self._found.problem(self.location, what, text(run_id))
+                self.found.problem(self.location, what, text(run_id))
             for row in rows:
                 name, digest, kind, source, schema, profile = map(text, row)
                 found[run_id].append(DatasetInput(name, digest, kind, source, schema or None, profile or None, tags))

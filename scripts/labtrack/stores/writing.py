@@ -112,7 +112,7 @@ class Writer:
         self._add_all(
             "logged_model_metrics",
             (
-                (one.id, point.key, *_number(point.value), point.timestamp, point.step, run_id, name, digest)
+                (one.id, point.key, *_number(point.value), *(point.recorded or point[2:4]), run_id, name, digest)
                 for point, run_id, name, digest in store.model_points(one.id)
             ),
         )
