@@ -7,7 +7,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from recorded import add_points, make_files, make_sqlite
 
@@ -237,3 +237,46 @@ class TestOddNumbersInSqlite:
             assert [one.name for one in store.experiments()] == ["0"]
             (problem,) = store.problems()
             assert "has no name" in problem.what and not problem.damage
+
+
+ODD = st.one_of(
+    st.integers(-(2**63), 2**63 - 1),
+    st.floats(),
+    st.text(max_size=5),
+    st.binary(max_size=9),
+    st.none(),
+    st.sampled_from(["50.0", "2024-05-01 12:00:00", "nan", struct.pack("<q", 7), struct.pack("<f", 0.5)]),
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(st.tuples(ODD, ODD, ODD, ODD), max_size=12), at=st.integers(0, 12), times=st.tuples(ODD, ODD, ODD))
+def test_whatever_stands_in_the_tables_is_a_point_or_told(
+    tmp_path: Path, rows: list[tuple[object, ...]], at: int, times: tuple[object, ...]
+) -> None:
+    path = tmp_path / "mlflow.db"
+    path.unlink(missing_ok=True)
+    run, other = make_sqlite(path, runs=2)
+    with sqlite3.connect(path) as db:
+        db.execute("DROP TABLE metrics")
+        db.execute("CREATE TABLE metrics (key, value FLOAT, timestamp BIGINT, step BIGINT, run_uuid, is_nan BOOLEAN)")
+        insert = "INSERT INTO metrics (key, value, timestamp, step, run_uuid, is_nan) VALUES (?, ?, ?, ?, ?, 0)"
+        db.executemany(insert, [(*row, run) for row in rows])
+        db.execute("UPDATE experiments SET creation_time = ?, last_update_time = ?", times[:2])
+        db.execute("UPDATE runs SET start_time = ?, end_time = ? WHERE run_uuid = ?", [*times[1:], run])
+    db.close()
+    with open_store(path) as store:
+        found = list(store.points(run))
+        lost = [one for one in store.problems() if one.run_id == run and "were left out" in one.what]
+        assert len(found) + sum(int(one.what.split()[0]) for one in lost) == len(rows)
+        for point in found:
+            assert type(point.step) is type(point.timestamp) is int and type(point.value) is float
+            assert type(point.key) is str
+        assert {one.id for one in store.runs()} == {run, other}
+        assert [one.id for one in store.experiments()] == ["0"] and len(store.identity) == 32
+    counts: dict[str, int] = {}
+    for point in found[:at]:
+        counts[point.key] = counts.get(point.key, 0) + 1
+    with open_store(path) as store:
+        rest = list(store.points(run, counts))
+    assert repr(sorted(map(repr, found[:at] + rest))) == repr(sorted(map(repr, found))), "it goes on where it stopped"

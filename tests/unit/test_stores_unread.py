@@ -168,6 +168,33 @@ class TestUnreadable:
         assert problem.run_id == run and "/scratch/purged" in problem.what
 
 
+class TestArtifactsThatAreGone:
+    def test_a_model_that_the_run_says_it_logged(self, root: Path, run: str) -> None:
+        tag = root / "0" / run / "tags" / "mlflow.log-model.history"
+        tag.write_text('[{"artifact_path": "model", "run_id": "x"}, {"artifact_path": "m-1", "model_id": "m-1"}, 7]')
+        with open_store(root) as store:
+            assert all_of(store) == [], "a tag of somebody else's making"
+        tag.write_text('[{"artifact_path": "model", "run_id": "x"}, {"artifact_path": "m-1", "model_id": "m-1"}]')
+        with open_store(root) as store:
+            (problem,) = all_of(store)
+            assert problem.run_id == run and "the model model, which the run says it logged, is gone" in problem.what
+        (root / "0" / run / "artifacts" / "model").mkdir()
+        with open_store(root) as store:
+            assert all_of(store) == []
+
+    def test_a_servers_database_without_its_artifacts(self, tmp_path: Path) -> None:
+        (run,) = make_sqlite(tmp_path / "mlflow.db")
+        with sqlite3.connect(tmp_path / "mlflow.db") as db:
+            db.execute("UPDATE runs SET artifact_uri = ?", [f"mlflow-artifacts:/0/{run}/artifacts"])
+        db.close()
+        with open_store(tmp_path / "mlflow.db") as store:
+            (problem,) = all_of(store)
+            assert not problem.damage and "sent to a server" in problem.what
+        (tmp_path / "mlartifacts").mkdir()
+        with open_store(tmp_path / "mlflow.db") as store:
+            assert all_of(store) == []
+
+
 class TestCopiedRuns:
     def second(self, root: Path, run: str) -> Path:
         """The run, copied into a second experiment, whose folder comes first."""

@@ -7,6 +7,7 @@ mounted elsewhere still has them, so what is not where it was recorded is looked
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import stat
@@ -17,9 +18,11 @@ from urllib.parse import unquote, urlsplit
 
 from labtrack.errors import LabtrackError
 from labtrack.stores import tree
-from labtrack.stores.model import Artifact, Findings, LoggedModel, Owner, shown
+from labtrack.stores.model import Artifact, Findings, LoggedModel, Owner, Run, shown
 
 _WINDOWS = re.compile(r"(file:/*)?[A-Za-z]:[\\/]|\\\\")
+_HISTORY = "mlflow.log-model.history"
+_LOCAL = ("", "file", "mlflow-artifacts", "windows")  # kinds of addresses whose files may be here
 _USUAL = ("", "mlruns", "mlartifacts", "artifacts")  # folders beside a database that MLflow and its users keep them in
 
 
@@ -42,6 +45,8 @@ class LocalArtifacts:
         only: the names in the folder that are looked at; empty for all.
         """
         folder = self.folder(owner)
+        if isinstance(owner, Run):
+            self._look_for_models(owner, folder)
         if folder is None:
             return
         inside = folder.resolve()
@@ -88,7 +93,7 @@ class LocalArtifacts:
         path, scheme = as_path(recorded)
         if not path:
             return None
-        if scheme not in ("", "file", "mlflow-artifacts", "windows"):
+        if scheme not in _LOCAL:
             what = f"artifacts are in {scheme}://, not beside the runs, and are not read from there"
         elif owner.id not in path.parts:
             what = f"it is recorded as the artifacts of {owner.id}, but is not a folder of that run or model; not read"
@@ -111,12 +116,30 @@ class LocalArtifacts:
             return found
         # MLflow makes the folder with the first artifact: nothing is missing where the place above it is here
         place = _above(path, owner.id)
-        here = scheme == "mlflow-artifacts" or (scheme != "windows" and not path.is_absolute())
+        if scheme == "mlflow-artifacts":
+            if not any(tree.is_folder(self.root / name) for name in _USUAL if name):
+                what = f"artifacts were sent to a server, and none of its folders ({', '.join(_USUAL[1:])}) is here"
+                self._findings.warning(self.root, what)
+            return None
+        here = scheme != "windows" and not path.is_absolute()
         here = here or tree.is_folder(place) or tree.is_folder(place.parent) or self.root in place.parents
         if not here and not any(self._here(place.parent, place.parent.name)):
             what = f"artifacts were recorded there, and are neither there nor beside {self.root}"
             self._tell(place, what, owner)
         return None
+
+    def _look_for_models(self, run: Run, folder: Path | None) -> None:
+        """MLflow before 3.0 notes in a tag which folders of a run hold models, so that it shows when one is gone."""
+        try:
+            noted = json.loads(run.tags.get(_HISTORY, "[]"))
+            paths = [one["artifact_path"] for one in noted if "model_id" not in one]
+        except (ValueError, TypeError, KeyError):
+            return
+        local = as_path(run.artifact_uri)[1] in _LOCAL
+        for path in paths if local else ():
+            if not isinstance(path, str) or (folder and os.path.lexists(folder / path)):
+                continue
+            self._tell(run.artifact_uri, f"the model {path}, which the run says it logged, is gone", run)
 
     def _can_be_seen(self, path: Path, owner: Owner) -> bool:
         """False, and a problem, where it can't be told whether there is something."""

@@ -148,7 +148,10 @@ class SqliteStore:
         page += f"ORDER BY rowid LIMIT {COUNTED}"
         while True:
             rows = self._db.rows(f"SELECT key, count(*), max(row) FROM ({page}) GROUP BY key", [run_id, last])  # noqa: S608
-            seen = seen + Counter({key: count for key, count, _ in rows})
+            new: Counter[str] = Counter()
+            for key, count, _ in rows:
+                new[text(key)] += count
+            seen = seen + new
             last = max([last, *(row for _, _, row in rows)])
             self._counts[run_id] = last, seen
             if sum(count for _, count, _ in rows) < COUNTED:
@@ -169,7 +172,8 @@ class SqliteStore:
             if key is None:
                 return last, seen
             counted = "SELECT count(*) FROM metrics WHERE run_uuid = ? AND key = ? AND rowid <= ?"
-            ((seen[key],),) = self._db.rows(counted, [run_id, key, last])
+            ((count,),) = self._db.rows(counted, [run_id, key, last])
+            seen[text(key)] += count
 
     def points(self, run_id: str, skip: Mapping[str, int] | None = None) -> Iterator[MetricPoint]:
         left = Counter(skip or {})
@@ -221,7 +225,7 @@ class SqliteStore:
             lost[number_of_row] = f"{value!r:.60} at step {step!r}"
             what = f"{len(lost)} point(s) of the metric {key} were left out, whose values are no numbers: "
             what += ", ".join(list(lost.values())[:3])
-            self.found.problem(self.location, what, run_id, about=key)
+            self.found.problem(self.location, what, run_id, about=f"values of {key}")
             return ()
         time = floor(timestamp)
         odd = time is None or given != whole(step) or time != number(timestamp)
