@@ -72,7 +72,7 @@ def export(
         if isinstance(error, (OSError, sqlite3.Error)):
             raise _cannot(file, error) from error
         raise
-    problems = tuple(str(problem) for problem in store.problems())
+    problems = tuple(str(problem) for problem in store.problems() if problem.damage)
     return Exported(file, len(runs), done[0], done[1], file.stat().st_size, problems)
 
 

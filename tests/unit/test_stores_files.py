@@ -105,7 +105,7 @@ class TestTornLines:
         line = parse(b"1 0.5 40 era5 land d1gest\n")
         assert line and (line.step, line.rest) == (40, ("era5", "land", "d1gest"))
         assert parse(b"1 0.5 40\r\n") == (1, 0.5, 40, ())
-        for bad in (b"1 0.5 4_0\n", b"1 x 4\n", b"1 0.5 4.0\n", b" 1 0.5 4\n", b"1 0.5\n", b"\n"):
+        for bad in (b"1 0.5 4_0\n", b"1 x 4\n", b"1 0.5 4.5 era5 d1\n", b" 1 0.5 4\n", b"1 0.5\n", b"\n"):
             assert parse(bad) is None, bad
 
 
@@ -153,7 +153,6 @@ class TestDamage:
             ("", "empty"),
             ("{{{", "damaged"),
             ("- a\n", "not a list of keys"),
-            ("run_id: RUN\nstart_time: x\n", "invalid literal"),
             ("\udce4: 1\n", "damaged"),
         ],
     )
@@ -177,20 +176,44 @@ class TestDamage:
             assert len(list(store.runs())) == 3
             assert "name is lost" in str(store.problems()[0])
 
+    def test_a_time_that_is_none_loses_only_itself(self, root: Path, run: str) -> None:
+        path = root / "0" / run / "meta.yaml"
+        path.write_text(path.read_text().replace("start_time: 17", "start_time: x17"))
+        with open_store(root) as store:
+            found = {one.id: one.start_time for one in store.runs()}
+            assert len(found) == 3 and found[run] is None
+            (problem,) = store.problems()
+        assert problem.run_id == run and "start_time 'x17" in problem.what
+
     def test_a_run_whose_dataset_is_gone_is_named(self, tmp_path: Path) -> None:
         root = unpack("2.22.0", tmp_path) / KINDS["files"]
         with open_store(root) as store:
             parent = next(run for run in store.runs() if run.name == "parent")
+            assert parent.inputs
         shutil.rmtree(root / parent.experiment_id / "datasets")
         with open_store(root) as store:
-            assert "parent" not in [run.name for run in store.runs()]
-            assert [problem.run_id for problem in store.problems()] == [parent.id]
+            assert store.run(parent.id).inputs == () and parent.name in [run.name for run in store.runs()]
+            assert {problem.run_id for problem in store.problems()} == {parent.id}
 
     def test_a_copy_of_a_run_beside_it_is_not_a_second_run(self, root: Path, run: str) -> None:
+        metric(root, run, b"1 0.5 1\n")
         shutil.copytree(root / "0" / run, root / "0" / f"{run}.bak")
         with open_store(root) as store:
             assert len(list(store.runs())) == 3
-            assert "copy of the run" in str(store.problems()[0])
+            (problem,) = store.problems()
+            assert "copy of the run" in problem.what and not problem.damage
+        metric(root, f"{run}.bak", b"1 0.5 1\n2 0.4 2\n")
+        with open_store(root) as store:
+            assert len(list(store.runs())) == 3
+            (problem,) = store.problems()
+        assert problem.run_id == run and "metrics/loss is only here" in problem.what and problem.damage
+
+    def test_a_run_in_a_folder_of_another_name_only(self, root: Path, run: str) -> None:
+        (root / "0" / run).rename(root / "0" / "best")
+        with open_store(root) as store:
+            assert len(list(store.runs())) == 2
+            (problem,) = store.problems()
+        assert problem.run_id == run and "rename the folder" in problem.what
 
     def test_an_unknown_run(self, root: Path, run: str) -> None:
         with open_store(root) as store:
@@ -238,8 +261,10 @@ class TestArtifactsThatMoved:
         with open_store((place / Path(KINDS[kind]).name).rename(tmp_path / "elsewhere.db")) as store:
             runs = list(store.runs())
             assert [path for run in runs for path in store.artifacts(run)] == []
-            (problem,) = store.problems()
-        assert "artifacts were recorded there" in problem.what and problem.place.endswith("artifacts/climate")
+            problems = store.problems()
+        assert {problem.run_id for problem in problems} == {run.id for run in runs}
+        for problem in problems:
+            assert "artifacts were recorded there" in problem.what and problem.place.endswith("artifacts/climate")
 
     @pytest.mark.parametrize("name", ["mlruns", "mlartifacts", "artifacts"])
     def test_a_servers_own_artifact_addresses(self, tmp_path: Path, name: str) -> None:

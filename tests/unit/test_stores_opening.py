@@ -12,7 +12,7 @@ import pytest
 from recorded import KINDS, kept, make_files, make_sqlite
 
 from labtrack.errors import BadInputError, Exit
-from labtrack.stores import open_store
+from labtrack.stores import find_stores, open_store, open_stores
 
 
 @pytest.fixture
@@ -87,6 +87,67 @@ class TestWays:
         for where in ("mlflow.db", "mlruns"):
             with open_store(where) as store:
                 assert list(store.runs()) == [] and store.problems() == []
+
+    def test_of_writing_an_address(self, here: Path) -> None:
+        (run,) = make_files(here / "mlruns")
+        (here / "logs").mkdir()
+        shutil.copytree(here / "mlruns", here / "logs" / "50% #1?")
+        for where in (
+            "file:./mlruns",
+            "file:mlruns",
+            "file:mlruns/",
+            "FILE:mlruns",
+            "file:.",
+            "file://localhost" + str(here),
+        ):
+            with open_store(where) as store:
+                assert store.run(run).id == run and store.problems() == []
+        with open_store("file:logs/50%25 #1?") as store:
+            assert store.run(run).id == run
+
+    def test_of_writing_a_folder_where_the_host_stands(self, here: Path) -> None:
+        (run,) = make_files(here / "mlruns")
+        (here / "logs").mkdir()
+        shutil.copytree(here / "mlruns", here / "logs" / "mlruns")
+        for where in ("file://mlruns", "file://logs/mlruns", "file://./mlruns"):
+            with open_store(where) as store:
+                assert store.run(run).id == run
+                (problem,) = store.problems()
+            assert "where a host's name does" in problem.what and not problem.damage
+        assert "file:///" in refused("file://nowhere/mlruns", "names a host called nowhere").hint
+
+
+class TestMany:
+    """One recording for each job, in one folder."""
+
+    def test_all_of_a_folder(self, here: Path) -> None:
+        ids = {name: make_sqlite(here / name)[0] for name in ("run-1.db", "run-2.db", "mlflow.db", "old.sqlite3")}
+        ids["mlruns"] = make_files(here / "mlruns")[0]
+        shutil.copyfile(here / "run-1.db", here / "._run-1.db")
+        assert {Path(one).name for one in find_stores(".")} == set(ids)
+        found = {Path(store.location).name: store for store in open_stores(here)}
+        for name, store in found.items():
+            with store:
+                assert [run.id for run in store.runs()] == [ids[name]]
+        assert found.keys() == ids.keys()
+        refused(".", "more than one store")
+
+    def test_one_is_one(self, here: Path) -> None:
+        make_sqlite(here / "run-1.db")
+        (here / "empty").mkdir()
+        for where in ("run-1.db", f"sqlite:///{here}/run-1.db", "https://host", "nowhere", "empty", ".", "file:."):
+            assert find_stores(where) == [where]
+
+    def test_databases_of_others_are_left_alone(self, here: Path) -> None:
+        (run,) = make_files(here / "mlruns")
+        with sqlite3.connect(here / "optuna.db") as db:
+            db.execute("CREATE TABLE studies (study_id INTEGER)")
+        db.close()
+        with open_store(".") as store:
+            assert store.run(run).id == run
+        assert find_stores(".") == ["."]
+        make_sqlite(here / "run-1.db")
+        assert [Path(one).name for one in find_stores(".")] == ["run-1.db", "mlruns"]
 
 
 class TestBadInput:
@@ -173,7 +234,12 @@ class TestBadInput:
     def test_too_high_above_stores(self, here: Path) -> None:
         for name in ("job1", "job2"):
             make_files(here / name / "mlruns")
-        assert "job1/mlruns" in refused(".", "holds no runs").hint
+        make_files(here / "sweep" / "job3" / "mlruns")
+        (here / "more").mkdir()
+        make_sqlite(here / "more" / "run.db")
+        hint = refused(".", "holds no runs").hint
+        for name in ("job1/mlruns", "job2/mlruns", "sweep/job3/mlruns", "more/run.db"):
+            assert name in hint
 
     def test_a_folder_called_like_a_database(self, here: Path) -> None:
         (here / "mlflow.db").mkdir()

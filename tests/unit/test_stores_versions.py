@@ -55,9 +55,12 @@ def test_runs(version: str, kind: str) -> None:
         found = {run.id: as_witnessed(store, run) for run in store.runs(deleted=True)}
         assert store.problems() == []
         active = [run.name for run in store.runs()]
+        gone = {one.id for one in store.experiments(deleted=True) if one.lifecycle_stage == "deleted"}
     for run_id, run in expected.items():
         if kind == "files":
             correct_mlflow(run)
+        if run["experiment_id"] in gone:
+            run["lifecycle_stage"] = "deleted"  # MLflow 1.30 left it to the experiment's folder
         for name, value in run.items():
             assert found[run_id][name] == value, f"{name} of {run['name']}"
     assert found.keys() == expected.keys()

@@ -71,7 +71,7 @@ def import_(file: str, **given: Any) -> None:
             f"{file} is neither a file that `labtrack export` wrote nor a folder with metrics.json.",
             f"for what MLflow recorded: labtrack sync -s {file}",
         )
-    run({"source": file, "run_ids": (), "deleted": True, "expression": None, "watch": None, "jobs": 4, **given})
+    run({"sources": (file,), "run_ids": (), "deleted": True, "expression": None, "watch": None, "jobs": 4, **given})
 
 
 COMMANDS: tuple[click.Command, ...] = (export, import_)

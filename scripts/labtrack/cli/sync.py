@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from labtrack.cli import output
-from labtrack.errors import BadInputError, Exit
+from labtrack.errors import BadInputError, Exit, LabtrackError
 
 if TYPE_CHECKING:
     from labtrack.sync import Report
 
+_GRAVEST = (Exit.INTERRUPTED, Exit.FAILED, Exit.LOCKED, Exit.BAD_INPUT)  # of several recordings, what counts
 _WATCH = 2.0  # seconds
 _SHOWN = 20  # lines of a kind in the summary; --json has all
 _SOURCE = (
-    "What was recorded: a SQLite file, a folder with one, an mlruns folder, an exported file, a server's https://."
+    "What was recorded: a SQLite file, a folder with one or many, an mlruns folder, an exported file, a server's "
+    "https://.  Repeatable."
 )
 _DESTINATION = "The tracking server's address; MLFLOW_TRACKING_URI where it is not given."
 
@@ -29,13 +31,20 @@ def _options(*, anemoi: bool) -> Callable[[Any], Any]:
     default = "anemoi-debug" if anemoi else None
     where = "The experiment at the server." + ("" if anemoi else "  [default: the name it has in the source]")
     decorators = [
-        click.option("-s", "--source", required=True, metavar="SOURCE", help=_SOURCE),
+        click.option("-s", "--source", "sources", required=True, multiple=True, metavar="SOURCE", help=_SOURCE),
         click.option("-d", "--destination", metavar="URI", help=_DESTINATION),
         click.option("-r", "--run-id", "run_ids", multiple=True, metavar="RUN_ID", help="Only this run; repeatable."),
         click.option("-e", "--experiment-name", "experiment", default=default, show_default=anemoi, help=where),
         click.option("-x", "--export-deleted-runs", "deleted", is_flag=True, help="Also runs deleted in the source."),
         click.option("-v", "--verbose", is_flag=True, help="Say what is done, run by run."),
         click.option("--filter", "expression", metavar="EXPR", help="Only runs like this: \"params.model = 'unet'\"."),
+        click.option(
+            "--only-experiment", "only", multiple=True, metavar="NAME",
+            help="Only runs of this experiment; repeatable, and a pattern like 'sweep-*'.",
+        ),
+        click.option(
+            "--exclude-experiment", "exclude", multiple=True, metavar="NAME", help="No runs of this experiment."
+        ),
         click.option("--dry-run", is_flag=True, help="Show what would be sent, and send nothing."),
         click.option("--verify", is_flag=True, help="Then compare both sides point by point and byte by byte."),
         click.option("--repair", is_flag=True, help="Send again what is missing or different at the server."),
@@ -99,6 +108,7 @@ def anemoi_sync(authentication: bool, **given: Any) -> None:
 def run(given: dict[str, Any]) -> None:
     """Does what both commands, and `labtrack import`, are for."""
     from labtrack.cli import progress
+    from labtrack.stores import find_stores
     from labtrack.sync import Options, filters, opened
     from labtrack.sync.watch import watch
 
@@ -112,7 +122,7 @@ def run(given: dict[str, Any]) -> None:
         run_ids=given["run_ids"],
         experiment=given["experiment"],
         deleted=given["deleted"],
-        wanted=filters.parse(given["expression"]) if given["expression"] else None,
+        wanted=filters.chosen(given["expression"], given.get("only", ()), given.get("exclude", ())),
         dry_run=given["dry_run"],
         verify=given["verify"],
         repair=given.get("repair", False),
@@ -121,13 +131,51 @@ def run(given: dict[str, Any]) -> None:
     )
     _stop_when_told()
     shows = progress.shows(quiet=given["as_data"], verbose=given["verbose"])
-    with opened(given["source"], destination, options, shows) as syncer:
-        report = watch(syncer, given["watch"]) if given["watch"] and not given["dry_run"] else syncer.once()
+    sources = list(dict.fromkeys(one for source in given["sources"] for one in find_stores(source)))
+    if given["watch"] and len(sources) > 1:
+        raise BadInputError(
+            f"--watch follows one recording, and there are {len(sources)}: {', '.join(sources)}.",
+            "start one for each of them, or run the sync again from time to time.",
+        )
+
+    def one(source: str) -> Report:
+        with opened(source, destination, options, shows) as syncer:
+            return watch(syncer, given["watch"]) if given["watch"] and not given["dry_run"] else syncer.once()
+
+    if len(sources) == 1:
+        report = one(sources[0])
+        if given["as_data"]:
+            output.data(report.as_data())
+        else:
+            _tell(report, verbose=given["verbose"])
+        sys.exit(report.exit_code)
+    sys.exit(_several(sources, one, given))
+
+
+def _several(sources: list[str], one: Callable[[str], Report], given: dict[str, Any]) -> int:
+    """Sends one recording after the other; what goes wrong with one keeps no other away.  Gives the exit code."""
+    codes: list[int] = []
+    data: list[dict[str, Any]] = []
+    for source in sources:
+        try:
+            report = one(source)
+        except LabtrackError as error:
+            codes.append(int(error.code))
+            data.append({"source": source, "error": str(error), "exit_code": int(error.code)})
+            if not given["as_data"]:
+                output.line(f"{source}:\nError: {error}", err=True)
+            continue
+        codes.append(int(report.exit_code))
+        data.append(report.as_data())
+        if not given["as_data"]:
+            output.line(f"{source}:")
+            _tell(report, verbose=given["verbose"])
+        if report.interrupted:
+            break
+    code = next((one for one in _GRAVEST if one in codes), max(codes))
     if given["as_data"]:
-        output.data(report.as_data())
-    else:
-        _tell(report, verbose=given["verbose"])
-    sys.exit(report.exit_code)
+        output.data({"recordings": data, "exit_code": code})
+    return code
 
 
 def _stop_when_told() -> None:

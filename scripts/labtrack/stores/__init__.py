@@ -16,8 +16,9 @@ from labtrack.stores.model import (
     RegisteredModel,
     Run,
     Store,
+    Trace,
 )
-from labtrack.stores.opening import open_store
+from labtrack.stores.opening import find_stores, open_store, open_stores
 
 __all__ = [
     "Artifact",
@@ -33,5 +34,8 @@ __all__ = [
     "RegisteredModel",
     "Run",
     "Store",
+    "Trace",
+    "find_stores",
     "open_store",
+    "open_stores",
 ]

@@ -6,27 +6,33 @@ mounted elsewhere still has them, so what is not where it was recorded is looked
 
 from __future__ import annotations
 
+import errno
+import json
 import os
+import re
 import stat
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from labtrack.errors import LabtrackError
-from labtrack.stores.model import Artifact, LoggedModel, Owner, Problem
+from labtrack.stores import tree
+from labtrack.stores.model import Artifact, Findings, LoggedModel, Owner, Run, shown
 
+_WINDOWS = re.compile(r"(file:/*)?[A-Za-z]:[\\/]|\\\\")
+_HISTORY = "mlflow.log-model.history"
+_LOCAL = ("", "file", "mlflow-artifacts", "windows")  # kinds of addresses whose files may be here
 _USUAL = ("", "mlruns", "mlartifacts", "artifacts")  # folders beside a database that MLflow and its users keep them in
 
 
 class LocalArtifacts:
     """Finds and opens the artifacts of the runs and models of one store."""
 
-    def __init__(self, root: Path) -> None:
-        """root: the folder that the store is in, or is."""
+    def __init__(self, root: Path, found: Findings) -> None:
+        """root: the folder that the store is in, or is.  found: where problems are told."""
         self.root = root
-        self.problems: list[Problem] = []
-        self._named: set[str] = set()
+        self._findings = found
         self._found: dict[str, Path] = {}
 
     def prefer(self, owner: Owner, folder: Path) -> None:
@@ -39,31 +45,25 @@ class LocalArtifacts:
         only: the names in the folder that are looked at; empty for all.
         """
         folder = self.folder(owner)
+        if isinstance(owner, Run):
+            self._look_for_models(owner, folder)
         if folder is None:
             return
         inside = folder.resolve()
-        for path in sorted(_files(folder, only), key=lambda one: one.relative_to(folder).parts):
+
+        def unread(place: Path, why: str) -> None:
+            self._tell(place, f"the artifacts in it {why}", owner)
+
+        for path in sorted(_files(folder, only, unread), key=lambda one: one.relative_to(folder).parts):
             name = path.relative_to(folder).as_posix()
             if name != name.encode("utf-8", "replace").decode():
-                self._tell(os.fsencode(path).decode("utf-8", "replace"), "its name is not UTF-8; left out", owner)
-                continue
-            try:
-                if path.is_symlink() and not _within(inside, path.resolve()):
-                    said = f"the artifact {name} is a link to {path.readlink()}, outside of the run, and was left out"
-                    self._tell(str(path), said, owner)
-                    continue
-                facts = path.stat()
-                if stat.S_ISDIR(facts.st_mode):
-                    continue  # a link to a folder of the same run, whose files are listed where they are
-                if not stat.S_ISREG(facts.st_mode):
-                    self._tell(
-                        str(path), f"the artifact {name} is not a file (a pipe, a socket) and was left out", owner
-                    )
-                    continue
-            except OSError as error:
-                self._tell(str(path), f"the artifact {name} can't be read: {error.strerror}", owner)
-                continue
-            yield Artifact(name, facts.st_size, facts.st_mtime_ns // 1_000_000)
+                self._tell(path, "its name is not UTF-8; left out", owner)
+            elif not tree.is_deleted(path.name):
+                facts = _facts(path, inside)
+                if isinstance(facts, str):
+                    self._tell(path, f"the artifact {name} {facts}", owner)
+                elif stat.S_ISREG(facts.st_mode):
+                    yield Artifact(name, facts.st_size, facts.st_mtime_ns // 1_000_000)
 
     def path(self, owner: Owner, name: str) -> Path | None:
         """Where one artifact is; None where it is not in the artifact folder of `owner`."""
@@ -91,31 +91,70 @@ class LocalArtifacts:
         if recorded in self._found:
             return self._found[recorded]
         path, scheme = as_path(recorded)
-        if scheme not in ("", "file", "mlflow-artifacts"):
-            self._tell_once(
-                recorded, f"artifacts are in {scheme}://, not beside the runs, and are not read from there", owner
-            )
-            return None
         if not path:
             return None
-        if owner.id not in path.parts:
+        if scheme not in _LOCAL:
+            what = f"artifacts are in {scheme}://, not beside the runs, and are not read from there"
+        elif owner.id not in path.parts:
             what = f"it is recorded as the artifacts of {owner.id}, but is not a folder of that run or model; not read"
-            self._tell_once(recorded, what, owner)
-            return None
-        there = scheme != "mlflow-artifacts" and path.is_absolute() and path.is_dir()
-        # with the owner's id in it, it can't be another's, or the reader's own ~/.ssh
-        found = path if there else next(self._here(path, owner.id), None)
+        else:
+            found = self._look(path, scheme, owner)
+            if found:
+                self._found[recorded] = found
+            return found
+        self._tell(recorded, what, owner)
+        return None
+
+    def _look(self, path: Path, scheme: str, owner: Owner) -> Path | None:
+        if scheme in ("", "file") and path.is_absolute():
+            if not self._can_be_seen(path, owner):
+                return None
+            if tree.is_folder(path):  # with the owner's id in it, it can't be another's, or the reader's own ~/.ssh
+                return path
+        found = next(self._here(path, owner.id), None)
         if found:
-            self._found[recorded] = found
             return found
         # MLflow makes the folder with the first artifact: nothing is missing where the place above it is here
         place = _above(path, owner.id)
-        here = scheme == "mlflow-artifacts" or not path.is_absolute() or place.exists() or place.parent.exists()
-        here = here or self.root in place.parents
+        if scheme == "mlflow-artifacts":
+            if not any(tree.is_folder(self.root / name) for name in _USUAL if name):
+                what = f"artifacts were sent to a server, and none of its folders ({', '.join(_USUAL[1:])}) is here"
+                self._findings.warning(self.root, what)
+            return None
+        here = scheme != "windows" and not path.is_absolute()
+        here = here or tree.is_folder(place) or tree.is_folder(place.parent) or self.root in place.parents
         if not here and not any(self._here(place.parent, place.parent.name)):
             what = f"artifacts were recorded there, and are neither there nor beside {self.root}"
-            self._tell_once(str(place), what, owner)
+            self._tell(place, what, owner)
         return None
+
+    def _look_for_models(self, run: Run, folder: Path | None) -> None:
+        """MLflow before 3.0 notes in a tag which folders of a run hold models, so that it shows when one is gone."""
+        try:
+            noted = json.loads(run.tags.get(_HISTORY, "[]"))
+            paths = [one["artifact_path"] for one in noted if "model_id" not in one]
+        except (ValueError, TypeError, KeyError):
+            return
+        local = as_path(run.artifact_uri)[1] in _LOCAL
+        for path in paths if local else ():
+            if not isinstance(path, str) or (folder and os.path.lexists(folder / path)):
+                continue
+            self._tell(run.artifact_uri, f"the model {path}, which the run says it logged, is gone", run)
+
+    def _can_be_seen(self, path: Path, owner: Owner) -> bool:
+        """False, and a problem, where it can't be told whether there is something."""
+        try:
+            path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            if path.is_symlink():
+                self._tell(
+                    path, f"the artifacts are behind a link to {shown(path.readlink())}, which is not there", owner
+                )
+                return False
+        except (OSError, RuntimeError) as error:
+            self._tell(path, f"the artifacts can't be read: {getattr(error, 'strerror', None) or error}", owner)
+            return False
+        return True
 
     def _here(self, recorded: Path, name: str) -> Iterator[Path]:
         """Folders beside the store that end as `recorded` does, down to the part `name`; the longest end first."""
@@ -127,18 +166,14 @@ class LocalArtifacts:
             for usual in _USUAL:
                 for start in range(at + 1):
                     candidate = base.joinpath(usual, *parts[start:])
-                    if candidate.is_dir():
+                    if tree.is_folder(candidate):
                         yield candidate
 
-    def _tell_once(self, place: str, what: str, owner: Owner) -> None:
-        if place not in self._named:
-            self._tell(place, what, owner)
-
-    def _tell(self, place: str, what: str, owner: Owner) -> None:
-        problem = Problem(place, what, owner.source_run_id if isinstance(owner, LoggedModel) else owner.id)
-        self._named.add(place)
-        if problem not in self.problems:
-            self.problems.append(problem)
+    def _tell(self, place: object, what: str, owner: Owner) -> None:
+        if isinstance(owner, LoggedModel) and not owner.source_run_id:
+            self._findings.problem(place, what, experiment_id=owner.experiment_id)
+        else:
+            self._findings.problem(place, what, owner.source_run_id if isinstance(owner, LoggedModel) else owner.id)
 
 
 def _recorded(owner: Owner) -> str:
@@ -147,6 +182,8 @@ def _recorded(owner: Owner) -> str:
 
 def as_path(uri: str) -> tuple[Path | None, str]:
     """The path in an artifact address, and the address's scheme (empty for a plain path)."""
+    if _WINDOWS.match(uri):  # of another machine: looked for beside the store by its last parts
+        return Path(PureWindowsPath(unquote(re.sub("^file:/*", "", uri))).as_posix().replace(":", "", 1)), "windows"
     parts = urlsplit(uri)
     if not parts.scheme:
         return (Path(uri) if uri else None), ""
@@ -161,14 +198,30 @@ def _above(path: Path, owner_id: str) -> Path:
     return path.parent
 
 
-def _files(folder: Path, only: Sequence[str]) -> Iterator[Path]:
-    for place, folders, names in os.walk(folder):
-        here = Path(place)
-        if only and here == folder:
-            for listed in (folders, names):
-                listed[:] = [one for one in listed if one in only]
-        yield from (here / name for name in names)
-        yield from (here / name for name in folders if (here / name).is_symlink())  # os.walk does not enter them
+def _facts(path: Path, inside: Path) -> os.stat_result | str:
+    """Of a file of the run, or of a link to a folder whose files are listed where they are; else why it is none."""
+    try:
+        if path.is_symlink() and not _within(inside, path.resolve()):
+            return f"is a link to {shown(path.readlink())}, outside of the run, and was left out"
+        facts = path.stat()
+        if not (stat.S_ISREG(facts.st_mode) or stat.S_ISDIR(facts.st_mode)):
+            return "is not a file (a pipe, a socket) and was left out"
+        if not tree.is_readable(path):
+            return f"can't be read: {os.strerror(errno.EACCES)}"
+    except (OSError, RuntimeError) as error:  # RuntimeError: a ring of links, in Python < 3.13
+        return f"can't be read: {getattr(error, 'strerror', None) or error}"
+    return facts
+
+
+def _files(folder: Path, only: Sequence[str], tells: tree.Tells) -> Iterator[Path]:
+    if not only:
+        yield from tree.files(folder, tells)
+    for name in only:
+        place = folder / name
+        if tree.is_folder(place) and not place.is_symlink():
+            yield from tree.files(place, tells)
+        elif place.exists() or place.is_symlink():
+            yield place
 
 
 def _within(folder: Path, path: Path) -> bool:

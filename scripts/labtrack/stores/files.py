@@ -10,19 +10,25 @@ out and named, never guessed.
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from labtrack.errors import BadInputError
-from labtrack.stores import registryfiles
+from labtrack.stores import modelfiles, registryfiles, tracefiles, tree
 from labtrack.stores.artifacts import LocalArtifacts
+from labtrack.stores.copies import Copies
+from labtrack.stores.folders import META, NO_EXPERIMENTS, NO_RUNS, TRASH, holds_experiments, is_deleted, is_experiment
 from labtrack.stores.model import (
     ACTIVE,
     DELETED,
+    RUNNING,
     Artifact,
     DatasetInput,
     Experiment,
+    Findings,
     LoggedModel,
     MetricPoint,
     ModelLink,
@@ -31,16 +37,16 @@ from labtrack.stores.model import (
     Problem,
     RegisteredModel,
     Run,
+    Trace,
     identity_of,
 )
-from labtrack.stores.plainfiles import BrokenFileError, MetricFile, keys_in, read_meta, read_values
-from labtrack.stores.sqlite import MODEL_STATUS, unknown_run
+from labtrack.stores.numbers import Steps, floor
+from labtrack.stores.plainfiles import BrokenFileError, MetricFile, keys_in, point, read_meta, read_values, time_in
+from labtrack.stores.sqlite import unknown_run
 
-META = "meta.yaml"
-_TRASH = ".trash"
-_NO_RUNS = ("datasets", "models", "tags", "traces")  # folders of an experiment that are no runs
-_NO_EXPERIMENTS = ("models", _TRASH)
 _PARTS_OF_A_RUN = ("metrics", "params", "tags", "artifacts")
+OPEN = (RUNNING, "SCHEDULED")  # of these more may come
+_RUN_ID = re.compile(r"[0-9a-f]{32}")
 _STATUS = {1: "RUNNING", 2: "SCHEDULED", 3: "FINISHED", 4: "FAILED", 5: "KILLED"}
 
 
@@ -52,10 +58,12 @@ class FileStore:
     def __init__(self, root: Path) -> None:
         """Opens the folder.  Raises BadInputError where there is no experiment in it."""
         self.root = root
-        self._problems: dict[str, Problem] = {}
+        self.found = Findings()
         self._metrics: dict[Path, MetricFile] = {}
         self._places: dict[str, Path] = {}
-        self._files = LocalArtifacts(root.absolute())
+        self._files = LocalArtifacts(root.absolute(), self.found)
+        if not tree.is_folder(root) or not tree.is_readable(root, os.R_OK | os.X_OK):
+            raise BadInputError(f"{root} can't be read.", f"look at `ls -ld {root}`.")
         if not holds_experiments(root):
             raise BadInputError(
                 f"{root} has no experiments in it: no folder with a meta.yaml.", "is it an mlruns folder?"
@@ -74,42 +82,69 @@ class FileStore:
         return sorted(found, key=lambda one: (one.creation_time or 0, len(one.id), one.id))
 
     def runs(self, experiment_id: str | None = None, *, deleted: bool = False) -> Iterator[Run]:
+        copies = Copies(self.found)
         for folder in self._folders(deleted=deleted):
             if experiment_id in (None, folder.name):
-                heads = [(meta, run) for run in _subfolders(folder) for meta in self._head(run)]
+                gone = is_deleted(folder)
+                heads = [(meta, run) for run in self._runs_in(folder) for meta in self._head(run)]
                 for meta, run in sorted(heads, key=lambda head: (head[0].get("start_time") or 0, head[1].name)):
-                    if deleted or meta.get("lifecycle_stage", ACTIVE) == ACTIVE:
-                        yield from self._run(meta, run)
+                    stage = DELETED if gone else meta.get("lifecycle_stage", ACTIVE)
+                    if (deleted or stage != DELETED) and copies.is_first(run, self._own_place(meta, run)):
+                        yield self._whole({**meta, "lifecycle_stage": stage}, run)
 
     def run(self, run_id: str) -> Run:
         folder = self._place(run_id)
         try:
-            return self._whole(_meta_of_run(folder), folder)
-        except (BrokenFileError, ValueError, TypeError) as error:
+            meta = self._meta_of_run(folder)
+        except BrokenFileError as error:
             raise BadInputError(
                 f"The run {run_id} in {folder} is damaged: {error}.",
                 "copy it again if it is a copy; else leave it out.",
             ) from error
+        if is_deleted(folder.parent):
+            meta["lifecycle_stage"] = DELETED
+        return self._whole(meta, folder)
 
     def metric_keys(self, run_id: str) -> dict[str, int]:
-        counts = {key: file.count() for key, file in self._metric_files(run_id)}
+        counts = {}
+        for key, file in self._metric_files(run_id):
+            try:
+                counts[key] = file.count()
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                self.found.problem(file.path, f"the metric {key} can't be read: {error.strerror}", run_id)
         return {key: count for key, count in counts.items() if count}
 
     def points(self, run_id: str, skip: Mapping[str, int] | None = None) -> Iterator[MetricPoint]:
         for key, file in self._metric_files(run_id):
             left = (skip or {}).get(key, 0)
-            for line in file.lines():
-                if left:
-                    left -= 1
-                else:
-                    yield MetricPoint(key, line.value, line.timestamp, line.step)
+            steps = Steps()
+            try:
+                for line in file.lines():
+                    one = point(key, line, steps)
+                    if left:
+                        left -= 1
+                    else:
+                        yield one
+            except OSError as error:
+                self.found.problem(file.path, f"the metric {key} can't be read: {error.strerror}", run_id)
             if file.broken:
                 what = f"{file.broken} damaged line(s) of the metric {key} were left out"
-                self._tell(Problem(str(file.path), what, run_id))
+                self.found.problem(file.path, what, run_id, about="lines")
 
     def _metric_files(self, run_id: str) -> Iterator[tuple[str, MetricFile]]:
-        for key, path in keys_in(self._place(run_id) / "metrics"):
-            yield key, self._metrics.setdefault(path, MetricFile(path))
+        place = self._place(run_id)
+        for key, path in keys_in(place / "metrics", self._tells(run_id)):
+            if path not in self._metrics:
+                self._metrics[path] = MetricFile(path, lambda: self._has_ended(place))
+            yield key, self._metrics[path]
+
+    def _has_ended(self, folder: Path) -> bool:
+        try:
+            return _status(read_meta(folder / META).get("status")) not in OPEN
+        except BrokenFileError:
+            return False
 
     def artifacts(self, owner: Owner) -> Iterator[Artifact]:
         return self._beside(owner).list(owner)
@@ -124,40 +159,40 @@ class FileStore:
         """A run's own folder comes before the recorded one, which may be the place that the store was copied from."""
         if isinstance(owner, Run):
             own = self._place(owner.id) / "artifacts"
-            if own.is_dir() and any(own.iterdir()):
+            try:
+                here = tree.is_folder(own) and any(own.iterdir())
+            except OSError:
+                here = True  # and it is told when it is listed
+            if here:
                 self._files.prefer(owner, own)
         return self._files
 
     def logged_models(self, *, deleted: bool = False) -> Iterator[LoggedModel]:
         for experiment in self._folders(deleted=deleted):
-            for folder in _subfolders(experiment / "models"):
-                try:
-                    model = _model(read_meta(folder / META), folder, experiment.name)
-                except (BrokenFileError, KeyError, ValueError) as error:
-                    self._tell(Problem(str(folder), f"the logged model was left out: {error}"))
-                    continue
-                if deleted or model.lifecycle_stage == ACTIVE:
+            for model in modelfiles.read(experiment, self._tells(experiment=experiment.name)):
+                if deleted or model.lifecycle_stage != DELETED:
                     yield model
 
     def model_points(self, model_id: str) -> Iterator[ModelPoint]:
         for experiment in self._folders(deleted=True):
-            for key, path in keys_in(experiment / "models" / model_id / "metrics"):
-                for line in MetricFile(path).lines():
-                    run_id, name, digest = (*line.rest, "", "", "")[:3]
-                    point = MetricPoint(key, line.value, line.timestamp, line.step)
-                    yield ModelPoint(point, run_id, name or None, digest or None)
+            yield from modelfiles.points(experiment, model_id, self._tells(experiment=experiment.name))
 
     def registered_models(self) -> list[RegisteredModel]:
         found = []
-        for folder in _subfolders(self.root / "models"):
+        for folder in tree.subfolders(self.root / "models", self._tells()):
             try:
-                found.append(registryfiles.read(folder))
-            except (BrokenFileError, KeyError, ValueError) as error:
-                self._tell(Problem(str(folder), f"the registered model was left out: {error}"))
+                found.append(registryfiles.read(folder, self._tells()))
+            except BrokenFileError as error:
+                self.found.problem(folder, f"the registered model was left out: {error}")
         return found
 
+    def traces(self, experiment_id: str | None = None) -> Iterator[Trace]:
+        for folder in self._folders(deleted=True):
+            if experiment_id in (None, folder.name):
+                yield from tracefiles.read(folder, self._tells(experiment=folder.name))
+
     def problems(self) -> list[Problem]:
-        return [*self._problems.values(), *self._files.problems]
+        return self.found.problems()
 
     def close(self) -> None:
         """Nothing is kept open."""
@@ -168,177 +203,178 @@ class FileStore:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _tell(self, problem: Problem) -> None:
-        self._problems[problem.place] = problem
+    def _tells(self, run_id: str | None = None, experiment: str | None = None) -> tree.Tells:
+        return lambda place, what: self.found.problem(place, what, run_id, experiment)
+
+    def _tells_of_experiments(self, place: Path, what: str) -> None:
+        self.found.problem(place, what, experiment_id=place.name)
 
     def _folders(self, *, deleted: bool) -> Iterator[Path]:
         """The folders of experiments."""
-        for folder in _subfolders(self.root):
-            if folder.name not in _NO_EXPERIMENTS and _is_experiment(folder):
+        for folder in tree.subfolders(self.root, self._tells_of_experiments):
+            if folder.name not in NO_EXPERIMENTS and self._may_be_an_experiment(folder):
                 yield folder
-        if deleted:
-            yield from filter(_is_experiment, _subfolders(self.root / _TRASH))
+        if deleted and tree.is_folder(self.root / TRASH):
+            yield from filter(
+                self._may_be_an_experiment, tree.subfolders(self.root / TRASH, self._tells_of_experiments)
+            )
+
+    def _may_be_an_experiment(self, folder: Path) -> bool:
+        try:
+            with os.scandir(folder):
+                return is_experiment(folder)
+        except OSError as error:
+            self.found.problem(folder, f"can't be read: {error.strerror}", experiment_id=folder.name)
+            return False
 
     def _experiment(self, folder: Path) -> Iterator[Experiment]:
-        trashed = folder.parent.name == _TRASH
+        tells = self._tells(experiment=folder.name)
         try:
             meta = read_meta(folder / META)
-            tags = read_values(folder / "tags")
         except BrokenFileError as error:
-            self._tell(Problem(str(folder), f"the experiment's name is lost ({error}); its runs are read"))
-            meta, tags = {}, {}
+            tells(folder, f"the experiment's name is lost ({error}); its runs are read")
+            meta = {}
+        name = str(meta.get("name") or "")
+        if meta and not name.strip():
+            self.found.warning(folder, "the experiment has no name, and is called by its id", None, folder.name)
         yield Experiment(
             folder.name,
-            str(meta.get("name", folder.name)),
+            name if name.strip() else folder.name,
             str(meta.get("artifact_location") or ""),
-            DELETED if trashed else meta.get("lifecycle_stage", ACTIVE),
-            _time(meta.get("creation_time")),
-            _time(meta.get("last_update_time")),
-            tags,
+            DELETED if is_deleted(folder) else ACTIVE,
+            time_in(meta, "creation_time", folder, tells),
+            time_in(meta, "last_update_time", folder, tells),
+            read_values(folder / "tags", tells),
         )
+
+    def _runs_in(self, experiment: Path) -> list[Path]:
+        """The folders that are or should be runs."""
+
+        def tells(place: Path, what: str) -> None:
+            run = place.name if _RUN_ID.fullmatch(place.name) else None
+            self.found.problem(place, what, run, None if run else experiment.name)
+
+        found = tree.subfolders(experiment, tells)
+        return [one for one in found if one.name not in NO_RUNS]
 
     def _head(self, folder: Path) -> Iterator[dict[str, Any]]:
         """The meta.yaml of a run's folder; nothing, and maybe a problem, where it has none that can be read."""
-        if folder.name in _NO_RUNS:
-            return
         try:
-            meta = _meta_of_run(folder)
-        except (BrokenFileError, ValueError, TypeError) as error:
-            if any((folder / part).is_dir() for part in _PARTS_OF_A_RUN):
-                self._tell(Problem(str(folder), f"the run was left out: {error}", folder.name))
+            meta = self._meta_of_run(folder)
+        except BrokenFileError as error:
+            try:
+                names = {one.name for one in os.scandir(folder)}
+            except OSError:
+                names = set(_PARTS_OF_A_RUN)
+            if names.intersection(_PARTS_OF_A_RUN) or (META in names and "is missing" not in str(error)):
+                self.found.problem(folder, f"the run was left out: {error}", folder.name)
             return
         named = str(meta.get("run_id") or meta.get("run_uuid") or folder.name)
         if named != folder.name:
-            self._tell(Problem(str(folder), f"left out: it is a copy of the run {named} in a folder of another name"))
+            places = (one / named for one in self._folders(deleted=True))
+            place = next((one for one in places if tree.is_file(one / META)), None)
+            Copies(self.found).tell(folder, place, named)
             return
         yield meta
 
-    def _run(self, meta: dict[str, Any], folder: Path) -> Iterator[Run]:
-        try:
-            yield self._whole(meta, folder)
-        except BrokenFileError as error:
-            self._tell(Problem(str(folder), f"the run was left out: {error}", folder.name))
+    def _meta_of_run(self, folder: Path) -> dict[str, Any]:
+        """Raises BrokenFileError where there is none that can be read."""
+        meta = read_meta(folder / META)
+        for name in ("start_time", "end_time"):
+            meta[name] = time_in(meta, name, folder, self._tells(folder.name))
+        return meta
 
     def _whole(self, meta: dict[str, Any], folder: Path) -> Run:
-        tags = read_values(folder / "tags")
-        status = meta.get("status")
+        tells = self._tells(folder.name)
+        tags = read_values(folder / "tags", tells)
         inputs, read = self._inputs(folder)
-        self._places.setdefault(folder.name, folder)  # of a run that is there twice the first, as MLflow finds it
+        self._places.setdefault(folder.name, folder)
         return Run(
             folder.name,
             folder.parent.name,
             str(meta.get("run_name") or tags.get("mlflow.runName") or meta.get("name") or ""),
             str(meta.get("user_id") or ""),
-            _STATUS.get(status, "RUNNING") if isinstance(status, int) else str(status or "RUNNING"),
+            _status(meta.get("status")),
             meta["start_time"],
             meta["end_time"],
-            meta.get("lifecycle_stage", ACTIVE),
+            str(meta.get("lifecycle_stage") or ACTIVE),
             str(meta.get("artifact_uri") or ""),
-            read_values(folder / "params"),
+            read_values(folder / "params", tells),
             tags,
             inputs,
             read,
             tuple(
-                ModelLink(str(link.get("destination_id") or link["source_id"]), int(link.get("step") or 0))
-                for link in self._links(folder / "outputs")
+                ModelLink(str(link.get("destination_id") or link["source_id"]), floor(link.get("step")) or 0)
+                for link in self._links(folder / "outputs", folder.name)
             ),
         )
 
     def _inputs(self, folder: Path) -> tuple[tuple[DatasetInput, ...], tuple[ModelLink, ...]]:
         datasets, models = [], []
-        for link in self._links(folder / "inputs"):
+        for link in self._links(folder / "inputs", folder.name):
             source = str(link["source_id"])
             if link.get("source_type") != "DATASET":
                 models.append(ModelLink(source))
                 continue
-            data = read_meta(folder.parent / "datasets" / source / META)
+            place = folder.parent / "datasets" / source
+            try:
+                data = read_meta(place / META)
+            except BrokenFileError as error:
+                self.found.problem(place, f"a dataset of the run was left out: {error}", folder.name)
+                continue
             texts = [data.get(name) for name in ("name", "digest", "source_type", "source", "schema", "profile")]
             name, digest, kind, where, schema, profile = (None if text is None else str(text) for text in texts)
-            tags = {str(key): str(value) for key, value in (link.get("tags") or {}).items()}
+            given = link.get("tags")
+            tags = {str(key): str(value) for key, value in given.items()} if isinstance(given, dict) else {}
             datasets.append(
                 DatasetInput(name or "", digest or "", kind or "", where or "", schema or None, profile or None, tags)
             )
         return tuple(datasets), tuple(models)
 
-    def _links(self, folder: Path) -> Iterator[dict[str, Any]]:
-        for one in _subfolders(folder):
-            link = read_meta(one / META)
-            if "source_id" not in link:
-                raise BrokenFileError(f"{folder.name}/{one.name}/{META} has no source_id")
-            yield link
+    def _links(self, folder: Path, run_id: str) -> Iterator[dict[str, Any]]:
+        for one in tree.subfolders(folder, self._tells(run_id)):
+            try:
+                link = read_meta(one / META)
+            except BrokenFileError as error:
+                self.found.problem(one, f"a link of the run was left out: {error}", run_id)
+                continue
+            if "source_id" in link:
+                yield link
+            else:
+                self.found.problem(one, f"a link of the run was left out: {META} has no source_id", run_id)
+
+    def _belongs(self, run: Path) -> bool:
+        """Whether a run says that it is of the experiment in whose folder it is."""
+        try:
+            return str(read_meta(run / META).get("experiment_id")) == run.parent.name
+        except BrokenFileError:
+            return False
+
+    def _own_place(self, meta: Mapping[str, Any], folder: Path) -> Path:
+        """The folder from which the run that was found in `folder` is read."""
+        if str(meta.get("experiment_id")) != folder.parent.name:
+            return self._place(folder.name)
+        place = self._places.setdefault(folder.name, folder)
+        if place != folder and not tree.is_file(place / META):  # moved meanwhile, as to .trash
+            place = self._places[folder.name] = folder
+        return place
 
     def _place(self, run_id: str) -> Path:
-        """A run's folder.  Raises BadInputError when there is no such run."""
+        """A run's folder: where it is twice, the one in the experiment that it says it belongs to.
+
+        Raises BadInputError when there is no such run.
+        """
         if run_id not in self._places:
-            usable = run_id not in ("", ".", "..", *_NO_RUNS) and "/" not in run_id
-            for experiment in self._folders(deleted=True) if usable else ():
-                if (experiment / run_id / META).is_file():
-                    self._places[run_id] = experiment / run_id
-                    break
-            else:
-                known = (run.name for folder in self._folders(deleted=True) for run in _subfolders(folder))
-                raise unknown_run(run_id, self.location, (name for name in known if name not in _NO_RUNS))
+            usable = run_id not in ("", ".", "..", *NO_RUNS) and "/" not in run_id
+            folders = list(self._folders(deleted=True)) if usable else []
+            found = [folder / run_id for folder in folders if tree.is_file(folder / run_id / META)]
+            if not found:
+                known = (run.name for folder in self._folders(deleted=True) for run in self._runs_in(folder))
+                raise unknown_run(run_id, self.location, known)
+            own = [one for one in found if len(found) > 1 and self._belongs(one)]
+            self._places[run_id] = (own or found)[0]
         return self._places[run_id]
 
 
-def holds_experiments(folder: Path) -> bool:
-    """Whether a folder is an mlruns folder."""
-    return any(_is_experiment(one) for one in _subfolders(folder) if one.name not in _NO_EXPERIMENTS) or any(
-        _is_experiment(one) for one in _subfolders(folder / _TRASH)
-    )
-
-
-def holds_runs(folder: Path) -> bool:
-    """Whether an mlruns folder has a run, deleted or not."""
-    active = [one for one in _subfolders(folder) if one.name not in _NO_EXPERIMENTS]
-    experiments = (*active, *_subfolders(folder / _TRASH))
-    return any((run / META).is_file() for one in experiments for run in _subfolders(one) if run.name not in _NO_RUNS)
-
-
-def _is_experiment(folder: Path) -> bool:
-    """With its meta.yaml, or at least with runs that have theirs."""
-    try:
-        meta = (folder / META).read_bytes()
-    except OSError:
-        return any((one / META).is_file() and (one / "metrics").is_dir() for one in _subfolders(folder))
-    return b"run_id:" not in meta and b"run_uuid:" not in meta  # else it is a run, and `folder` too low a place
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    try:
-        return sorted(one for one in folder.iterdir() if one.is_dir())
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise BadInputError(f"{folder} can't be read: {error.strerror}.", f"look at `ls -ld {folder}`.") from error
-
-
-def _meta_of_run(folder: Path) -> dict[str, Any]:
-    """Raises BrokenFileError, ValueError or TypeError where it is damaged."""
-    meta = read_meta(folder / META)
-    for name in ("start_time", "end_time"):
-        meta[name] = _time(meta.get(name))
-    return meta
-
-
-def _time(value: Any) -> int | None:
-    return None if value is None else int(value)
-
-
-def _model(meta: dict[str, Any], folder: Path, experiment: str) -> LoggedModel:
-    status = meta.get("status")
-    return LoggedModel(
-        str(meta["model_id"]),
-        experiment,
-        str(meta.get("name") or ""),
-        str(meta.get("artifact_location") or ""),
-        MODEL_STATUS.get(status, str(status)) if isinstance(status, int) else str(status or "READY"),
-        str(meta.get("status_message") or ""),
-        str(meta.get("model_type") or ""),
-        meta.get("source_run_id") or None,
-        meta.get("lifecycle_stage") or ACTIVE,
-        _time(meta.get("creation_timestamp")),
-        _time(meta.get("last_updated_timestamp")),
-        read_values(folder / "params"),
-        read_values(folder / "tags"),
-    )
+def _status(found: Any) -> str:
+    return _STATUS.get(found, RUNNING) if isinstance(found, int) else str(found or RUNNING)

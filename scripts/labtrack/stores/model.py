@@ -10,10 +10,11 @@ millions and come from `Store.points` one after the other.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Protocol, Union
+from typing import Any, BinaryIO, NamedTuple, Protocol, Union
 
 ACTIVE = "active"
 DELETED = "deleted"
@@ -83,12 +84,16 @@ class Run:
 
 
 class MetricPoint(NamedTuple):
-    """One value of a metric.  `value` may be nan or infinite, `step` negative; `timestamp` in ms."""
+    """One value of a metric.  `value` may be nan or infinite, `step` negative; `timestamp` in ms.
+
+    recorded: time and step as they were recorded, where these are no whole numbers and others stand in for them.
+    """
 
     key: str
     value: float
     timestamp: int
     step: int
+    recorded: tuple[Any, Any] | None = None
 
 
 class ModelPoint(NamedTuple):
@@ -164,9 +169,10 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something in the store that could not be read and was left out.
+    """Something in the store that could not be read and was left out, or is read otherwise than one would expect.
 
     place: a run id, a file or a table, as the user can find it.  what: a sentence.
+    run_id: of what belongs to a run.  experiment_id: of what belongs to an experiment and to none of its runs.
     damage: whether something that was recorded is missing for it; otherwise it is a warning.
     """
 
@@ -174,12 +180,56 @@ class Problem:
     what: str
     run_id: str | None = None
     damage: bool = True
+    experiment_id: str | None = None
 
     def __str__(self) -> str:
         return f"{self.place}: {self.what}"
 
 
+@dataclass(frozen=True)
+class Trace:
+    """What MLflow >= 2.14 traced, as far as it is counted here.
+
+    run_id: the run it was made in, if any.  spans: None where their number is not known without reading them.
+    """
+
+    id: str
+    experiment_id: str
+    timestamp: int | None = None
+    run_id: str | None = None
+    spans: int | None = None
+    assessments: int = 0
+
+
 Owner = Union[Run, LoggedModel]
+
+
+class Findings:
+    """What a reader has to tell, each thing once."""
+
+    def __init__(self) -> None:
+        self._problems: dict[tuple[str | None, ...], Problem] = {}
+
+    def problem(
+        self, place: object, what: str, run_id: str | None = None, experiment_id: str | None = None, about: str = ""
+    ) -> None:
+        """Tells what could not be read.  about: what it is about, where a later call says more of the same."""
+        problem = Problem(shown(place), what, run_id, experiment_id=experiment_id)
+        self._problems[problem.place, run_id, experiment_id, about or what] = problem
+
+    def warning(self, place: object, what: str, run_id: str | None = None, experiment_id: str | None = None) -> None:
+        """Tells what is read whole, but not as one would expect."""
+        problem = Problem(shown(place), what, run_id, damage=False, experiment_id=experiment_id)
+        self._problems[problem.place, run_id, experiment_id, what] = problem
+
+    def problems(self) -> list[Problem]:
+        """All of it so far, in the order in which it was found."""
+        return list(self._problems.values())
+
+
+def shown(place: object) -> str:
+    """A path as text that can be printed and sent, whatever bytes are in it."""
+    return os.fsencode(str(place)).decode("utf-8", "replace")
 
 
 class Store(Protocol):
@@ -188,6 +238,10 @@ class Store(Protocol):
     Use it as a context manager.  One thread at a time; open it once more for another thread.  A job may
     be writing: every call sees what is there at that moment.
     """
+
+    @property
+    def found(self) -> Findings:
+        """What there is to tell; `problems` lists it."""
 
     @property
     def kind(self) -> str:
@@ -244,8 +298,11 @@ class Store(Protocol):
     def registered_models(self) -> list[RegisteredModel]:
         """The model registry, where the store has one."""
 
+    def traces(self, experiment_id: str | None = None) -> Iterator[Trace]:
+        """The traces of one experiment, or of all."""
+
     def problems(self) -> list[Problem]:
-        """What the calls so far had to leave out."""
+        """What the calls so far had to leave out, and warnings."""
 
     def close(self) -> None:
         """Lets go of files and connections; also when called twice."""

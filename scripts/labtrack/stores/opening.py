@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
-from labtrack.errors import BadInputError
-from labtrack.stores.database import HEADER
-from labtrack.stores.files import META, FileStore, holds_experiments, holds_runs
+from labtrack.errors import BadInputError, LabtrackError
+from labtrack.stores import tree
+from labtrack.stores.database import HEADER, Database
+from labtrack.stores.files import FileStore
+from labtrack.stores.folders import META, holds_experiments, holds_runs
 from labtrack.stores.portable import PortableStore
 from labtrack.stores.reports import ReportsStore, folders_of_reports
 from labtrack.stores.sqlite import SqliteStore
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 # what MLflow, JupyterHub's launchers and Anemoi name their files, in the order in which they are looked for
 _DATABASES = ("mlflow.db", "mlruns.db")
 _FOLDERS = ("mlruns", "mlflow")  # Anemoi: <logs>/mlflow
+_SUFFIXES = (".db", ".sqlite", ".sqlite3")
+_LEVELS, _LOOKED_INTO, _LISTED = 3, 1000, 10  # how far down, and among how many folders, stores are looked for
 _ZIP = b"PK\x03\x04"
 _OTHER_DATABASES = ("postgresql", "mysql", "mssql", "oracle")
 
@@ -28,8 +33,9 @@ _OTHER_DATABASES = ("postgresql", "mysql", "mssql", "oracle")
 def open_store(where: str | os.PathLike[str]) -> Store:
     """Opens a recording for reading.
 
-    where: `sqlite:////abs/file.db`, `file:///…`, a path to a SQLite file or a folder with one, an mlruns folder or a
-    folder with one, a file that `labtrack export` wrote, a folder of reports, a tracking server's `https://…`.
+    where: `sqlite:////abs/file.db`, `file:///…`, `file:./mlruns`, a path to a SQLite file or a folder with one, an
+    mlruns folder or a folder with one, a file that `labtrack export` wrote, a folder of reports, a tracking server's
+    `https://…`.
     Raises BadInputError where there is no store, or more than one, with words on what to name instead.
     """
     text = os.fspath(where).strip()
@@ -51,8 +57,18 @@ def open_store(where: str | os.PathLike[str]) -> Store:
         )
     if scheme and scheme != "file":
         raise BadInputError(f"{scheme}:// is not a place for recorded runs.", "name a path, sqlite:///… or https://…")
-    path = Path(unquote(urlsplit(text).path)) if scheme == "file" else Path(text).expanduser()
-    return _of_path(path, text)
+    path, host = _path_of_address(text) if scheme == "file" else (Path(text).expanduser(), "")
+    if host and not path.exists():
+        raise BadInputError(
+            f"{text} names a host called {host}, and there is no folder {path.absolute()} either.",
+            f"three slashes stand before an absolute path: file:///{text[len('file://') :]}",
+        )
+    store = _of_path(path, text)
+    if host:
+        store.found.warning(
+            text, f"{host} stands where a host's name does, and is read as the folder {path.absolute()}"
+        )
+    return store
 
 
 def is_portable(path: Path) -> bool:
@@ -60,9 +76,41 @@ def is_portable(path: Path) -> bool:
     return not path.exists() or _starts_with(path, _ZIP) or (path.is_dir() and bool(folders_of_reports(path)))
 
 
+def find_stores(where: str | os.PathLike[str]) -> list[str]:
+    """The recordings that a place is or holds, each as `open_store` takes it.
+
+    A folder may hold many, as `run-1.db`, `run-2.db`, one for each job; anything else is one.
+    Raises BadInputError where there is none.
+    """
+    text = os.fspath(where).strip()
+    scheme = _scheme(text)
+    path = _path_of_address(text)[0] if scheme == "file" else Path(text).expanduser()
+    if text and scheme in ("", "file") and tree.is_folder(path):
+        found = _stores_in(path)
+        if len(found) > 1:
+            return [str(one) for one in found]
+    return [text]
+
+
+def open_stores(where: str | os.PathLike[str]) -> list[Store]:
+    """Opens all recordings that a place is or holds: see `find_stores` and `open_store`.  Close each of them."""
+    return [open_store(one) for one in find_stores(where)]
+
+
 def _scheme(text: str) -> str:
-    found = re.match(r"([a-zA-Z][a-zA-Z0-9+.-]*):/", text)
-    return found[1].lower() if found else ""
+    found = re.match(r"(?:([a-zA-Z][a-zA-Z0-9+.-]+):/|(file):)", text, re.IGNORECASE)
+    return (found[1] or found[2]).lower() if found else ""
+
+
+def _path_of_address(text: str) -> tuple[Path, str]:
+    """The path of `file:...`, and the host in it that is meant as a folder: `file://mlruns` is `mlruns`."""
+    rest = unquote(text[len("file:") :])
+    if not rest.startswith("//"):
+        return Path(rest).expanduser(), ""
+    host, slash, path = rest[2:].partition("/")
+    if host.lower() in ("", "localhost"):
+        return Path(f"/{path}"), ""
+    return Path(f"{host}{slash}{path}").expanduser(), host
 
 
 def _sqlite_path(text: str) -> Path:
@@ -115,22 +163,49 @@ def _hint(path: Path, text: str) -> str:
 
 def _of_folder(folder: Path) -> Store:
     """The one store that a folder is or holds."""
-    places = [folder, *(folder / name for name in _FOLDERS)]
-    databases = [place / name for place in places for name in _DATABASES if (place / name).is_file()]
-    if not databases:
-        databases = [path for path in sorted(folder.glob("*.db")) if _starts_with(path, HEADER)]
-    folders = [place for place in places if holds_experiments(place)]
-    if databases or len(folders) > 1:  # MLflow's page makes an empty mlruns folder beside a database
-        folders = [place for place in folders if holds_runs(place)] or folders[: not databases]
-    found = [*databases, *folders]
+    found = _stores_in(folder)
     if len(found) > 1:
         names = ", ".join(str(path) for path in found)
         raise BadInputError(f"{folder} holds more than one store: {names}.", "name one of them, and then the other.")
     if found:
-        return FileStore(found[0]) if folders else SqliteStore(found[0])
+        return SqliteStore(found[0]) if tree.is_file(found[0]) else FileStore(found[0])
     if folders_of_reports(folder):
         return ReportsStore(folder)
     raise BadInputError(f"{folder} holds no runs of MLflow: no mlflow.db, and no experiments.", _where_instead(folder))
+
+
+def _stores_in(folder: Path) -> list[Path]:
+    """The databases and `mlruns` folders that a folder is or holds, as MLflow's users have them."""
+    places = [folder, *(folder / name for name in _FOLDERS)]
+    databases = [place / name for place in places for name in _DATABASES if tree.is_file(place / name)]
+    others = [path for path in _databases_in(folder) if path not in databases]
+    databases += [path for path in others if is_recording(path)]
+    folders = [place for place in places if holds_experiments(place)]
+    if databases or len(folders) > 1:  # MLflow's page makes an empty mlruns folder beside a database
+        folders = [place for place in folders if holds_runs(place)] or folders[: not databases]
+    if not (databases or folders):
+        return others[:1]  # somebody else's, which is said when it is opened
+    return [*databases, *folders]
+
+
+def _databases_in(folder: Path) -> list[Path]:
+    found = (path for path in folder.iterdir() if path.suffix in _SUFFIXES and not tree.is_clutter(path.name))
+    return sorted(path for path in found if _starts_with(path, HEADER))
+
+
+def is_recording(path: Path) -> bool:
+    """Whether a SQLite file is one of MLflow's; also where that can't be seen now."""
+    try:
+        with SqliteStore(path):
+            return True
+    except BadInputError:
+        try:
+            with contextlib.closing(Database(path)) as found:
+                return bool(found.columns("experiments") or found.columns("runs"))
+        except LabtrackError:
+            return True
+    except LabtrackError:
+        return True
 
 
 def _where_instead(folder: Path) -> str:
@@ -138,9 +213,25 @@ def _where_instead(folder: Path) -> str:
     for above in (whole, *list(whole.parents)[:2]):
         if (above / META).is_file() and holds_experiments(above.parent):
             return f"{folder} is a part of a store: name {above.parent}."
-    if any(holds_experiments(one) for one in folder.glob("*/mlruns")):
-        return f"there are stores further down: {', '.join(sorted(str(one) for one in folder.glob('*/mlruns')))}"
+    below = _below(folder)
+    if below:
+        more = f", and {len(below) - _LISTED} more" if len(below) > _LISTED else ""
+        return f"there are stores further down: {', '.join(map(str, below[:_LISTED]))}{more}"
     return "name the folder that was MLflow's tracking location, often `mlruns`, or the SQLite file."
+
+
+def _below(folder: Path) -> list[Path]:
+    """Stores in a folder's folders, and in theirs."""
+    found: list[Path] = []
+    level = [folder]
+    for _ in range(_LEVELS):
+        level = [one for above in level for one in tree.subfolders(above, lambda *_: None)][:_LOOKED_INTO]
+        for one in level:
+            with contextlib.suppress(BadInputError, OSError):
+                if one.parent not in found:
+                    found += [one] if holds_experiments(one) else [db for db in _databases_in(one) if is_recording(db)]
+        level = [one for one in level if one not in found]
+    return found
 
 
 def _starts_with(path: Path, head: bytes) -> bool:

@@ -173,8 +173,10 @@ def artifact_name(owner: Owner, path: str) -> str:
 
 
 def _is_plain(path: str) -> bool:
+    """Without a way out of the folder, also where somebody unpacks it by hand on Windows."""
     parts = path.split("/")
-    return not any(part in ("", ".", "..") for part in parts) and "\\" not in path and "\0" not in path
+    out = ".." in path.replace("\\", "/").split("/")
+    return not any(part in ("", ".", "..") for part in parts) and not out and "\0" not in path
 
 
 def _opened(path: Path) -> zipfile.ZipFile:

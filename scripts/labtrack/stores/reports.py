@@ -16,10 +16,12 @@ from typing import Any, BinaryIO
 import yaml
 
 from labtrack.errors import BadInputError
+from labtrack.stores import numbers
 from labtrack.stores.artifacts import LocalArtifacts
 from labtrack.stores.model import (
     Artifact,
     Experiment,
+    Findings,
     LoggedModel,
     MetricPoint,
     ModelPoint,
@@ -27,6 +29,7 @@ from labtrack.stores.model import (
     Problem,
     RegisteredModel,
     Run,
+    Trace,
 )
 from labtrack.stores.sqlite import unknown_run
 
@@ -46,18 +49,18 @@ class ReportsStore:
     def __init__(self, root: Path) -> None:
         """Reads the folder.  Raises BadInputError where there is nothing of that kind in it that can be read."""
         self.root = root
-        self._problems: list[Problem] = []
+        self.found = Findings()
         self._runs: dict[str, Run] = {}
         self._points: dict[str, list[MetricPoint]] = {}
-        self._files = LocalArtifacts(root)
+        self._files = LocalArtifacts(root, self.found)
         for folder in folders_of_reports(root):
             try:
                 self._read(folder)
             except (ValueError, OSError, yaml.YAMLError) as error:
                 said = " ".join(str(error).split())[:200]
-                self._problems.append(Problem(str(folder), f"the report was left out: {said}"))
+                self.found.problem(folder, f"the report was left out: {said}")
         if not self._runs:
-            said = str(self._problems[0]) if self._problems else f"there is no {METRICS} and no {CONFIG} in it"
+            said = str(self.problems()[0]) if self.problems() else f"there is no {METRICS} and no {CONFIG} in it"
             raise BadInputError(
                 f"{root} has no reports that can be read: {said}.", "name the folder with metrics.json."
             )
@@ -115,8 +118,11 @@ class ReportsStore:
     def registered_models(self) -> list[RegisteredModel]:
         return []
 
+    def traces(self, experiment_id: str | None = None) -> Iterator[Trace]:
+        return iter(())
+
     def problems(self) -> list[Problem]:
-        return self._problems + self._files.problems
+        return self.found.problems()
 
     def close(self) -> None:
         """Nothing is kept open."""
@@ -209,8 +215,9 @@ def _is_number(value: Any) -> bool:
 
 def _step(record: Mapping[str, Any], index: int) -> int:
     for name in _STEPS:
-        if isinstance(record.get(name), int):
-            return int(record[name])
+        found = numbers.floor(record.get(name))
+        if found is not None:
+            return found
     return index
 
 

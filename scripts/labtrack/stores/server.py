@@ -15,6 +15,7 @@ from labtrack.stores.model import (
     Artifact,
     DatasetInput,
     Experiment,
+    Findings,
     LoggedModel,
     MetricPoint,
     ModelLink,
@@ -24,18 +25,19 @@ from labtrack.stores.model import (
     Problem,
     RegisteredModel,
     Run,
+    Trace,
     identity_of,
 )
+from labtrack.stores.numbers import floor
 
 if TYPE_CHECKING:
     import requests
 
 _API = "/api/2.0/mlflow"
+_API_3 = "/api/3.0/mlflow"
 _PROXY = "/api/2.0/mlflow-artifacts/artifacts"
-_RUNS = 1000  # a page
-_POINTS = 25_000
-_MODELS = 50
-_VERSIONS = 1000
+_RUNS, _POINTS, _MODELS, _VERSIONS = 1000, 25_000, 50, 1000  # a page
+_TRACES, _LOCATIONS = 500, 100
 _NOT_FOUND = 404
 _NO_SUCH_CALL = (404, 405)
 
@@ -64,7 +66,7 @@ class ServerStore:
         from labtrack.tracking.http import Http
 
         self._http = Http(parse(address, "The source", "{}"), os.environ if env is None else env)
-        self._problems: list[Problem] = []
+        self.found = Findings()
         self._counts: dict[tuple[str, str], tuple[Any, int]] = {}
         self._with_models: bool | None = None
 
@@ -133,6 +135,14 @@ class ServerStore:
             yield _point(one)
 
     def artifacts(self, owner: Owner) -> Iterator[Artifact]:
+        run_id = owner.source_run_id if isinstance(owner, LoggedModel) else owner.id
+        try:
+            yield from self._artifacts(owner)
+        except RefusedError as error:
+            experiment = None if run_id else owner.experiment_id
+            self.found.problem(owner.id, f"its artifacts can't be listed: {error}", run_id, experiment)
+
+    def _artifacts(self, owner: Owner) -> Iterator[Artifact]:
         if isinstance(owner, Run):
             yield from sorted(self._listed("artifacts/list", {"run_id": owner.id}, "path"), key=_by_path)
         elif urlsplit(owner.artifact_location).scheme == "mlflow-artifacts":
@@ -228,8 +238,23 @@ class ServerStore:
             for one in sorted(names, key=lambda one: str(one["name"]))
         ]  # fmt: skip
 
+    def traces(self, experiment_id: str | None = None) -> Iterator[Trace]:
+        ids = [one.id for one in self.experiments(deleted=True)] if experiment_id is None else [experiment_id]
+        for start in range(0, len(ids), _LOCATIONS):
+            places = [
+                {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": one}}
+                for one in ids[start : start + _LOCATIONS]
+            ]
+            try:
+                asked = {"locations": places, "max_results": _TRACES}
+                yield from (_trace(one) for one in self._pages("traces/search", asked, "traces", api=_API_3))
+            except RefusedError as error:
+                if error.status not in _NO_SUCH_CALL:  # MLflow 3.0 brought it
+                    raise
+                return
+
     def problems(self) -> list[Problem]:
-        return self._problems
+        return self.found.problems()
 
     def close(self) -> None:
         """Connections end with the object."""
@@ -251,9 +276,9 @@ class ServerStore:
     def _get(self, path: str, asked: Mapping[str, Any]) -> dict[str, Any]:
         return self._asked("GET", path, asked)
 
-    def _asked(self, method: str, path: str, asked: Mapping[str, Any]) -> dict[str, Any]:
+    def _asked(self, method: str, path: str, asked: Mapping[str, Any], api: str = _API) -> dict[str, Any]:
         more: dict[str, Any] = {"params": asked} if method == "GET" else {"json": asked}
-        answer = self._call(method, f"{_API}/{path}", **more)
+        answer = self._call(method, f"{api}/{path}", **more)
         try:
             found = answer.json()
         except ValueError:
@@ -265,10 +290,12 @@ class ServerStore:
             )
         return found
 
-    def _pages(self, path: str, asked: Mapping[str, Any], name: str, method: str = "POST") -> Iterator[dict[str, Any]]:
+    def _pages(
+        self, path: str, asked: Mapping[str, Any], name: str, method: str = "POST", api: str = _API
+    ) -> Iterator[dict[str, Any]]:
         token = ""
         while True:
-            found = self._asked(method, path, {**asked, **({"page_token": token} if token else {})})
+            found = self._asked(method, path, {**asked, **({"page_token": token} if token else {})}, api)
             yield from found.get(name, ())
             token = found.get("next_page_token", "")
             if not token:
@@ -335,6 +362,18 @@ def _logged_model(data: Mapping[str, Any]) -> LoggedModel:
         _time(info, "creation_timestamp_ms"), _time(info, "last_updated_timestamp_ms"),
         _plain(inside.get("params", ())), _plain(info.get("tags", ())),
     )  # fmt: skip
+
+
+def _trace(data: Mapping[str, Any]) -> Trace:
+    place = data.get("trace_location", {}).get("mlflow_experiment", {})
+    return Trace(
+        data["trace_id"],
+        str(place.get("experiment_id", "")),
+        floor(data.get("request_time")),
+        data.get("trace_metadata", {}).get("mlflow.sourceRun") or None,
+        None,
+        len(data.get("assessments", ())),
+    )
 
 
 def _version(data: Mapping[str, Any], aliases: set[tuple[str, str, str]]) -> ModelVersion:

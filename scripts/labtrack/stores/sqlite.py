@@ -14,31 +14,36 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from labtrack.errors import BadInputError
+from labtrack.stores import sqlitemodels
 from labtrack.stores.artifacts import LocalArtifacts
 from labtrack.stores.database import Database
 from labtrack.stores.model import (
     ACTIVE,
+    DELETED,
     Artifact,
     DatasetInput,
     Experiment,
+    Findings,
     LoggedModel,
     MetricPoint,
     ModelLink,
     ModelPoint,
-    ModelVersion,
     Owner,
     Problem,
     RegisteredModel,
     Run,
+    Trace,
     identity_of,
 )
+from labtrack.stores.numbers import Steps, floor, metric_value, number, text, whole
+from labtrack.stores.tables import Tables
 
 PAGE = 20_000  # points per statement: about 20 ms, for which a writer may have to wait
 COUNTED = 100_000  # points per statement where they are only counted: about 40 ms
 RUNS = 200  # runs per statement, below SQLite's old limit of 999 variables
 IDENTITY = "labtrack_origin"  # the table of an exported file that says which store it is from
+_GONE = "SELECT experiment_id FROM experiments WHERE lifecycle_stage = 'deleted'"
 _BY_RUN, _BY_KEY = "index_metrics_run_uuid", "index_metrics_run_uuid_key_step"
-MODEL_STATUS = {0: "UNSPECIFIED", 1: "PENDING", 2: "READY", 3: "FAILED"}
 
 
 class SqliteStore:
@@ -57,9 +62,12 @@ class SqliteStore:
                 "name the file that MLflow wrote; if a job has just made it, wait until it has logged.",
             )
         # per run: a row, and the points up to it: what was read, and what was counted
-        self._marks: dict[str, tuple[int, Counter[str]]] = {}
+        self._marks: dict[str, tuple[int, Counter[str], Steps]] = {}
         self._counts: dict[str, tuple[int, Counter[str]]] = {}
-        self._files = LocalArtifacts(path.absolute().parent)
+        self.found = Findings()
+        self._lost: dict[tuple[str, str], dict[int, str]] = {}  # points that can't be read, by row
+        self._files = LocalArtifacts(path.absolute().parent, self.found)
+        self._tables = Tables(self._db, str(path), self.found)
 
     @property
     def location(self) -> str:
@@ -70,17 +78,44 @@ class SqliteStore:
         if self._db.columns(IDENTITY):
             for (origin,) in self._db.rows(f"SELECT identity FROM {IDENTITY}"):  # noqa: S608 a constant
                 return str(origin)
-        return identity_of(self.experiments(deleted=True))
+        return identity_of(self._with_a_row(deleted=True))
 
     def experiments(self, *, deleted: bool = False) -> list[Experiment]:
-        tags = self._grouped("experiment_tags", "experiment_id", ("key", "value"))
+        return self._with_a_row(deleted=deleted) + [self._lost_experiment(number) for number in self._without_a_row()]
+
+    def _with_a_row(self, *, deleted: bool) -> list[Experiment]:
+        tags = self._tables.texts("experiment_tags", "experiment_id")
         fields = ("experiment_id", "name", "artifact_location", "lifecycle_stage", "creation_time", "last_update_time")
         found = []
-        for number, name, location, stage, born, changed in self._select("experiments", fields, "1 ORDER BY rowid"):
-            if deleted or stage in (ACTIVE, None):
-                labels = dict(tags.get(number, ()))
-                found.append(Experiment(str(number), name, location or "", stage or ACTIVE, born, changed, labels))
+        for row, name, location, stage, *times in self._tables.select("experiments", fields, "1 ORDER BY rowid"):
+            if stage == DELETED and not deleted:
+                continue
+            number, said = text(row), text(name)
+            if not said.strip():
+                self.found.warning(
+                    self.location, f"the experiment {number} has no name, and is called by its id", None, number
+                )
+            born, changed = (
+                self._tables.time(value, self.location, f"{what} time of the experiment {number}", None, number)
+                for what, value in zip(("creation", "last update"), times)
+            )
+            called = said if said.strip() else number
+            found.append(
+                Experiment(number, called, text(location), text(stage) or ACTIVE, born, changed, tags.get(row, {}))
+            )
         return found
+
+    def _without_a_row(self) -> list[str]:
+        """The experiments that runs belong to and that the file does not have."""
+        sql = (
+            "SELECT DISTINCT experiment_id FROM runs WHERE experiment_id NOT IN (SELECT experiment_id FROM experiments)"
+        )
+        return [text(number) for (number,) in self._db.rows(sql)]
+
+    def _lost_experiment(self, number: str) -> Experiment:
+        what = f"the experiment {number}, which runs belong to, is not in it: its name is lost; its runs are read"
+        self.found.problem(self.path, what, experiment_id=number)
+        return Experiment(number, number or "unknown")
 
     def runs(self, experiment_id: str | None = None, *, deleted: bool = False) -> Iterator[Run]:
         condition, values = "1", []
@@ -88,8 +123,7 @@ class SqliteStore:
             condition, values = "experiment_id = ?", [experiment_id]
         if not deleted:
             condition += (
-                " AND (lifecycle_stage = 'active' OR lifecycle_stage IS NULL) AND experiment_id NOT IN "
-                "(SELECT experiment_id FROM experiments WHERE lifecycle_stage = 'deleted')"
+                f" AND (lifecycle_stage = 'active' OR lifecycle_stage IS NULL) AND experiment_id NOT IN ({_GONE})"
             )
         last = -1
         while True:
@@ -114,7 +148,10 @@ class SqliteStore:
         page += f"ORDER BY rowid LIMIT {COUNTED}"
         while True:
             rows = self._db.rows(f"SELECT key, count(*), max(row) FROM ({page}) GROUP BY key", [run_id, last])  # noqa: S608
-            seen = seen + Counter({key: count for key, count, _ in rows})
+            new: Counter[str] = Counter()
+            for key, count, _ in rows:
+                new[text(key)] += count
+            seen = seen + new
             last = max([last, *(row for _, _, row in rows)])
             self._counts[run_id] = last, seen
             if sum(count for _, count, _ in rows) < COUNTED:
@@ -135,17 +172,18 @@ class SqliteStore:
             if key is None:
                 return last, seen
             counted = "SELECT count(*) FROM metrics WHERE run_uuid = ? AND key = ? AND rowid <= ?"
-            ((seen[key],),) = self._db.rows(counted, [run_id, key, last])
+            ((count,),) = self._db.rows(counted, [run_id, key, last])
+            seen[text(key)] += count
 
     def points(self, run_id: str, skip: Mapping[str, int] | None = None) -> Iterator[MetricPoint]:
         left = Counter(skip or {})
-        for key, value, timestamp, step, is_nan in self._points(run_id, left):
-            if left[key] > 0:
-                left[key] -= 1
-                continue
-            yield MetricPoint(key, math.nan if is_nan or value is None else value, timestamp, step)
+        for point in self._points(run_id, left):
+            if left[point.key] > 0:
+                left[point.key] -= 1
+            else:
+                yield point
 
-    def _points(self, run_id: str, skip: Counter[str]) -> Iterator[Any]:
+    def _points(self, run_id: str, skip: Counter[str]) -> Iterator[MetricPoint]:
         """In the order of their recording, which is that of SQLite's row ids; a page at a time.
 
         Pages that an earlier call has seen and that are skipped whole are not read again, and taken off `skip`.
@@ -158,18 +196,40 @@ class SqliteStore:
             f"SELECT key, value, timestamp, {step}, {is_nan}, rowid FROM metrics {self._hint(_BY_RUN)} "  # noqa: S608
             f"WHERE run_uuid = ? AND rowid > ? ORDER BY rowid LIMIT {PAGE}"
         )
-        last, seen = self._marks.get(run_id, (-1, Counter()))
+        last, seen, steps = self._marks.get(run_id, (-1, Counter(), Steps()))
         if any(skip[key] < count for key, count in seen.items()):
-            last, seen = -1, Counter()
+            last, seen, steps = -1, Counter(), Steps()
+        steps = steps.copy()
         skip.subtract(seen)
         while True:
             page = self._db.rows(sql, [run_id, last])
-            for *point, last in page:  # noqa: B007 the last one is where the next page begins
-                yield point
-            seen = seen + Counter(row[0] for row in page)
-            self._marks[run_id] = last, seen
+            points = [point for row in page for point in self._point(row, steps, run_id)]
+            yield from points
+            last = page[-1][-1] if page else last
+            seen = seen + Counter(point.key for point in points)
+            self._marks[run_id] = last, seen, steps.copy()
             if len(page) < PAGE:
                 return
+
+    def _point(self, row: Any, steps: Steps, run_id: str) -> tuple[MetricPoint, ...]:
+        """One point; none, and a problem, where its value is no number."""
+        key, value, timestamp, step, is_nan, number_of_row = row
+        if type(key) is not str:
+            key = text(key)
+        given = steps.of(key, step)
+        if type(value) is float and type(timestamp) is int and type(step) is int and given == step and not is_nan:
+            return (MetricPoint(key, value, timestamp, given),)
+        found = math.nan if number(is_nan) else metric_value(value)
+        if found is None:
+            lost = self._lost.setdefault((run_id, key), {})
+            lost[number_of_row] = f"{value!r:.60} at step {step!r}"
+            what = f"{len(lost)} point(s) of the metric {key} were left out, whose values are no numbers: "
+            what += ", ".join(list(lost.values())[:3])
+            self.found.problem(self.location, what, run_id, about=f"values of {key}")
+            return ()
+        time = floor(timestamp)
+        odd = time is None or given != whole(step) or time != number(timestamp)
+        return (MetricPoint(key, found, time or 0, given, (timestamp, step) if odd else None),)
 
     def _hint(self, index: str) -> str:
         """The words for reading by this index; without them SQLite may sort all points by another one."""
@@ -186,70 +246,20 @@ class SqliteStore:
         return self._files.open(owner, path)
 
     def logged_models(self, *, deleted: bool = False) -> Iterator[LoggedModel]:
-        fields = (
-            *("model_id", "experiment_id", "name", "artifact_location", "status", "status_message", "model_type"),
-            *("source_run_id", "lifecycle_stage", "creation_timestamp_ms", "last_updated_timestamp_ms"),
-        )
-        params = self._grouped("logged_model_params", "model_id", ("param_key", "param_value"))
-        tags = self._grouped("logged_model_tags", "model_id", ("tag_key", "tag_value"))
-        for row in self._select("logged_models", fields, "1 ORDER BY rowid"):
-            model_id, experiment, name, location, status, message, kind, run_id, stage, born, changed = row
-            if deleted or stage in (ACTIVE, None):
-                yield LoggedModel(
-                    model_id, str(experiment), name or "", location or "", MODEL_STATUS.get(status, str(status)),
-                    message or "", kind or "", run_id or None, stage or ACTIVE, born, changed,
-                    dict(params.get(model_id, ())), dict(tags.get(model_id, ())),
-                )  # fmt: skip
+        return sqlitemodels.logged_models(self._tables, deleted=deleted)
 
     def model_points(self, model_id: str) -> Iterator[ModelPoint]:
-        fields = (
-            *("metric_name", "metric_value", "metric_timestamp_ms", "metric_step"),
-            *("run_id", "dataset_name", "dataset_digest"),
-        )
-        condition, last = f"model_id = ? AND rowid > ? ORDER BY rowid LIMIT {PAGE}", -1
-        while page := self._select("logged_model_metrics", ("rowid", *fields), condition, [model_id, last]):
-            for row in page:
-                last, key, value, timestamp, step, run_id, name, digest = row
-                point = MetricPoint(key, math.nan if value is None else value, timestamp, step)
-                yield ModelPoint(point, run_id, name or None, digest or None)
+        return sqlitemodels.points(self._tables, model_id, PAGE)
 
     def registered_models(self) -> list[RegisteredModel]:
-        tags = self._grouped("registered_model_tags", "name", ("key", "value"))
-        versions = defaultdict(list)
-        for version in self._versions():
-            versions[version.name].append(version)
-        fields = ("name", "description", "creation_time", "last_updated_time")
-        return [
-            RegisteredModel(name, said or "", born, changed, dict(tags.get(name, ())), tuple(versions[name]))
-            for name, said, born, changed in self._select("registered_models", fields, "1 ORDER BY name")
-        ]
+        return sqlitemodels.registered_models(self._tables)
 
-    def _versions(self) -> Iterator[ModelVersion]:
-        tags: dict[Any, dict[str, str]] = defaultdict(dict)
-        for name, version, key, value in self._select("model_version_tags", ("name", "version", "key", "value"), "1"):
-            tags[name, version][key] = value
-        aliases = defaultdict(list)
-        for name, version, alias in self._select("registered_model_aliases", ("name", "version", "alias"), "1"):
-            aliases[name, version].append(alias)
-        fields = (
-            *("name", "version", "run_id", "source", "current_stage", "status", "description", "user_id"),
-            *("creation_time", "last_updated_time", "storage_location"),
-        )
-        for row in self._select("model_versions", fields, "1 ORDER BY name, version"):
-            name, version, run_id, source, stage, status, said, user, born, changed, place = row
-            source = source or ""
-            # MLflow 3 writes models:/m-… there, and where that was in the other column
-            model_id = source[len("models:/") :] if source.startswith("models:/m-") else _model_in(place or source)
-            if stage == "Deleted_Internal":
-                continue
-            yield ModelVersion(
-                name, str(version), run_id or None, model_id, source, stage or "None", status or "READY", said or "",
-                user or "", born, changed, tuple(sorted(aliases[name, version])), tags[name, version],
-            )  # fmt: skip
+    def traces(self, experiment_id: str | None = None) -> Iterator[Trace]:
+        return sqlitemodels.traces(self._tables, experiment_id)
 
     def problems(self) -> list[Problem]:
         danger = [Problem(str(self.path), self._db.danger, damage=False)] if self._db.danger else []
-        return danger + self._files.problems
+        return danger + self.found.problems()
 
     def close(self) -> None:
         self._db.close()
@@ -260,51 +270,37 @@ class SqliteStore:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _select(self, table: str, fields: Sequence[str], condition: str, values: Iterable[Any] = ()) -> list[Any]:
-        """Rows of a table that may not be there, with NULL for columns that aren't."""
-        there = self._db.columns(table)
-        if not there:
-            return []
-        columns = ", ".join(name if name in there or name == "rowid" else f"NULL AS {name}" for name in fields)
-        return self._db.rows(f"SELECT {columns} FROM {table} WHERE {condition}", values)  # noqa: S608 names we know
-
-    def _grouped(
-        self, table: str, by: str, fields: Sequence[str], only: Sequence[Any] | None = None
-    ) -> dict[Any, list[Any]]:
-        """The rows of a table by one column; `only` those of some of its values."""
-        condition = f"{by} IN ({', '.join('?' * len(only))})" if only is not None else "1"
-        found = defaultdict(list)
-        for first, *rest in self._select(table, (by, *fields), f"{condition} ORDER BY rowid", only or ()):
-            found[first].append(rest)
-        return found
-
     def _rows_of_runs(self, condition: str, values: Iterable[Any]) -> list[Any]:
         fields = (
             *("rowid", "run_uuid", "experiment_id", "name", "user_id", "status", "start_time", "end_time"),
             *("lifecycle_stage", "artifact_uri"),
         )
-        return self._select("runs", fields, condition, values)
+        return self._tables.select("runs", fields, condition, values)
 
     def _whole(self, page: Sequence[Any]) -> list[Run]:
         """Rows of runs, with all that belongs to them."""
         if not page:
             return []
         ids = [row[1] for row in page]
-        params = self._grouped("params", "run_uuid", ("key", "value"), ids)
-        tags = self._grouped("tags", "run_uuid", ("key", "value"), ids)
+        params = self._tables.texts("params", "run_uuid", only=ids)
+        tags = self._tables.texts("tags", "run_uuid", only=ids)
         inputs = self._inputs(ids)
         read = self._links(ids, "RUN_INPUT", "MODEL_INPUT")
         made = self._links(ids, "RUN_OUTPUT", "MODEL_OUTPUT")
+        gone = {number for (number,) in self._db.rows(_GONE)}
         runs = []
-        for _, run_id, experiment, name, user, status, start, end, stage, uri in page:
-            labels = {key: value or "" for key, value in tags.get(run_id, ())}
+        for _, row, experiment, name, user, status, start, end, stage, uri in page:
+            run_id, labels = text(row), tags.get(row, {})
+            begun = self._tables.time(start, self.location, "start time", run_id)
+            ended = self._tables.time(end, self.location, "end time", run_id)
             runs.append(
                 Run(
-                    run_id, str(experiment), name or labels.get("mlflow.runName", ""), user or "", status or "RUNNING",
-                    start, end or None, stage or ACTIVE, uri or "",
-                    {key: value or "" for key, value in params.get(run_id, ())}, labels, tuple(inputs.get(run_id, ())),
-                    tuple(ModelLink(model) for model, _ in read.get(run_id, ())),
-                    tuple(ModelLink(model, step) for model, step in made.get(run_id, ())),
+                    run_id, text(experiment), text(name) or labels.get("mlflow.runName", ""), text(user),
+                    text(status) or "RUNNING", begun, ended or None,
+                    DELETED if experiment in gone else text(stage) or ACTIVE, text(uri),
+                    params.get(row, {}), labels, tuple(inputs.get(row, ())),
+                    tuple(ModelLink(model) for model, _ in read.get(row, ())),
+                    tuple(ModelLink(model, step) for model, step in made.get(row, ())),
                 )
             )  # fmt: skip
         return runs
@@ -312,7 +308,7 @@ class SqliteStore:
     def _inputs(self, ids: Sequence[str]) -> dict[str, list[DatasetInput]]:
         found: dict[str, list[DatasetInput]] = defaultdict(list)
         marks = ", ".join("?" * len(ids))
-        links = self._select(
+        links = self._tables.select(
             "inputs", ("destination_id", "source_id", "input_uuid"),
             f"source_type = 'DATASET' AND destination_type = 'RUN' AND destination_id IN ({marks}) ORDER BY rowid", ids,
         )  # fmt: skip
@@ -320,24 +316,25 @@ class SqliteStore:
             return found
         fields = ("name", "digest", "dataset_source_type", "dataset_source", "dataset_schema", "dataset_profile")
         for run_id, dataset, link in links:
-            tags = dict(self._select("input_tags", ("name", "value"), "input_uuid = ? ORDER BY rowid", [link]))
-            for name, digest, kind, source, schema, profile in self._select(
-                "datasets", fields, "dataset_uuid = ?", [dataset]
-            ):
-                found[run_id].append(
-                    DatasetInput(name, digest, kind or "", source or "", schema or None, profile or None, tags)
-                )
+            tags = self._tables.texts("input_tags", "input_uuid", ("name", "value"), [link]).get(link, {})
+            rows = self._tables.select("datasets", fields, "dataset_uuid = ?", [dataset])
+            if not rows:
+                what = f"a dataset of the run is not in it ({text(dataset)}) and was left out"
+                self.found.problem(self.location, what, text(run_id))
+            for row in rows:
+                name, digest, kind, source, schema, profile = map(text, row)
+                found[run_id].append(DatasetInput(name, digest, kind, source, schema or None, profile or None, tags))
         return found
 
     def _links(self, ids: Sequence[str], source: str, destination: str) -> dict[Any, list[Any]]:
         marks = ", ".join("?" * len(ids))
         found = defaultdict(list)
-        for run_id, model, step in self._select(
+        for run_id, model, step in self._tables.select(
             "inputs", ("source_id", "destination_id", "step"),
             f"source_type = ? AND destination_type = ? AND source_id IN ({marks}) ORDER BY rowid",
             [source, destination, *ids],
         ):  # fmt: skip
-            found[run_id].append((model, step))
+            found[run_id].append((text(model), floor(step)))
         return found
 
 
@@ -347,11 +344,3 @@ def unknown_run(run_id: str, location: str, known: Iterable[str]) -> BadInputErr
     near = [one for one in ids if one.startswith(run_id)] or difflib.get_close_matches(run_id, ids, 3, 0.7)
     hint = f"is it {' or '.join(near[:3])}?" if near else "its ids are 32 hexadecimal digits, as MLflow shows them."
     return BadInputError(f"There is no run {run_id} among the {len(ids)} of {location}.", hint)
-
-
-def _model_in(place: str) -> str | None:
-    """The id of the logged model in a path like …/models/m-…/artifacts."""
-    for part in place.split("/"):
-        if part.startswith("m-") and len(part) == len("m-") + 32:
-            return part
-    return None

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from labtrack.stores.model import Experiment, LoggedModel, RegisteredModel, Run, Store
-from labtrack.stores.sqlite import IDENTITY, MODEL_STATUS
+from labtrack.stores.sqlite import IDENTITY
+from labtrack.stores.sqlitemodels import MODEL_STATUS
 
 _BATCH = 10_000
 _TABLES = {
@@ -95,8 +96,8 @@ class Writer:
         return self._add_all(
             "metrics",
             (
-                (key, *_number(value), timestamp, step, one.id, math.isnan(value))
-                for key, value, timestamp, step in store.points(one.id)
+                (key, *_number(value), *(recorded or (timestamp, step)), one.id, math.isnan(value))
+                for key, value, timestamp, step, recorded in store.points(one.id)
             ),
         )
 
@@ -111,7 +112,7 @@ class Writer:
         self._add_all(
             "logged_model_metrics",
             (
-                (one.id, point.key, *_number(point.value), point.timestamp, point.step, run_id, name, digest)
+                (one.id, point.key, *_number(point.value), *(point.recorded or point[2:4]), run_id, name, digest)
                 for point, run_id, name, digest in store.model_points(one.id)
             ),
         )

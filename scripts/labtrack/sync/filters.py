@@ -1,5 +1,6 @@
-"""`--filter`: a part of MLflow's search language, for recordings.
+"""Which runs are wanted: `--only-experiment`, `--exclude-experiment`, and `--filter`.
 
+`--filter` is a part of MLflow's search language, for recordings.
 Comparisons joined by AND.  On the left: `params.x`, `tags.x`, `metrics.x` (the last value), or an attribute
 (`status`, `name`, `user_id`, `run_id`, `start_time`, `end_time`, with `attributes.` in front or not); names
 with other than letters, digits, _ . - / are quoted with ` or ".  On the right: 'a string' or a number.
@@ -7,8 +8,9 @@ with other than letters, digits, _ . - / are quoted with ` or ".  On the right: 
 
 from __future__ import annotations
 
+import fnmatch
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +70,38 @@ class _Comparison:
         return max(points, key=lambda one: (one.step, one.timestamp, one.value)).value if points else None
 
 
+Wanted = Callable[[Store, Run], bool]
+
+
+def chosen(expression: str | None, only: Sequence[str] = (), exclude: Sequence[str] = ()) -> Wanted | None:
+    """Whether a run is one that the user wants; None where he wants all.
+
+    expression: of --filter.  only, exclude: names of experiments, or patterns as the shell has them.
+    Raises BadInputError for an expression that can't be read.
+    """
+    found = [parse(expression)] if expression else []
+    if only or exclude:
+        found.append(_by_experiment(only, exclude))
+    return (lambda store, run: all(one(store, run) for one in found)) if found else None
+
+
+def _by_experiment(only: Sequence[str], exclude: Sequence[str]) -> Wanted:
+    known: dict[str, dict[str, str]] = {}  # per recording, an experiment's name by its id
+
+    def wanted(store: Store, run: Run) -> bool:
+        names = known.setdefault(store.location, {})
+        if run.experiment_id not in names:
+            names.update({one.id: one.name for one in store.experiments(deleted=True)})
+        name = names.get(run.experiment_id, run.experiment_id)
+        return (not only or _is_one_of(name, only)) and not _is_one_of(name, exclude)
+
+    return wanted
+
+
+def _is_one_of(name: str, patterns: Sequence[str]) -> bool:
+    return any(name == one or fnmatch.fnmatchcase(name, one) for one in patterns)
+
+
 _SIGNS: dict[str, Callable[[Any, Any], bool]] = {
     "=": lambda a, b: a == b,
     "!=": lambda a, b: a != b,
@@ -78,7 +112,7 @@ _SIGNS: dict[str, Callable[[Any, Any], bool]] = {
 }
 
 
-def parse(expression: str) -> Callable[[Store, Run], bool]:
+def parse(expression: str) -> Wanted:
     """Whether a run is like this.  Raises BadInputError that shows where the expression can't be read."""
     comparisons, place = [], 0
     while True:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import posixpath
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,14 +28,22 @@ _INPUT_KEY, _INPUT_VALUE = 255, 500
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")  # PostgreSQL keeps no NUL, UTF-8 no half of a pair
 _RUN_NAME = "mlflow.runName"
 _MARK = 9  # characters of a sign and a hash
+_USUAL = (10**11, 10**14)  # ms: 1973 to 5138
+_SECONDS = 10**9  # 2001; below are counters and made-up times
+_UNITS = ((10**11, "seconds"), (10**14, ""), (10**17, "microseconds"), (2**63, "nanoseconds"))
+_UNKEPT = re.compile(r"[\x00-\x1f\x7f#]|%(?=[0-9A-Fa-f]{2})|;(?=\?)|[;?]+(?=/|$)")
+_MADE = re.compile(r"~[0-9a-f]{12}(?=\.[^./]*(?:/|$)|/|$)")  # the mark of `fit_path`
+_IMAGE = re.compile(r"(.+)%step%(\d+)%timestamp%(\d+)%([0-9a-f-]{36})(%compressed)?(\.\w+)", re.DOTALL)
+_KIND, _FILE_NAME = 20, 255  # characters of an ending, bytes of a name
 
 
 @dataclass
 class Fit:
     """What of a run is sent, and what of it had to be changed for that.
 
-    overflow: by kind (params, tags, metrics, times, datasets), the sent key to the original key and value;
-    whoever changes something else for the server's sake adds it with `note`.
+    overflow: by kind (params, tags, metrics, steps, times, datasets, artifacts), the sent key to the original key and
+    value; whoever changes something else for the server's sake adds it with `note`.
+    notes: what is kept as recorded, though it can't be meant so.
     """
 
     params: dict[str, str]
@@ -43,7 +52,10 @@ class Fit:
     overflow: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     cuts: list[str] = field(default_factory=list)
     _keys: dict[str, str] = field(default_factory=dict)
-    _early: dict[str, list[list[int]]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    _times: dict[str, list[list[Any]]] = field(default_factory=dict)
+    _steps: dict[str, list[list[Any]]] = field(default_factory=dict)
+    _units: dict[str, set[str]] = field(default_factory=dict)
 
     def metric(self, key: str) -> str:
         """The key under which a metric is sent."""
@@ -55,17 +67,45 @@ class Fit:
         return known
 
     def point(self, one: MetricPoint) -> MetricPoint:
-        """A point as it is sent: MLflow takes no time before 1970."""
-        if one.timestamp >= 0:
+        """A point as it is sent: MLflow takes no time before 1970; what was recorded for step and time is kept."""
+        time = one.timestamp
+        if one.recorded is None and (_USUAL[0] <= time < _USUAL[1] or 0 <= time < _SECONDS):
             return one
-        self._early.setdefault(self.metric(one.key), []).append([one.step, one.timestamp])
-        return one._replace(timestamp=0)
+        if one.recorded is not None or time < 0:
+            recorded, step = one.recorded or (time, one.step)
+            if recorded != time or time < 0:
+                self._times.setdefault(one.key, []).append([one.step, _plain(recorded)])
+            if step != one.step:
+                self._steps.setdefault(one.key, []).append([one.step, _plain(step)])
+        if time >= _SECONDS:
+            unit = next((name for most, name in _UNITS if time < most), "")
+            if unit:
+                self._units.setdefault(unit, set()).add(one.key)
+        return one._replace(timestamp=0) if time < 0 else one
 
-    def settle(self) -> None:
-        """Adds to the list of changes what only showed while the points went by."""
-        for key, points in self._early.items():
-            self.note("times", key, key, points, f"{len(points)} points before 1970 are at 1970")
-        self._early = {}
+    def settle(self, points: Callable[[], Iterable[MetricPoint]] | None = None, *, again: bool = False) -> None:
+        """Adds to the list of changes what only showed while the points went by.
+
+        points: all of the run, which are looked at where some of them were changed by this sync or (`again`) by
+        earlier ones, since the document is of all of them.
+        """
+        if points is not None and (again or self._times or self._steps):
+            self._times, self._steps = {}, {}
+            for one in points():
+                self.point(one)
+        for key, found in self._times.items():
+            self.note("times", self.metric(key), key, found, f"{len(found)} times are no whole ms since 1970")
+        for key, found in self._steps.items():
+            self.note("steps", self.metric(key), key, found, f"{len(found)} steps are no whole numbers")
+        for unit, keys in sorted(self._units.items()):
+            some = ", ".join(sorted(keys)[:3]) + ", ..." * (len(keys) > 3)  # noqa: PLR2004
+            self.notes.append(f"the times of {some} look like {unit}, not milliseconds; they are kept as recorded")
+        self._times, self._steps, self._units = {}, {}, {}
+
+    def files(self, renamed: Mapping[str, str]) -> None:
+        """Notes the names of artifacts that are sent under another one.  renamed: sent to recorded."""
+        for sent, recorded in renamed.items():
+            self.note("artifacts", sent, recorded, None, "name changed")
 
     def document(self) -> bytes:
         """The artifact with everything that was changed."""
@@ -131,6 +171,49 @@ def fit_key(key: str) -> str:
     plain = _REFUSED.sub("_", key).strip("/").replace("//", "/_/")
     plain = "/".join(part if part not in (".", "..") else "_" for part in plain.split("/"))[: KEY - _MARK]
     return f"{plain.rstrip('/')}:{hash_of(key)}"
+
+
+def fit_path(path: str, taken: Container[str] = ()) -> str:
+    """An artifact's path as the server keeps it; the same for each path, and never one for two.
+
+    MLflow's server decodes %XX again and again, drops tabs and line ends, refuses '#', and loses a ';' or '?' at
+    the end.  A name with one of these gets '_' for it and a hash of the whole; so does a name that looks like one
+    that was made here.
+
+    taken: the run's other paths.  An image of MLflow 2.16's `log_image` gets the name that later versions give it,
+    by which the server's pages find it, where that is not taken.
+    """
+    if not _UNKEPT.search(path) and not _MADE.search(path):
+        return path
+    image = _IMAGE.fullmatch(path)
+    if image:
+        key, step, time, number, small, kind = image.groups("")
+        named = "+".join(
+            [key.replace("#", "~"), "step", step, "timestamp", time, number + small.replace("%", "+") + kind]
+        )
+        if named not in taken and not _UNKEPT.search(named):
+            return named
+    return "/".join(map(_kept_name, path.split("/")))
+
+
+def _kept_name(name: str) -> str:
+    if not _UNKEPT.search(name) and not _MADE.search(name):
+        return name
+    plain = _UNKEPT.sub("_", name)
+    stem, dot, kind = plain.rpartition(".")
+    if not stem or len(kind) > _KIND:
+        stem, dot, kind = plain, "", ""
+    mark = f"~{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}{dot}{kind}"
+    while len((stem + mark).encode()) > _FILE_NAME:
+        stem = stem[:-1]
+    return stem + mark
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it."""
+    if isinstance(value, bytes):
+        return f"0x{value.hex()}"
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _is_path(key: str) -> bool:

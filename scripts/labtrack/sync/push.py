@@ -168,7 +168,9 @@ class _Push:
         self._model_points()
         for key in self.entry.points.keys() - {_MODELS}:
             self.fit.metric(key)  # the document has the names of earlier syncs, too
-        self.fit.settle()
+        self.fit.files(context.source.renamed(run))
+        self.fit.settle(lambda: context.source.store.points(run.id), again=names.OVERFLOW in copy.tags)
+        self.outcome.notes += self.fit.notes
         if self.fit.overflow:
             document = self.fit.document()
             known = self.entry.artifacts

@@ -5,9 +5,12 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, BinaryIO, cast
 
-from labtrack.stores.model import Artifact, LoggedModel, ModelPoint, Problem, Run, Store
-from labtrack.sync import state
+from labtrack.stores.model import Artifact, LoggedModel, ModelPoint, Owner, Problem, Run, Store
+from labtrack.sync import limits, state
 
 SERVER_KIND = "server"
 SERVER_SOURCE = "server2server"  # as Anemoi calls it; anything else is "offline"
@@ -48,6 +51,52 @@ class Models:
         return self._points.get(run.id, [])
 
 
+class Fitted:
+    """A store whose artifacts have the names that the server keeps; everything else is the store's own.
+
+    A name is the recorded one wherever the server keeps that: see `limits.fit_path`.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._renamed: dict[str, dict[str, str]] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def artifacts(self, owner: Owner) -> Iterator[Artifact]:
+        """The files of a run or of a logged model, sorted by path."""
+        listed = list(self._store.artifacts(owner))
+        taken = {one.path for one in listed}
+        renamed: dict[str, str] = {}
+        found = []
+        for one in listed:
+            sent = limits.fit_path(one.path, taken)
+            if sent != one.path:
+                renamed[sent] = one.path
+                taken.add(sent)
+            found.append(replace(one, path=sent) if sent != one.path else one)
+        self._renamed[owner.id] = renamed
+        return iter(sorted(found, key=lambda one: one.path.split("/")) if renamed else found)
+
+    def local_path(self, owner: Owner, path: str) -> Path | None:
+        """Where an artifact is on this machine."""
+        return self._store.local_path(owner, self._recorded(owner, path))
+
+    def open_artifact(self, owner: Owner, path: str) -> BinaryIO:
+        """An artifact's bytes."""
+        return self._store.open_artifact(owner, self._recorded(owner, path))
+
+    def renamed(self, owner: Owner) -> dict[str, str]:
+        """The names of artifacts that are not sent as they were recorded: sent to recorded."""
+        if owner.id not in self._renamed:
+            self.artifacts(owner)
+        return self._renamed[owner.id]
+
+    def _recorded(self, owner: Owner, path: str) -> str:
+        return self.renamed(owner).get(path, path)
+
+
 class Source:
     """A recording that several threads read, each with a reader of its own.
 
@@ -69,9 +118,17 @@ class Source:
         """This thread's reader."""
         found: Store | None = getattr(self._local, "store", None)
         if found is None:
-            found = self._local.store = self._opens()
+            found = self._local.store = cast("Store", Fitted(self._opens()))
             with self._lock:
                 self._opened.append(found)
+        return found
+
+    def renamed(self, run: Run) -> dict[str, str]:
+        """The artifacts of a run, and of the models that it made, that are sent under another name."""
+        store = cast("Fitted", self.store)
+        found = dict(store.renamed(run))
+        for model in self.models.made_by(run):
+            found.update({f"models/{model.id}/{sent}": recorded for sent, recorded in store.renamed(model).items()})
         return found
 
     def refresh(self) -> None:

@@ -1,0 +1,57 @@
+"""The tables of a SQLite file of MLflow, of which a version may lack some or some of their columns."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from labtrack.stores.database import Database
+from labtrack.stores.model import Findings
+from labtrack.stores.numbers import floor, text
+
+
+class Tables:
+    """Reads rows; what is told about them goes to `found`."""
+
+    def __init__(self, database: Database, location: str, found: Findings) -> None:
+        self.database, self.location, self.found = database, location, found
+
+    def select(self, table: str, fields: Sequence[str], condition: str, values: Iterable[Any] = ()) -> list[Any]:
+        """Rows of a table that may not be there, with NULL for columns that aren't."""
+        there = self.database.columns(table)
+        if not there:
+            return []
+        columns = ", ".join(name if name in there or name == "rowid" else f"NULL AS {name}" for name in fields)
+        return self.database.rows(f"SELECT {columns} FROM {table} WHERE {condition}", values)  # noqa: S608 names we know
+
+    def grouped(
+        self, table: str, by: str, fields: Sequence[str], only: Sequence[Any] | None = None
+    ) -> dict[Any, list[Any]]:
+        """The rows of a table by one column; `only` those of some of its values."""
+        condition = f"{by} IN ({', '.join('?' * len(only))})" if only is not None else "1"
+        found = defaultdict(list)
+        for first, *rest in self.select(table, (by, *fields), f"{condition} ORDER BY rowid", only or ()):
+            found[first].append(rest)
+        return found
+
+    def texts(
+        self, table: str, by: str, fields: tuple[str, str] = ("key", "value"), only: Sequence[Any] | None = None
+    ) -> dict[Any, dict[str, str]]:
+        """Keys and values by one column, as texts whatever they were written as."""
+        return {
+            owner: {text(key): text(value) for key, value in rows}
+            for owner, rows in self.grouped(table, by, fields, only).items()
+        }
+
+    def time(
+        self, value: Any, place: str, name: str, run_id: str | None = None, experiment_id: str | None = None
+    ) -> int | None:
+        """A time in ms; what is none is told."""
+        if value is None or type(value) is int:
+            return value
+        found = floor(value)
+        if found is None:
+            what = f"the {name} {str(value)[:60]!r} is no time and was left out"
+            self.found.problem(place, what, run_id, experiment_id)
+        return found
