@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import sqlite3
@@ -276,7 +277,8 @@ class TestTraces:
         db.close()
         with open_store(path) as store:
             (trace,) = store.traces("0")
-            assert (trace.id, trace.run_id, trace.spans, trace.timestamp) == ("tr-1", run, 2, 5)
+            assert (trace.id, trace.run_id, trace.timestamp) == ("tr-1", run, 5)
+            assert json.loads(store.spans(trace) or b"") == {"spans": [{}, {}]}
             assert list(store.traces()) == [trace] and list(store.traces("1")) == []
 
     def test_in_files(self, root: Path, run: str) -> None:
@@ -289,6 +291,7 @@ class TestTraces:
         (root / "0" / "traces" / "tr-2").mkdir()
         with open_store(root) as store:
             (trace,) = store.traces("0")
-            assert (trace.run_id, trace.assessments, trace.timestamp) == (run, 1, 1_714_564_800_000)
+            assert (trace.run_id, trace.assessments, trace.timestamp) == (run, ({"name": "good"},), 1_714_564_800_000)
             (problem,) = store.problems()
+            assert store.spans(trace) is None and "the spans of the trace can't be read" in store.problems()[-1].what
         assert problem.experiment_id == "0" and "tr-2" in problem.place

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from labtrack.errors import BadInputError
-from labtrack.stores import sqlitemodels
+from labtrack.stores import sqlitemodels, sqlitetraces
 from labtrack.stores.artifacts import LocalArtifacts
 from labtrack.stores.database import Database
 from labtrack.stores.model import (
@@ -263,7 +263,11 @@ class SqliteStore:
         return sqlitemodels.registered_models(self._tables)
 
     def traces(self, experiment_id: str | None = None) -> Iterator[Trace]:
-        return sqlitemodels.traces(self._tables, experiment_id)
+        return sqlitetraces.traces(self._tables, experiment_id)
+
+    def spans(self, trace: Trace) -> bytes | None:
+        found = sqlitetraces.spans(self._tables, trace.id)
+        return found if found is not None else self._files.trace_data(trace)
 
     def problems(self) -> list[Problem]:
         danger = [Problem(str(self.path), self._db.danger, damage=False)] if self._db.danger else []
