@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import sqlite3
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -28,11 +30,16 @@ def run(root: Path) -> str:
     return make_files(root, runs=3)[0]
 
 
+@pytest.fixture
+def open_root() -> Iterator[Path]:
+    """A place that others may look into; pytest closes its own whenever another one starts."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder, "mlruns")
+
+
 @contextlib.contextmanager
-def somebody_else(place: Path) -> Iterator[None]:
-    """As another user, who may look into the test's folder."""
-    for above in (place, *place.parents):
-        above.chmod(above.stat().st_mode | 0o011)
+def somebody_else() -> Iterator[None]:
     os.seteuid(NOBODY)
     try:
         yield
@@ -94,27 +101,30 @@ class TestUnreadable:
         ["RUN", "RUN/meta.yaml", "RUN/params", "RUN/params/lr", "RUN/metrics", "RUN/metrics/loss", "RUN/tags",
          "RUN/artifacts", "RUN/artifacts/sub", "RUN/artifacts/a.txt"],
     )  # fmt: skip
-    def test_a_part_of_a_run(self, root: Path, run: str, place: str) -> None:
+    def test_a_part_of_a_run(self, open_root: Path, place: str) -> None:
+        root, run = open_root, make_files(open_root, runs=3)[0]
         folder = root / "0" / run
         (folder / "params" / "lr").write_text("0.1")
         metric(root, run, "1 0.5 1\n")
         (folder / "artifacts" / "sub").mkdir()
         (folder / "artifacts" / "a.txt").write_text("a")
         (root / "0" / place.replace("RUN", run)).chmod(0)
-        with somebody_else(root), open_store(root) as store:
+        with somebody_else(), open_store(root) as store:
             problems = all_of(store)
             runs = {one.id for one in store.runs()}
         assert problems and {one.run_id for one in problems} == {run}
         assert len(runs) == (2 if place in ("RUN", "RUN/meta.yaml") else 3)
 
     @as_somebody_else
-    def test_an_experiment(self, root: Path, run: str) -> None:
+    def test_an_experiment(self, open_root: Path) -> None:
+        root = open_root
+        make_files(root, runs=3)
         shutil.copytree(root / "0", root / "1")
         for one in (root / "1").iterdir():
             if one.is_dir():
                 shutil.rmtree(one)
         (root / "1").chmod(0)
-        with somebody_else(root), open_store(root) as store:
+        with somebody_else(), open_store(root) as store:
             assert len(list(store.runs())) == 3
             problems = all_of(store)
         assert [one.experiment_id for one in problems] == ["1"]
@@ -276,7 +286,8 @@ class TestTraces:
         db.close()
         with open_store(path) as store:
             (trace,) = store.traces("0")
-            assert (trace.id, trace.run_id, trace.spans, trace.timestamp) == ("tr-1", run, 2, 5)
+            assert (trace.id, trace.run_id, trace.timestamp) == ("tr-1", run, 5)
+            assert json.loads(store.spans(trace) or b"") == {"spans": [{}, {}]}
             assert list(store.traces()) == [trace] and list(store.traces("1")) == []
 
     def test_in_files(self, root: Path, run: str) -> None:
@@ -289,6 +300,7 @@ class TestTraces:
         (root / "0" / "traces" / "tr-2").mkdir()
         with open_store(root) as store:
             (trace,) = store.traces("0")
-            assert (trace.run_id, trace.assessments, trace.timestamp) == (run, 1, 1_714_564_800_000)
+            assert (trace.run_id, trace.assessments, trace.timestamp) == (run, ({"name": "good"},), 1_714_564_800_000)
             (problem,) = store.problems()
+            assert store.spans(trace) is None and "the spans of the trace can't be read" in store.problems()[-1].what
         assert problem.experiment_id == "0" and "tr-2" in problem.place

@@ -18,7 +18,8 @@ from urllib.parse import unquote, urlsplit
 
 from labtrack.errors import LabtrackError
 from labtrack.stores import tree
-from labtrack.stores.model import Artifact, Findings, LoggedModel, Owner, Run, shown
+from labtrack.stores.model import Artifact, Findings, LoggedModel, Owner, Run, Trace, shown
+from labtrack.stores.tracefiles import DATA, LOCATION
 
 _WINDOWS = re.compile(r"(file:/*)?[A-Za-z]:[\\/]|\\\\")
 _HISTORY = "mlflow.log-model.history"
@@ -84,6 +85,17 @@ class LocalArtifacts:
         except OSError as error:
             reason = error.strerror or str(error)
         raise LabtrackError(f"The artifact {name} of {owner.id} can't be read: {reason}.", "was it deleted or moved?")
+
+    def trace_data(self, trace: Trace) -> bytes | None:
+        """The traces.json of a trace; None, and a problem, where it can't be found or read."""
+        place = LoggedModel(trace.id, trace.experiment_id, "", trace.tags.get(LOCATION, ""))
+        try:
+            with self.open(place, DATA) as file:
+                return file.read()
+        except (LabtrackError, OSError) as error:
+            what = f"the spans of the trace can't be read: {str(error).splitlines()[0]}"
+            self._findings.problem(trace.id, what, trace.run_id, None if trace.run_id else trace.experiment_id)
+            return None
 
     def folder(self, owner: Owner) -> Path | None:
         """The folder of `owner`'s artifacts; None where it has none, or none on this machine (then a problem)."""

@@ -191,6 +191,13 @@ class FileStore:
             if experiment_id in (None, folder.name):
                 yield from tracefiles.read(folder, self._tells(experiment=folder.name))
 
+    def spans(self, trace: Trace) -> bytes | None:
+        path = self.root / trace.experiment_id / "traces" / trace.id / "artifacts" / tracefiles.DATA
+        try:
+            return path.read_bytes()
+        except OSError:
+            return self._files.trace_data(trace)
+
     def problems(self) -> list[Problem]:
         return self.found.problems()
 

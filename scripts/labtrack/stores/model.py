@@ -188,17 +188,27 @@ class Problem:
 
 @dataclass(frozen=True)
 class Trace:
-    """What MLflow >= 2.14 traced, as far as it is counted here.
+    """What MLflow >= 2.14 traced: one call, and its spans, which `Store.spans` gives.
 
-    run_id: the run it was made in, if any.  spans: None where their number is not known without reading them.
+    timestamp, duration: ms.  state: OK, ERROR or IN_PROGRESS.  assessments: as MLflow's REST interface has them.
     """
 
     id: str
     experiment_id: str
     timestamp: int | None = None
-    run_id: str | None = None
-    spans: int | None = None
-    assessments: int = 0
+    duration: int | None = None
+    state: str = "OK"
+    client_request_id: str = ""
+    request_preview: str = ""
+    response_preview: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    assessments: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def run_id(self) -> str | None:
+        """The run in which it was made, if any."""
+        return self.metadata.get("mlflow.sourceRun") or None
 
 
 Owner = Union[Run, LoggedModel]
@@ -300,6 +310,9 @@ class Store(Protocol):
 
     def traces(self, experiment_id: str | None = None) -> Iterator[Trace]:
         """The traces of one experiment, or of all."""
+
+    def spans(self, trace: Trace) -> bytes | None:
+        """The spans of a trace as MLflow's traces.json has them: {"spans": [...]}; None where there are none."""
 
     def problems(self) -> list[Problem]:
         """What the calls so far had to leave out, and warnings."""

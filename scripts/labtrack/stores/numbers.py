@@ -92,8 +92,12 @@ class Steps:
 
     def of(self, key: str, recorded: Any) -> int:
         """The step of the next point of a metric."""
-        found = recorded if type(recorded) is int else whole(recorded)
         last = self._largest.get(key)
+        if type(recorded) is int and key not in self._odd:
+            if last is None or recorded > last:
+                self._largest[key] = recorded
+            return recorded
+        found = whole(recorded)
         if found is None:
             self._odd.add(key)
             found = floor(recorded)

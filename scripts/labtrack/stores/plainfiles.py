@@ -27,6 +27,7 @@ _NUMBER = rb"(?:-?\d+(?:\.\d+)?(?:e[-+]?\d+)?|nan|-?inf)"
 _USUAL = re.compile(rb"(?:-?\d{1,13} " + _NUMBER + rb" -?\d{1,18}(?:\.\d+)?\n)*")
 _WHOLE = rb"(-?\d{1,19}(?:\.\d*)?(?:e[-+]?\d+)?)"  # 50.0 of frameworks that count in floats, nanoseconds, and 0.5
 _LINE = re.compile(_WHOLE + rb" ([^\s_]+) " + _WHOLE + rb"(?: (.+))?\r?\n?")
+_USUAL_LINE = re.compile(rb"(-?\d{1,18}) ([^\s_]+) (-?\d{1,18})\n")  # nearly all: it takes a third of the time
 _OLD_LINE = re.compile(rb"(-?\d{1,18}) ([^\s_]+)\r?\n?")
 _VALUE_AND_STEP = re.compile(_NUMBER.decode() + r" -?\d+(?:\.\d*)?")
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -124,10 +125,14 @@ class MetricFile:
                 if legacy is None:
                     legacy = raw.count(b" ") == 1 and not cut
                 line = parse(raw, legacy=legacy)
-                if line is None or _is_too_late(line.timestamp, last):
+                if line is None:
+                    self.broken += 1
+                    continue
+                time = line[0]
+                if (time >= _FAR_FUTURE or type(time) is float) and _is_too_late(time, last):
                     self.broken += 1
                 else:
-                    last = line.timestamp
+                    last = time
                     yield line
 
     def count(self) -> int:
@@ -166,6 +171,18 @@ def parse(raw: bytes, *, legacy: bool = False) -> Line | None:
     fields has lost its step and must not be taken for step 0.
     None: the line is not one of these.
     """
+    usual = None if legacy else _USUAL_LINE.fullmatch(raw)
+    if usual:
+        time, value, step = usual.groups()
+        try:
+            return Line(int(time), float(value), int(step), ())
+        except ValueError:
+            return None
+    return _unusual(raw, legacy=legacy)
+
+
+def _unusual(raw: bytes, *, legacy: bool) -> Line | None:
+    """A line that is old, or has floats for integers, a dataset or another end."""
     fields = (_OLD_LINE if legacy else _LINE).fullmatch(raw)
     if not fields:
         return None
@@ -199,9 +216,10 @@ def _looks_like_a_second_line(rest: tuple[str, ...]) -> bool:
 
 def point(key: str, line: Line, steps: Steps) -> MetricPoint:
     """The point in a line, which is the next one of its metric."""
-    step = steps.of(key, line.step)
-    if type(line.timestamp) is int and line.step == step:
-        return MetricPoint(key, line.value, line.timestamp, step)
+    time, value, recorded, _ = line
+    step = steps.of(key, recorded)
+    if type(time) is int and recorded == step:
+        return MetricPoint(key, value, time, step)
     moment = floor(line.timestamp) or 0
     odd = moment != line.timestamp or step != line.step
     return MetricPoint(key, line.value, moment, step, (line.timestamp, line.step) if odd else None)

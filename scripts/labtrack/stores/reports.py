@@ -121,6 +121,9 @@ class ReportsStore:
     def traces(self, experiment_id: str | None = None) -> Iterator[Trace]:
         return iter(())
 
+    def spans(self, trace: Trace) -> bytes | None:
+        return None
+
     def problems(self) -> list[Problem]:
         return self.found.problems()
 

@@ -28,7 +28,7 @@ from labtrack.stores.model import (
     Trace,
     identity_of,
 )
-from labtrack.stores.numbers import floor
+from labtrack.stores.tracefiles import trace
 
 if TYPE_CHECKING:
     import requests
@@ -253,6 +253,11 @@ class ServerStore:
                     raise
                 return
 
+    def spans(self, trace: Trace) -> bytes | None:
+        asked = {"request_id": trace.id}
+        answer = self._call("GET", "/ajax-api/2.0/mlflow/get-trace-artifact", params=asked, missing_ok=True)
+        return None if answer.status_code == _NOT_FOUND else cast("bytes", answer.content)
+
     def problems(self) -> list[Problem]:
         return self.found.problems()
 
@@ -365,15 +370,9 @@ def _logged_model(data: Mapping[str, Any]) -> LoggedModel:
 
 
 def _trace(data: Mapping[str, Any]) -> Trace:
-    place = data.get("trace_location", {}).get("mlflow_experiment", {})
-    return Trace(
-        data["trace_id"],
-        str(place.get("experiment_id", "")),
-        floor(data.get("request_time")),
-        data.get("trace_metadata", {}).get("mlflow.sourceRun") or None,
-        None,
-        len(data.get("assessments", ())),
-    )
+    experiment = data.get("trace_location", {}).get("mlflow_experiment", {}).get("experiment_id", "")
+    about = {"tags": data.get("tags", {}), "metadata": data.get("trace_metadata", {})}
+    return trace(data, data["trace_id"], str(experiment), **about, assessments=tuple(data.get("assessments", ())))
 
 
 def _version(data: Mapping[str, Any], aliases: set[tuple[str, str, str]]) -> ModelVersion:

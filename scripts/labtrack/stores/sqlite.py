@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from labtrack.errors import BadInputError
-from labtrack.stores import sqlitemodels
+from labtrack.stores import sqlitemodels, sqlitetraces
 from labtrack.stores.artifacts import LocalArtifacts
 from labtrack.stores.database import Database
 from labtrack.stores.model import (
@@ -203,7 +203,7 @@ class SqliteStore:
         skip.subtract(seen)
         while True:
             page = self._db.rows(sql, [run_id, last])
-            points = [point for row in page for point in self._point(row, steps, run_id)]
+            points = list(self._points_in(page, steps, run_id))
             yield from points
             last = page[-1][-1] if page else last
             seen = seen + Counter(point.key for point in points)
@@ -211,14 +211,22 @@ class SqliteStore:
             if len(page) < PAGE:
                 return
 
-    def _point(self, row: Any, steps: Steps, run_id: str) -> tuple[MetricPoint, ...]:
-        """One point; none, and a problem, where its value is no number."""
+    def _points_in(self, page: list[Any], steps: Steps, run_id: str) -> Iterator[MetricPoint]:
+        for row in page:
+            key, value, timestamp, step, is_nan, _ = row
+            if type(value) is float and type(timestamp) is int and type(step) is int and not is_nan:
+                given = steps.of(key if type(key) is str else text(key), step)
+                if given == step and type(key) is str:
+                    yield MetricPoint(key, value, timestamp, given)
+                    continue
+            else:
+                given = steps.of(text(key), step)
+            yield from self._odd_point(row, given, run_id)
+
+    def _odd_point(self, row: Any, given: int, run_id: str) -> tuple[MetricPoint, ...]:
+        """One point with a step that was given to it; none, and a problem, where its value is no number."""
         key, value, timestamp, step, is_nan, number_of_row = row
-        if type(key) is not str:
-            key = text(key)
-        given = steps.of(key, step)
-        if type(value) is float and type(timestamp) is int and type(step) is int and given == step and not is_nan:
-            return (MetricPoint(key, value, timestamp, given),)
+        key = text(key)
         found = math.nan if number(is_nan) else metric_value(value)
         if found is None:
             lost = self._lost.setdefault((run_id, key), {})
@@ -255,7 +263,11 @@ class SqliteStore:
         return sqlitemodels.registered_models(self._tables)
 
     def traces(self, experiment_id: str | None = None) -> Iterator[Trace]:
-        return sqlitemodels.traces(self._tables, experiment_id)
+        return sqlitetraces.traces(self._tables, experiment_id)
+
+    def spans(self, trace: Trace) -> bytes | None:
+        found = sqlitetraces.spans(self._tables, trace.id)
+        return found if found is not None else self._files.trace_data(trace)
 
     def problems(self) -> list[Problem]:
         danger = [Problem(str(self.path), self._db.danger, damage=False)] if self._db.danger else []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 
 from labtrack.stores.model import (
@@ -13,11 +13,9 @@ from labtrack.stores.model import (
     ModelPoint,
     ModelVersion,
     RegisteredModel,
-    Trace,
 )
 from labtrack.stores.numbers import Steps, floor, metric_value, text, whole
 from labtrack.stores.tables import Tables
-from labtrack.stores.tracefiles import RUN
 
 MODEL_STATUS = {0: "UNSPECIFIED", 1: "PENDING", 2: "READY", 3: "FAILED"}
 
@@ -102,20 +100,6 @@ def _versions(tables: Tables) -> Iterator[ModelVersion]:
             name, version, run_id or None, model_id, source, stage or "None", status or "READY", said, user,
             floor(row[9]), floor(row[10]), tuple(sorted(aliases[name, version])), tags[name, version],
         )  # fmt: skip
-
-
-def traces(tables: Tables, experiment_id: str | None = None) -> Iterator[Trace]:
-    """The traces of one experiment, or of all."""
-    spans = Counter(text(one) for (one,) in tables.select("spans", ("trace_id",), "1"))
-    assessments = Counter(text(one) for (one,) in tables.select("assessments", ("trace_id",), "1"))
-    of_runs = {text(one): text(run) for one, run in tables.select(
-        "trace_request_metadata", ("request_id", "value"), "key = ?", [RUN])}  # fmt: skip
-    condition, values = ("1", []) if experiment_id is None else ("experiment_id = ?", [experiment_id])
-    fields = ("request_id", "experiment_id", "timestamp_ms")
-    for row, experiment, time in tables.select("trace_info", fields, f"{condition} ORDER BY rowid", values):
-        one = text(row)
-        # before 3.5 spans are in a file of the trace
-        yield Trace(one, text(experiment), floor(time), of_runs.get(one), spans[one] or None, assessments[one])
 
 
 def _model_in(place: str) -> str | None:
