@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -94,3 +95,44 @@ def _copy_of_the_checkout(place: Path) -> Path:
     packed = subprocess.run(archive, cwd=ROOT, input=names, capture_output=True, check=True).stdout
     subprocess.run(["tar", "--extract"], cwd=place, input=packed, check=True)
     return place
+
+
+# In the type hints of the one, in a function of the other.
+CIRCLES = ({"sync.push", "sync.rebuild"}, {"sync.main", "sync.verify"})
+
+
+def test_modules_import_each_other_in_one_direction() -> None:
+    """Also in functions and for types: who needs whom is read from the first lines, and changes with one of them."""
+    package = ROOT / "scripts" / "labtrack"
+    names = {
+        ".".join(file.relative_to(package).with_suffix("").parts).removesuffix(".__init__"): file
+        for file in package.rglob("*.py")
+    }
+    imports = {name: _imported(file, name, names) for name, file in names.items() if name != "__init__"}
+    while free := [name for name, used in imports.items() if not used & set(imports)]:
+        for name in free:
+            del imports[name]
+    # what is left is in a circle, or uses one
+    in_circles = {name for name in imports if _reaches(imports, name, name)}
+    assert in_circles <= set().union(*CIRCLES), in_circles
+
+
+def _imported(file: Path, name: str, names: dict[str, Path]) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "labtrack":
+            place = (node.module or "").partition(".")[2]
+            inside = {f"{place}.{one.name}".lstrip(".") for one in node.names}
+            found |= {one if one in names else place for one in inside}
+    return found & set(names) - {name}
+
+
+def _reaches(imports: dict[str, set[str]], start: str, end: str) -> bool:
+    seen, left = set(), [start]
+    while left:
+        used = imports.get(left.pop(), set())
+        if end in used:
+            return True
+        left += used - seen
+        seen |= used
+    return False

@@ -179,6 +179,14 @@ def test_the_login_of_the_environment_wins_over_netrc(
     assert way.seen[-1][2] == sent
 
 
+def test_a_token_with_a_line_end(way: Way) -> None:
+    Http(way.url, {"MLFLOW_TRACKING_TOKEN": "tok\r\n"}).call("POST", SEARCH, json={})
+    assert way.seen[-1][2] == "Bearer tok"
+    with pytest.raises(BadInputError, match="MLFLOW_TRACKING_TOKEN has a blank") as raised:
+        Http(way.url, {"MLFLOW_TRACKING_TOKEN": "sec\nret"})
+    assert "ret" not in str(raised.value)
+
+
 def test_doctor_logs_in_with_a_token(way: Way, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     netrc(monkeypatch, tmp_path)
     rows = list(examine(Context({"MLFLOW_TRACKING_URI": way.url, "MLFLOW_TRACKING_TOKEN": "tok"}, timeout=2.0)))
