@@ -21,11 +21,16 @@ ADMINS = ("ansible", "jinja2", "jsonschema", "keystoneauth1", "openstack")
 @pytest.fixture
 def without_admin(tmp_path: Path) -> dict[str, str]:
     """An environment in which the admin's libraries can't be imported."""
+    return without(tmp_path, ADMINS)
+
+
+def without(tmp_path: Path, names: tuple[str, ...]) -> dict[str, str]:
+    """An environment in which these can't be imported."""
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\n"
         "class Missing:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
-        f"        if name.partition('.')[0] in {ADMINS!r}:\n"
+        f"        if name.partition('.')[0] in {names!r}:\n"
         "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
         "sys.meta_path.insert(0, Missing())\n"
     )
@@ -57,6 +62,22 @@ def test_the_client_needs_nothing_of_the_admins(without_admin: dict[str, str], t
     assert doctor.returncode == 2 and "MLFLOW_TRACKING_URI is not set" in doctor.stdout
     check = run("env", "check", str(tmp_path / "none.sh"), env=without_admin)
     assert check.returncode == 2 and "To fix" in check.stdout
+
+
+def test_the_client_needs_boto3_only_for_a_store(tmp_path: Path) -> None:
+    env = without(tmp_path, ("boto3", "botocore", *ADMINS))
+    script = (
+        "from labtrack.doctor.context import Context\n"
+        "from labtrack.doctor.run import _store\n"
+        "import labtrack.sync.artifacts as artifacts, labtrack.cli, labtrack.doctor.tracking\n"
+        "print([one.status.value for one in _store(Context({}))])\n"
+        "print([one.hint for one in _store(Context({'AWS_ACCESS_KEY_ID': 'a'}))])\n"
+        "try: artifacts.target(None, {}, 's3://bucket/1')\n"
+        "except labtrack.BadInputError as error: print(error.hint)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == "['skipped']" and done.stdout.count('pip install "labtrack[s3]"') == 2
 
 
 @pytest.mark.parametrize(
