@@ -3,15 +3,18 @@
 The work: "big" is 1 run of 10 metrics x 10,000 steps, 200 params and 100 files of 10 KiB; "small" is 100 runs of
 10 params, 100 points and 2 files of 1 KiB.  The destination: `mlflow server --workers 2` as `pip install mlflow` brings
 it, with PostgreSQL, which this program starts.
-Peers: a loop over MlflowClient, and mlflow-export-import where LABTRACK_BENCH_MEI names a checkout of it.
+Peers: a loop over MlflowClient, and mlflow-export-import where LABTRACK_BENCH_MEI names a checkout of it, for which an
+environment with its dependencies is made.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,10 +28,16 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "sync"))
 
 from sync_recording import Recording  # noqa: E402 - of the tests
-from sync_server import TrackingServer, mlflow_bin, tracking_server  # noqa: E402
+from sync_server import CACHE, REQUIREMENTS, TrackingServer, mlflow_bin, tracking_server  # noqa: E402
 
 PAGE = ROOT / "docs" / "reference" / "performance.md"
 PEER = "LABTRACK_BENCH_MEI"
+# What mlflow-export-import's setup.py names beside MLflow, of which it gets the server's version.
+PEER_NEEDS = ("databricks-cli==0.18.0", "packaging>=20.0", "pandas>=1.5.2", "tabulate==0.9.0", "wheel")
+PEER_MODULES = (
+    "mlflow_export_import.experiment.export_experiment",
+    "mlflow_export_import.experiment.import_experiment",
+)
 BEGIN, END = "<!-- bench-sync -->\n", "<!-- end bench-sync -->"
 
 # What people write themselves: every fact by one call of the client, artifacts by log_artifacts.
@@ -107,6 +116,27 @@ def memory(took: Timed) -> float:
     return int(took.beside.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
 
 
+def peer_python(checkout: Path) -> Path:
+    """A Python with all that mlflow-export-import needs, made once.  Ends the benchmark where it can't be imported."""
+    key = hashlib.sha256(REQUIREMENTS.read_bytes() + repr(PEER_NEEDS).encode()).hexdigest()[:16]
+    folder = CACHE.with_name("bench-peers") / key
+    python, done = folder / "bin" / "python", folder / ".complete"
+    if not done.exists():
+        uv = Path(sys.executable).with_name("uv")
+        shutil.rmtree(folder, ignore_errors=True)
+        install = [uv, "pip", "install", "-q", "--python", python, "-r", REQUIREMENTS]
+        for command in ([uv, "venv", "-q", "--python", sys.executable, folder], [*install, *PEER_NEEDS]):
+            subprocess.run(command, check=True)
+        done.touch()
+    tried = f"import {', '.join(PEER_MODULES)}"
+    env = {**os.environ, "PYTHONPATH": str(checkout)}
+    found = subprocess.run([python, "-c", tried], env=env, capture_output=True, text=True, check=False)
+    if found.returncode:
+        said = (found.stderr.strip() or "nothing").splitlines()[-1]
+        sys.exit(f"{PEER}={checkout} is no mlflow-export-import that works here: {said}")
+    return python
+
+
 class Bench:
     """The peers, each with a state and an experiment of its own."""
 
@@ -131,17 +161,17 @@ class Bench:
         command = [mlflow_bin() / "python", "-c", NAIVE, source, self.server.url, name, recording.name]
         return timed(command, self.env).seconds
 
-    def export_import(self, recording: Recording, checkout: Path) -> tuple[float, float]:
+    def export_import(self, recording: Recording, checkout: Path, python: Path) -> tuple[float, float]:
         """mlflow-export-import: seconds of its export, and of its import."""
         self.rounds += 1
         out = self.folder / f"export {self.rounds}"
         env = {**self.env, "PYTHONPATH": str(checkout)}
-        run = [mlflow_bin() / "python", "-m"]
+        run = [python, "-m"]
         source = {**env, "MLFLOW_TRACKING_URI": f"sqlite:///{recording.path}"}
-        command = [*run, "mlflow_export_import.experiment.export_experiment", "--experiment", recording.name]
+        command = [*run, PEER_MODULES[0], "--experiment", recording.name]
         exported = timed([*command, "--output-dir", out], source)
         name = f"peer {recording.name} {self.rounds}"
-        command = [*run, "mlflow_export_import.experiment.import_experiment", "--experiment-name", name]
+        command = [*run, PEER_MODULES[1], "--experiment-name", name]
         imported = timed([*command, "--input-dir", out], {**env, "MLFLOW_TRACKING_URI": self.server.url})
         return exported.seconds, imported.seconds
 
@@ -152,6 +182,7 @@ def measure(rounds: int, peers: bool, resumed: int) -> dict[str, Any]:
     resumed: points of the run that is resumed at half.
     """
     checkout = Path(os.environ[PEER]) if os.environ.get(PEER) else None
+    python = peer_python(checkout) if checkout else None
     found: dict[str, Any] = {}
 
     def best(name: str, seconds: float) -> None:
@@ -171,8 +202,8 @@ def measure(rounds: int, peers: bool, resumed: int) -> dict[str, Any]:
                 found[f"again calls {kind}"] = sum(report["calls"].values())
                 if peers:
                     best(f"naive {kind}", bench.naive(recording))
-                if checkout:
-                    exported, imported = bench.export_import(recording, checkout)
+                if checkout and python:
+                    exported, imported = bench.export_import(recording, checkout, python)
                     best(f"peer export {kind}", exported)
                     best(f"peer import {kind}", imported)
         half(bench, Path(temporary) / "half", found, resumed // 2)

@@ -9,5 +9,5 @@ if [ -e "$folder/rehearsal" ]; then
 else
     rm -rf "$folder"
 fi
-rm -rf .venv .ansible build test-results .pytest_cache .mypy_cache .ruff_cache .hypothesis
+rm -rf .venv .ansible build dist test-results .pytest_cache .mypy_cache .ruff_cache .hypothesis
 find . -name __pycache__ -type d -prune -exec rm -rf {} +

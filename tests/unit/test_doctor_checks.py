@@ -239,10 +239,12 @@ class TestCommand:
         done = CliRunner().invoke(cli, ["doctor", "--file", str(file)])
         assert done.exit_code == 2 and "truncated" in done.output and not (tmp_path / "ran").exists()
 
-    @pytest.mark.parametrize(("damage", "code"), [("", 0), ("edited", 1), ("mode", 2), ("gone", 2)])
+    @pytest.mark.parametrize(("damage", "code"), [("", 0), ("edited", 1), ("address", 2), ("mode", 2), ("gone", 2)])
     def test_env_check(self, file: Path, damage: str, code: int) -> None:
         if damage == "edited":
             file.write_bytes(b"# mine\n" + file.read_bytes())
+        elif damage == "address":
+            file.write_bytes(file.read_bytes().replace(b"https://mlflow.example.org", b"mlflow.example.org"))
         elif damage == "mode":
             file.chmod(0o644)
         elif damage == "gone":

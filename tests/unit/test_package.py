@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -20,11 +21,16 @@ ADMINS = ("ansible", "jinja2", "jsonschema", "keystoneauth1", "openstack")
 @pytest.fixture
 def without_admin(tmp_path: Path) -> dict[str, str]:
     """An environment in which the admin's libraries can't be imported."""
+    return without(tmp_path, ADMINS)
+
+
+def without(tmp_path: Path, names: tuple[str, ...]) -> dict[str, str]:
+    """An environment in which these can't be imported."""
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\n"
         "class Missing:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
-        f"        if name.partition('.')[0] in {ADMINS!r}:\n"
+        f"        if name.partition('.')[0] in {names!r}:\n"
         "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
         "sys.meta_path.insert(0, Missing())\n"
     )
@@ -56,6 +62,22 @@ def test_the_client_needs_nothing_of_the_admins(without_admin: dict[str, str], t
     assert doctor.returncode == 2 and "MLFLOW_TRACKING_URI is not set" in doctor.stdout
     check = run("env", "check", str(tmp_path / "none.sh"), env=without_admin)
     assert check.returncode == 2 and "To fix" in check.stdout
+
+
+def test_the_client_needs_boto3_only_for_a_store(tmp_path: Path) -> None:
+    env = without(tmp_path, ("boto3", "botocore", *ADMINS))
+    script = (
+        "from labtrack.doctor.context import Context\n"
+        "from labtrack.doctor.run import _store\n"
+        "import labtrack.sync.artifacts as artifacts, labtrack.cli, labtrack.doctor.tracking\n"
+        "print([one.status.value for one in _store(Context({}))])\n"
+        "print([one.hint for one in _store(Context({'AWS_ACCESS_KEY_ID': 'a'}))])\n"
+        "try: artifacts.target(None, {}, 's3://bucket/1')\n"
+        "except labtrack.BadInputError as error: print(error.hint)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == "['skipped']" and done.stdout.count('pip install "labtrack[s3]"') == 2
 
 
 @pytest.mark.parametrize(
@@ -94,3 +116,44 @@ def _copy_of_the_checkout(place: Path) -> Path:
     packed = subprocess.run(archive, cwd=ROOT, input=names, capture_output=True, check=True).stdout
     subprocess.run(["tar", "--extract"], cwd=place, input=packed, check=True)
     return place
+
+
+# In the type hints of the one, in a function of the other.
+CIRCLES = ({"sync.push", "sync.rebuild"}, {"sync.main", "sync.verify"})
+
+
+def test_modules_import_each_other_in_one_direction() -> None:
+    """Also in functions and for types: who needs whom is read from the first lines, and changes with one of them."""
+    package = ROOT / "scripts" / "labtrack"
+    names = {
+        ".".join(file.relative_to(package).with_suffix("").parts).removesuffix(".__init__"): file
+        for file in package.rglob("*.py")
+    }
+    imports = {name: _imported(file, name, names) for name, file in names.items() if name != "__init__"}
+    while free := [name for name, used in imports.items() if not used & set(imports)]:
+        for name in free:
+            del imports[name]
+    # what is left is in a circle, or uses one
+    in_circles = {name for name in imports if _reaches(imports, name, name)}
+    assert in_circles <= set().union(*CIRCLES), in_circles
+
+
+def _imported(file: Path, name: str, names: dict[str, Path]) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "labtrack":
+            place = (node.module or "").partition(".")[2]
+            inside = {f"{place}.{one.name}".lstrip(".") for one in node.names}
+            found |= {one if one in names else place for one in inside}
+    return found & set(names) - {name}
+
+
+def _reaches(imports: dict[str, set[str]], start: str, end: str) -> bool:
+    seen, left = set(), [start]
+    while left:
+        used = imports.get(left.pop(), set())
+        if end in used:
+            return True
+        left += used - seen
+        seen |= used
+    return False

@@ -15,6 +15,7 @@ from pathlib import Path
 from labtrack.doctor.result import Result, Status, failed, ok, skipped, warning
 from labtrack.errors import BadInputError
 from labtrack.files import OTHERS_CAN_WRITE
+from labtrack.tracking import address
 
 COMPLETE = "# labtrack: complete, sha256 "
 REQUIRED = ("LABTRACK_LAB", "MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
@@ -129,7 +130,13 @@ def _content(path: Path) -> Iterator[Result]:
     missing = [name for name in REQUIRED if not env.variables.get(name)]
     if missing:
         yield failed(_CHECK, f"{path} sets no {', '.join(missing)}.", again)
-    elif hashlib.sha256(body).hexdigest().encode() + b"\n" != last:
+        return
+    try:
+        address.parse(env.variables["MLFLOW_TRACKING_URI"], "MLFLOW_TRACKING_URI", "export MLFLOW_TRACKING_URI={}")
+    except BadInputError as error:
+        yield failed(_CHECK, f"In {path}: {error.what}", error.hint)
+        return
+    if hashlib.sha256(body).hexdigest().encode() + b"\n" != last:
         hint = "keep your own settings in a file of your own that sources this one; " + again
         yield warning(_CHECK, f"{path} was edited after labtrack wrote it.", hint)
     else:

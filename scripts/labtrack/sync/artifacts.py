@@ -17,6 +17,7 @@ import requests
 
 from labtrack.errors import WITHOUT_BOTO3, BadInputError, LabtrackError
 from labtrack.tracking.http import Http
+from labtrack.tracking.multipart import NoPartsError
 
 _PROXY = "/api/2.0/mlflow-artifacts/artifacts"
 CHUNK = 2**20  # bytes
@@ -103,7 +104,11 @@ class Proxied:
         return found
 
     def put(self, path: str, size: int, opened: Open, sent: Callable[[int], None]) -> None:
-        headers = {"Content-Type": "application/octet-stream"}
+        parts, headers = self._http.parts, {"Content-Type": "application/octet-stream"}
+        if parts.smallest is not None and size >= max(1, parts.smallest):
+            with contextlib.suppress(NoPartsError), contextlib.closing(Body(opened(), size, sent)) as body:
+                parts.send(self._http, posixpath.join(self._root, path), size, body)
+                return
         self._http.call("PUT", self._url(path), body=lambda: Body(opened(), size, sent), headers=headers, most=_TRIES)
 
     def digest(self, path: str) -> str:

@@ -20,6 +20,14 @@ _NOT_TLS = ("wrong_version_number", "wrong version number", "record_layer_failur
 _TLS_PROBE = 5.0  # seconds
 
 
+class ApiError(Exception):
+    """The server understood and said no.  status: HTTP.  code: MLflow's, as RESOURCE_DOES_NOT_EXIST."""
+
+    def __init__(self, status: int, code: str, said: str) -> None:
+        super().__init__(f"{status} {code}".strip() + (f": {said}" if said else ""))
+        self.status, self.code, self.said = status, code, said
+
+
 class ServerError(LabtrackError):
     """The server can't be used at all: no other run would fare better."""
 

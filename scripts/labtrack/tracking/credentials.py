@@ -7,6 +7,7 @@ import configparser
 import contextlib
 import datetime
 import json
+import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -157,7 +158,10 @@ class Credentials:
                 parser.read(self._mlflows_own())
             section = parser[_SECTION] if parser.has_section(_SECTION) else {}
             user, password = user or section.get(USER.lower(), ""), password or section.get(PASSWORD.lower(), "")
-        return Login(user, password, env.get(TOKEN, ""))
+        token = env.get(TOKEN, "").strip()
+        if not re.fullmatch("[!-~]*", token):
+            raise BadInputError(f"{TOKEN} has a blank or a character in it that no token has.", f"export {TOKEN} anew.")
+        return Login(user, password, token)
 
     def _mlflows_own(self) -> Path:
         return home(self._env) / ".mlflow" / "credentials"

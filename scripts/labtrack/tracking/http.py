@@ -14,8 +14,9 @@ import urllib3
 
 from labtrack.errors import BadInputError, LabtrackError, innermost
 from labtrack.tracking import answers
-from labtrack.tracking.answers import ServerError
+from labtrack.tracking.answers import ApiError, ServerError
 from labtrack.tracking.credentials import Credentials
+from labtrack.tracking.multipart import Parts
 from labtrack.tracking.transport import CONNECT, Transport
 
 __all__ = ["ApiError", "Http", "ServerError", "Stopped", "UnclearError"]
@@ -34,14 +35,6 @@ _SERVER_ERROR = 500
 _TRIES_OF_A_500 = 4  # it may be a passing deadlock, but also what was sent
 _API = "/api/"
 _ARTIFACTS = "/mlflow-artifacts/artifacts/"
-
-
-class ApiError(Exception):
-    """The server understood and said no.  status: HTTP.  code: MLflow's, as RESOURCE_DOES_NOT_EXIST."""
-
-    def __init__(self, status: int, code: str, said: str) -> None:
-        super().__init__(f"{status} {code}".strip() + (f": {said}" if said else ""))
-        self.status, self.code, self.said = status, code, said
 
 
 class UnclearError(Exception):
@@ -71,6 +64,7 @@ class Http:
         self._patience = _seconds(env, "LABTRACK_SYNC_PATIENCE", PATIENCE)
         self._timeout = _seconds(env, "MLFLOW_HTTP_REQUEST_TIMEOUT", TIMEOUT)
         self._transport = Transport(base, self._credentials, self._timeout)
+        self.parts = Parts(env)
         self._lock = threading.Lock()
         self._reached = False
         self._known = False  # whether an answer of MLflow's own has come
@@ -128,6 +122,11 @@ class Http:
             # an upload that takes an hour is work; what counts is how long nothing has moved
             silent += time.monotonic() - max(began, upload.moved if upload is not None else began)
             silent += self._pause(tries, silent, said, wait)
+
+    def elsewhere(self, url: str, data: bytes, headers: Mapping[str, str]) -> requests.Response:
+        """Puts bytes to an address that the server gave, which has its own permission in it and gets no login."""
+        timeout = (CONNECT, self._timeout)
+        return requests.put(url, data=data, headers=headers, timeout=timeout, auth=_nobody, allow_redirects=False)
 
     def _send(self, method: str, path: str, upload: _Upload | None, more: Mapping[str, Any]) -> requests.Response:
         with self._lock:
@@ -225,6 +224,10 @@ def _collided(answer: requests.Response) -> bool:
         return False
     code, said = answers.code_and_words(answer)
     return code == "BAD_REQUEST" and any(one in said for one in _COLLISIONS)
+
+
+def _nobody(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    return request  # without it, requests looks into ~/.netrc
 
 
 def _kind(path: str) -> str:
