@@ -119,16 +119,32 @@ def run(given: dict[str, Any]) -> None:
         accept_damage=given.get("accept_damage", False),
         jobs=given["jobs"],
     )
-    # a batch system ends a job with SIGTERM: stop as for Ctrl-C
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    watching = bool(given["watch"]) and not given["dry_run"]
+    terminated = _on_sigterm(last_pass=watching)
     shows = progress.shows(quiet=given["as_data"], verbose=given["verbose"])
     with opened(given["source"], destination, options, shows) as syncer:
-        report = watch(syncer, given["watch"]) if given["watch"] and not given["dry_run"] else syncer.once()
+        report = watch(syncer, given["watch"], ends=lambda: bool(terminated)) if watching else syncer.once()
     if given["as_data"]:
         output.data(report.as_data())
     else:
         _tell(report, verbose=given["verbose"])
     sys.exit(report.exit_code)
+
+
+def _on_sigterm(*, last_pass: bool) -> list[int]:
+    """A batch system ends a job with SIGTERM: stop as for Ctrl-C, or (last_pass) send once more what there is.
+
+    Gives a list that has something in it once the signal has come; a second one stops in any case.
+    """
+    came: list[int] = []
+
+    def handle(number: int, frame: object) -> None:
+        if came or not last_pass:
+            signal.default_int_handler(number, None)
+        came.append(number)
+
+    signal.signal(signal.SIGTERM, handle)
+    return came
 
 
 def _tell(report: Report, *, verbose: bool) -> None:
@@ -218,10 +234,14 @@ def _summary(report: Report, count: dict[str, int]) -> str:
     if not (report.planned or report.models):
         return f"Nothing to do: {report.source} has no {'such ' * report.narrowed}runs."
     if report.dry_run:
-        points, sent = sum(one.points for one in report.planned), sum(one.bytes for one in report.planned)
+        able = [one for one in report.planned if one.run_id not in report.failed]
+        points, sent = sum(one.points for one in able), sum(one.bytes for one in able)
+        new, changed = (sum(one.todo == todo for one in able) for todo in ("new", "changed"))
+        models = sum(one.todo != "there" for one in report.models)
         return (
-            f"Would send {count['new']} new runs and the rest of {count['changed']} ({points:,} points, {size(sent)}); "
-            f"{count['there']} are there."
+            f"Would send {new} new runs and the rest of {changed} ({points:,} points, {size(sent)})"
+            f"{f', and {models} models outside runs' * bool(models)}; {count['there']} are there"
+            f"{f', {len(report.failed)} can not be sent' * bool(report.failed)}."
         )
     text = (
         f"{count['new']} new, {count['changed']} changed, {count['there']} there already, {count['failed']} failed: "
