@@ -10,6 +10,7 @@ from sync_proxy import HostileProxy
 from sync_recording import Recording
 from sync_server import TrackingServer, tag
 
+from labtrack.errors import BadInputError
 from labtrack.sync import Report
 from labtrack.sync.artifacts import Proxied, StoreDownError
 
@@ -143,6 +144,33 @@ def test_a_store_that_is_down_is_one_finding(
     assert len({line for lines in report.failed.values() for line in lines}) == 1, report.failed
     assert all(one["data"]["metrics"] for one in server.runs(recording.name))
     assert send(verify=True).exit_code == 0
+
+
+def test_without_a_place_for_files_the_points_are_sent(
+    recording: Recording, server: TrackingServer, send: Send, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where artifacts go straight to S3, and no key is set."""
+    run_id = recording.run(metrics={"loss": [1.0]}, params={"long": "x" * 7000}, files={"a.txt": b"a"})
+
+    def no_place(*_: object) -> None:
+        raise BadInputError("AWS_ACCESS_KEY_ID is not set.", "source your mlflow_env.sh.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("labtrack.sync.files.target", no_place)
+        report = send()
+    assert report.exit_code == 1 and "AWS_ACCESS_KEY_ID is not set" in report.failed[run_id][0]
+    (run,) = server.runs(recording.name)
+    assert len(server.history(run["info"]["run_id"], "loss")) == 1
+    assert send(verify=True).exit_code == 0
+
+
+def test_a_link_to_a_model_that_is_gone(recording: Recording, server: TrackingServer, send: Send) -> None:
+    run_id = recording.run(metrics={"loss": [1.0]})
+    model = recording.model(run_id, "unet", {"MLmodel": b"x"})
+    recording.sql("DELETE FROM logged_models WHERE model_id = ?", model)
+    report = send(verify=True)
+    assert report.exit_code == 3 and model in report.damaged[run_id][0] and report.differences == {}
+    assert send(accept_damage=True).exit_code == 0 == send(verify=True).exit_code
 
 
 def test_a_server_that_takes_no_files_at_all_is_asked_a_few_times(

@@ -108,6 +108,26 @@ def test_logins(guarded: TrackingServer, tmp_path: Path) -> None:
     assert right.returncode == 0, right.stderr
 
 
+def test_dry_run_asks_what_the_account_may_do(guarded: TrackingServer, tmp_path: Path) -> None:
+    recording = Recording(tmp_path / "recording")
+    run_id = recording.run()
+    admin, api = ("admin", "a word of the tests"), f"{guarded.url}/api/2.0/mlflow"
+    eve = {"username": "eve", "password": "a password of eve"}
+    assert requests.post(f"{api}/users/create", json=eve, auth=admin, timeout=30).ok
+    made = requests.post(f"{api}/experiments/create", json={"name": recording.name}, auth=admin, timeout=30).json()
+    login = {"MLFLOW_TRACKING_USERNAME": "eve", "MLFLOW_TRACKING_PASSWORD": "a password of eve"}
+    there = ("-s", recording.path, "-d", guarded.url, "--dry-run")
+    done = labtrack(*there, **login)
+    assert done.returncode == 1 and f"run {run_id}: would not be sent: " in done.stderr, done.stderr + done.stdout
+    assert "(403)" in done.stderr and "Would send 0 new runs" in done.stdout and "1 can not be sent" in done.stdout
+    done = labtrack(*there, MLFLOW_TRACKING_USERNAME=admin[0], MLFLOW_TRACKING_PASSWORD=admin[1])
+    assert done.returncode == 0 and "Would send 1 new runs" in done.stdout
+    done = labtrack(*there, "-e", "new of eve", **login)
+    assert done.returncode == 0, done.stderr
+    found = requests.get(f"{api}/experiments/get", params=made, auth=admin, timeout=30).json()["experiment"]
+    assert found["name"] == recording.name
+
+
 def test_a_password_that_changes_during_a_sync_is_read_again(guarded: TrackingServer, tmp_path: Path) -> None:
     recording = Recording(tmp_path / "recording")
     for number in range(10):

@@ -124,6 +124,60 @@ def test_it_outlives_a_server_that_is_away(recording: Recording, server: Trackin
     assert process.returncode == 0, err
 
 
+def test_it_waits_for_a_server_that_is_away_at_its_start(recording: Recording, server: TrackingServer) -> None:
+    run_id = recording.run(status="RUNNING", metrics={"loss": [1.0]})
+    away = threading.Event()
+    away.set()
+    environment = {**os.environ, "LABTRACK_SYNC_PATIENCE": "1"}
+    with HostileProxy(server.url, lambda *_: "reset" if away.is_set() else "") as proxy:
+        process = subprocess.Popen(
+            command(recording, proxy.url, "--watch", "0.5"), env=environment, stderr=subprocess.PIPE, text=True
+        )
+        until(lambda: proxy.counts["POST experiments/search"] > 4)
+        assert process.poll() is None
+        away.clear()
+        until(lambda: steps(server, recording) == [0])
+        recording.end(run_id)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 0, err
+
+
+def test_a_dead_run_that_the_filter_leaves_out_does_not_keep_it(recording: Recording, server: TrackingServer) -> None:
+    recording.run(status="RUNNING", name="dead")
+    recording.run(name="good")
+    line = command(recording, server.url, "--watch", "0.5", "--filter", "name = 'good'")
+    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert [one["info"]["run_name"] for one in server.runs(recording.name)] == ["good"]
+
+
+def test_a_terminated_watch_sends_once_more_what_there_is(recording: Recording, server: TrackingServer) -> None:
+    run_id = recording.run(status="RUNNING", metrics={"loss": [1.0]})
+    process = subprocess.Popen(
+        command(recording, server.url, "--watch", "60", "--json"), stdout=subprocess.PIPE, text=True
+    )
+    until(lambda: steps(server, recording) == [0])
+    recording.points(run_id, "loss", [0.5, 0.4], first=1)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=20)
+    assert steps(server, recording) == [0, 1, 2]
+    assert process.returncode == 0 and json.loads(out)["counts"]["points"] == 3
+
+
+def test_it_asks_for_what_has_grown_alone(
+    recording: Recording, server: TrackingServer, watching: subprocess.Popen[str]
+) -> None:
+    for number in range(5):
+        recording.run(name=str(number))
+    run_id = recording.run(status="RUNNING")
+    writer(recording, run_id, points=40, pause=0.1).wait()
+    out, err = watching.communicate(timeout=30)
+    assert watching.returncode == 0, err
+    report = json.loads(out)
+    assert report["counts"]["points"] == 40 and len(report["planned"]) == 6
+    assert {one["ending"] for one in report["planned"]} == {"whole"}
+
+
 def until(holds: Any, seconds: float = 20) -> None:
     end = time.monotonic() + seconds
     while not holds():

@@ -164,6 +164,20 @@ def test_the_journal_is_read_again_and_counts_only_for_its_copy(tmp_path: Path) 
     assert oct(journal.path.stat().st_mode & 0o777) == "0o600"
 
 
+def test_the_journal_of_a_long_watch_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("labtrack.sync.journal._COMPACT", 10_000)
+    journal = Journal(tmp_path, "https://s", "store")
+    journal.start(A, Entry("copy"))
+    tags = {f"t{one}": "f" * 12 for one in range(50)}
+    for count in range(1000):
+        journal.add(A, points={f"m{one}": count if one == 0 else 7 for one in range(50)}, tags=tags)
+        journal.add(A, points={"m0": count}, tags=tags)  # nothing new
+    assert journal.path.stat().st_size < 30_000
+    journal.close()
+    found = Journal(tmp_path, "https://s", "store").entry(A, "copy", "")
+    assert found is not None and found.points["m0"] == 999 and found.tags == tags
+
+
 def test_a_full_disk_is_told_and_the_sync_goes_on(tmp_path: Path) -> None:
     script = (
         "import resource, signal, sys; from pathlib import Path; from labtrack.sync.journal import Entry, Journal\n"

@@ -129,10 +129,11 @@ def run(given: dict[str, Any]) -> None:
         accept_damage=given.get("accept_damage", False),
         jobs=given["jobs"],
     )
-    _stop_when_told()
+    watching = bool(given["watch"]) and not given["dry_run"]
+    terminated = _stop_when_told(last_pass=watching)
     shows = progress.shows(quiet=given["as_data"], verbose=given["verbose"])
     sources = list(dict.fromkeys(one for source in given["sources"] for one in find_stores(source)))
-    if given["watch"] and len(sources) > 1:
+    if watching and len(sources) > 1:
         raise BadInputError(
             f"--watch follows one recording, and there are {len(sources)}: {', '.join(sources)}.",
             "start one for each of them, or run the sync again from time to time.",
@@ -140,7 +141,7 @@ def run(given: dict[str, Any]) -> None:
 
     def one(source: str) -> Report:
         with opened(source, destination, options, shows) as syncer:
-            return watch(syncer, given["watch"]) if given["watch"] and not given["dry_run"] else syncer.once()
+            return watch(syncer, given["watch"], ends=lambda: bool(terminated)) if watching else syncer.once()
 
     if len(sources) == 1:
         report = one(sources[0])
@@ -178,11 +179,19 @@ def _several(sources: list[str], one: Callable[[str], Report], given: dict[str, 
     return code
 
 
-def _stop_when_told() -> None:
-    """Ctrl-C ends what is under way, and a second one the process; SIGTERM, with which batch systems end jobs, too."""
+def _stop_when_told(*, last_pass: bool) -> list[int]:
+    """Ctrl-C ends what is under way, and a second one the process; SIGTERM, with which batch systems end jobs, too.
+
+    last_pass: the first SIGTERM asks for one more look at the recording, and ends nothing.
+    Gives a list that has something in it once that has come.
+    """
     told: list[int] = []
+    terminated: list[int] = []
 
     def stop(number: int, _: object) -> None:
+        if last_pass and number == signal.SIGTERM and not terminated:
+            terminated.append(number)
+            return
         told.append(number)
         if len(told) > 1:  # a call may hang for minutes, and nothing is lost by leaving now
             os._exit(Exit.INTERRUPTED)
@@ -190,6 +199,7 @@ def _stop_when_told() -> None:
 
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
+    return terminated
 
 
 def _tell(report: Report, *, verbose: bool) -> None:
@@ -279,10 +289,14 @@ def _summary(report: Report, count: dict[str, int]) -> str:
     if not (report.planned or report.models):
         return f"Nothing to do: {report.source} has no {'such ' * report.narrowed}runs."
     if report.dry_run:
-        points, sent = sum(one.points for one in report.planned), sum(one.bytes for one in report.planned)
+        able = [one for one in report.planned if one.run_id not in report.failed]
+        points, sent = sum(one.points for one in able), sum(one.bytes for one in able)
+        new, changed = (sum(one.todo == todo for one in able) for todo in ("new", "changed"))
+        models = sum(one.todo != "there" for one in report.models)
         return (
-            f"Would send {count['new']} new runs and the rest of {count['changed']} ({points:,} points, {size(sent)}); "
-            f"{count['there']} are there."
+            f"Would send {new} new runs and the rest of {changed} ({points:,} points, {size(sent)})"
+            f"{f', and {models} models outside runs' * bool(models)}; {count['there']} are there"
+            f"{f', {len(report.failed)} can not be sent' * bool(report.failed)}."
         )
     text = (
         f"{count['new']} new, {count['changed']} changed, {count['there']} there already, {count['failed']} failed: "

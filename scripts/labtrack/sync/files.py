@@ -16,6 +16,7 @@ import requests
 from labtrack.errors import LabtrackError
 from labtrack.stores.model import RUNNING, Artifact, Owner
 from labtrack.sync.artifacts import ChangedError, StoreDownError, Target, UnreadableError, digest_of, target
+from labtrack.sync.faults import FAULTS, words
 from labtrack.sync.journal import FileFacts, fingerprint
 from labtrack.sync.progress import Meter
 from labtrack.sync.source import Source
@@ -61,12 +62,23 @@ class Sender:
 
         fresh: nothing can be there yet.  compare: what is known may be wrong, so the bytes there are read.
         """
-        listed = list(self._source.store.artifacts(owner))
+        unlisted = ""
+        try:
+            listed = list(self._source.store.artifacts(owner))
+        except ServerError:
+            raise
+        except FAULTS as error:
+            listed, unlisted = [], f"the artifacts can't be listed: {words(error)}"
         sending = Sending(self, owner, listed)
+        sending.sent.damaged += [unlisted] if unlisted else []
         missing = [one for one in listed if compare or not is_known(one, known)]
         if not missing:
             return sending
-        sending.target = target(self._http, self._env, root)
+        try:
+            sending.target = self.place(root)
+        except LabtrackError as error:  # without a place for files there is one for points
+            sending.sent.failed.append(f"artifacts are not sent: {one_line(error)}")
+            return sending
         # another size than last time: no need to look at what is there
         doubtful = [one for one in missing if compare or known.get(one.path, (one.size,))[0] == one.size]
         if doubtful and not fresh:
@@ -104,8 +116,10 @@ class Sender:
         about = (len(data), int(fingerprint(data.decode()), 16), "")
         if compare or known.get(path) != about:
             try:
-                self.put(target(self._http, self._env, root), path, len(data), lambda: io.BytesIO(data))
-            except StoreDownError as error:
+                self.put(self.place(root), path, len(data), lambda: io.BytesIO(data))
+            except ServerError:
+                raise
+            except (ApiError, LabtrackError) as error:
                 sent.failed.append(f"artifact {path} is not sent: {one_line(error)}")
             else:
                 sent.files[path], sent.bytes, sent.count = about, len(data), 1

@@ -77,6 +77,7 @@ class Journal:
         self._lock = threading.Lock()
         self._entries: dict[str, Entry] = {}
         self._file: TextIO | None = None
+        self._left = _COMPACT  # characters until it is written anew
         name = hashlib.sha256(f"{server}\n{store}".encode()).hexdigest()[:24]
         self.path = folder / f"{name}.jsonl"
         self._read()
@@ -97,8 +98,15 @@ class Journal:
         """Notes what was acknowledged: state, points, artifacts, tags."""
         with self._lock:
             entry = self._entries[run_id]
-            entry.take(more)
-            self._write({"run": run_id, "copy": entry.copy, **more})
+            # a run that is followed for days adds a line every few seconds
+            for name in ("points", "artifacts", "tags"):
+                known = getattr(entry, name)
+                if name in more:
+                    more[name] = {key: value for key, value in more[name].items() if known.get(key) != value}
+            more = {name: value for name, value in more.items() if value or name in ("state", "next")}
+            if more:
+                entry.take(more)
+                self._write({"run": run_id, "copy": entry.copy, **more})
 
     def close(self) -> None:
         """Lets go of the file."""
@@ -122,13 +130,14 @@ class Journal:
     def _open(self) -> None:
         try:
             make_private_folder(self.path.parent)
-            big = self.path.exists() and self.path.stat().st_size > _COMPACT
-            if big:
+            if self.path.exists() and self.path.stat().st_size > _COMPACT:
                 lines = "".join(json.dumps({**one.line(run), "new": True}) + "\n" for run, one in self._entries.items())
                 write_private(self.path, lines.encode())
             descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0), 0o600)
             self._file = os.fdopen(descriptor, "w", encoding="utf-8", buffering=1)
-            if self.path.stat().st_size:
+            size = self.path.stat().st_size
+            self._left = max(_COMPACT, size)
+            if size:
                 self._file.write("\n")  # ends a torn line
         except LabtrackError as error:
             self._give_up(error.what)
@@ -139,7 +148,11 @@ class Journal:
         if self._file is None:
             return
         try:
-            self._file.write(json.dumps(line, separators=(",", ":")) + "\n")
+            self._left -= self._file.write(json.dumps(line, separators=(",", ":")) + "\n")
+            if self._left < 0:  # as much again as there was: once more without what has been overtaken
+                self._file.close()
+                self._file = None
+                self._open()
         except OSError as error:
             self._give_up(error.strerror)
 

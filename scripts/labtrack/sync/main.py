@@ -150,7 +150,7 @@ class Syncer:
                 self._may_send(plan, context, report)
             else:
                 try:
-                    self._send(plan, context, models, report)
+                    self._send(plan, context, models, report, whole=not only)
                 except ServerError as error:
                     report.stopped = str(error)
             self._copies = {**plan.copies, **context.copies}
@@ -226,7 +226,7 @@ class Syncer:
             planned.artifacts, planned.bytes = len(files), sum(one.size for one in files)
         return planned
 
-    def _send(self, plan: Plan, context: Context, models: list[LoggedModel], report: Report) -> None:
+    def _send(self, plan: Plan, context: Context, models: list[LoggedModel], report: Report, *, whole: bool) -> None:
         duplicates.remove(self.destination, plan.duplicates)
         links = self.links(plan)
         items = {item.run.id: item for item in plan.to_send}
@@ -242,7 +242,8 @@ class Syncer:
         self._remove_duplicates(plan, report)
         context.models.remove_duplicates(plan.experiment_ids)
         self._complete_references(plan, links, report)
-        self._register(context, links, report)
+        if whole:  # what a lab shares needs no look every few seconds
+            self._register(context, links, report)
 
     def links(self, plan: Plan) -> Links:
         """How the plan's recorded ids become the server's."""

@@ -61,7 +61,7 @@ class ModelSender:
         self._source, self._destination, self._files, self._journal = source, destination, files, journal
         self._experiment_ids, self._repair, self._accept = experiment_ids, repair, accept
         self._there: dict[str, RemoteModel] | None = None
-        self._old_server = False
+        self._old_server = self._made = False
         self._lock = threading.Lock()  # of the dictionaries, never held during a call that sends
         self._asking = threading.Lock()
         self._sent: dict[str, Future[SentModel]] = {}
@@ -76,10 +76,14 @@ class ModelSender:
             return found
         self._known()
         if self._old_server:
-            notes.append(f"{len(made)} logged models are left out: the server's MLflow is older than 3.0 and has none")
+            found.failed.append(
+                f"{len(made)} logged models can't be sent: the server's MLflow is older than 3.0, has none"
+            )
             return found
         for model in made:
             found.add(self.send_one(model, copy.experiment_id, copy.id), model.name)
+        gone = sorted({one for one, _ in linked if one not in self._source.models.by_id and self.copy_of(one) is None})
+        found.damaged += [f"a link leads to the logged model {one}, which the recording does not have" for one in gone]
         self._link(run, copy, notes)
         return found
 
@@ -136,7 +140,7 @@ class ModelSender:
 
     def remove_duplicates(self, experiment_ids: list[str]) -> None:
         """Deletes second copies of models, as `duplicates` describes them for runs."""
-        if not self._source.models.by_id or self._old_server:
+        if not self._made or self._old_server:
             return
         try:
             found = self._destination.models(experiment_ids, has_tag(names.SOURCE_STORE, self._source.identity))
@@ -183,7 +187,7 @@ class ModelSender:
         if found is None:
             sendable = dataclasses.replace(model, params=fit.params, tags=fit.tags)
             found = self._destination.create_model(experiment_id, self._source.identity, sendable, run_id)
-            result.created = True
+            result.created = self._made = True
         result.copy = self.copies[model.id] = found.id
         known = found.tags.get(names.STATE, "")
         entry = None if self._repair else self._journal.entry(model.id, found.id, known)
@@ -255,9 +259,10 @@ class ModelSender:
         return [] if model.source_run_id else [one for one in self._source.damage(None) if model.id in one]
 
     def _link(self, run: Run, copy: RemoteRun, notes: list[str]) -> None:
-        missing = [one for one, _ in (*run.model_inputs, *run.model_outputs) if self.copy_of(one) is None]
+        linked = {one for one, _ in (*run.model_inputs, *run.model_outputs) if one in self._source.models.by_id}
+        missing = sorted(one for one in linked if self.copy_of(one) is None)
         if missing:
-            notes.append(f"links to models that are not at the server are left out: {', '.join(sorted(missing))}")
+            notes.append(f"links to models that are not at the server yet are left out: {', '.join(missing)}")
         read = {new for one in run.model_inputs for new in [self.copy_of(one.model_id)] if new}
         if read - copy.model_inputs:
             self._destination.log_inputs(copy.id, [], sorted(read - copy.model_inputs))
