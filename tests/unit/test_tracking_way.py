@@ -237,6 +237,20 @@ def test_a_plugin_that_is_not_there_is_named() -> None:
         Http("http://127.0.0.1:1", {"MLFLOW_TRACKING_AUTH": "site"})
 
 
+def test_calls_signed_for_amazon_are_named() -> None:
+    with pytest.raises(BadInputError, match="can't sign calls"):
+        Http("http://127.0.0.1:1", {"MLFLOW_TRACKING_AWS_SIGV4": "true"})
+
+
+def test_a_proxy_that_does_not_answer_is_named_without_its_login(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://ada:hunter2@127.0.0.1:1")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with pytest.raises(LabtrackError, match="the proxy in between") as raised:
+        Http("http://h.invalid", {"LABTRACK_SYNC_PATIENCE": "-1"}).call("POST", SEARCH, json={})
+    assert "hunter2" not in str(raised.value)
+
+
 # uploads
 
 
