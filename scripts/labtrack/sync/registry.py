@@ -12,8 +12,9 @@ from labtrack.stores.model import ModelVersion
 from labtrack.sync.lineage import Resolve
 from labtrack.sync.source import Source
 from labtrack.tracking import names
-from labtrack.tracking.destination import LATER, MISSING, PAGE, TRIES, Destination, has_tag, pairs, plain
+from labtrack.tracking.destination import LATER, MISSING, PAGE, TRIES, Destination, has_tag, pairs
 from labtrack.tracking.http import ApiError, UnclearError
+from labtrack.tracking.parsing import plain
 
 
 def link(
