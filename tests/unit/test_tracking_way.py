@@ -392,3 +392,12 @@ def test_a_large_file_goes_whole_where_it_can_not_go_in_parts(complete: bool, en
     data = put(store, 11 * MIB, **env)
     assert store.parts["/api/2.0/mlflow-artifacts/artifacts/1/run/artifacts/a/w%20b.bin"] == data
     assert any("/mpu/abort/" in one[1] for one in store.seen) is bool(env)
+
+
+def test_doctor_takes_no_redirect_for_a_run_that_was_written(way: Way) -> None:
+    way.says(302, method="POST", Location="https://sso.example.org/")
+    way.says(302, method="*", Location="https://sso.example.org/")
+    way.answers["GET"] = (200, b"3.17.2", {"Content-Type": "text/plain"})
+    env = {"MLFLOW_TRACKING_URI": way.url, "MLFLOW_TRACKING_TOKEN": "t"}
+    rows = {row.check: row for row in examine(Context(env, write=True, timeout=2.0))}
+    assert rows["login"].status == "ok" and rows["run"].status == "failed" and "302" in rows["run"].seen
