@@ -127,7 +127,7 @@ def _declaration(name: str, found: Any) -> str:
 
 def _default(one: dataclasses.Field[Any]) -> str:
     if one.default is not dataclasses.MISSING:
-        return f" = {one.default!r}"
+        return f" = {json.dumps(one.default) if isinstance(one.default, str) else repr(one.default)}"
     return " = ..." if one.default_factory is not dataclasses.MISSING else ""
 
 

@@ -237,6 +237,20 @@ def test_a_plugin_that_is_not_there_is_named() -> None:
         Http("http://127.0.0.1:1", {"MLFLOW_TRACKING_AUTH": "site"})
 
 
+def test_calls_signed_for_amazon_are_named() -> None:
+    with pytest.raises(BadInputError, match="can't sign calls"):
+        Http("http://127.0.0.1:1", {"MLFLOW_TRACKING_AWS_SIGV4": "true"})
+
+
+def test_a_proxy_that_does_not_answer_is_named_without_its_login(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://ada:hunter2@127.0.0.1:1")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with pytest.raises(LabtrackError, match="the proxy in between") as raised:
+        Http("http://h.invalid", {"LABTRACK_SYNC_PATIENCE": "-1"}).call("POST", SEARCH, json={})
+    assert "hunter2" not in str(raised.value)
+
+
 # uploads
 
 
@@ -378,3 +392,12 @@ def test_a_large_file_goes_whole_where_it_can_not_go_in_parts(complete: bool, en
     data = put(store, 11 * MIB, **env)
     assert store.parts["/api/2.0/mlflow-artifacts/artifacts/1/run/artifacts/a/w%20b.bin"] == data
     assert any("/mpu/abort/" in one[1] for one in store.seen) is bool(env)
+
+
+def test_doctor_takes_no_redirect_for_a_run_that_was_written(way: Way) -> None:
+    way.says(302, method="POST", Location="https://sso.example.org/")
+    way.says(302, method="*", Location="https://sso.example.org/")
+    way.answers["GET"] = (200, b"3.17.2", {"Content-Type": "text/plain"})
+    env = {"MLFLOW_TRACKING_URI": way.url, "MLFLOW_TRACKING_TOKEN": "t"}
+    rows = {row.check: row for row in examine(Context(env, write=True, timeout=2.0))}
+    assert rows["login"].status == "ok" and rows["run"].status == "failed" and "302" in rows["run"].seen

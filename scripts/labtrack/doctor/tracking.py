@@ -77,7 +77,7 @@ def version(context: Context) -> Iterator[Result]:
     except requests.exceptions.RequestException as error:
         yield failed("server version", f"no answer: {type(error).__name__}", _LATER)
         return
-    if not answer.ok:
+    if answer.status_code >= 300 or answers.is_page(answer):  # noqa: PLR2004
         yield skipped("server version", f"the server does not tell ({answer.status_code})")
         return
     said = answer.text.strip()
@@ -189,7 +189,7 @@ def _through_the_server(context: Context, path: str) -> Result:
     try:
         for method, more in (("PUT", {"data": body}), ("GET", {}), ("DELETE", {})):
             answer = _ask(context, method, place, **more)
-            if not answer.ok:
+            if answer.status_code >= 300:  # noqa: PLR2004
                 seen = f"{method} through the server was answered {answer.status_code}"
                 hint = "the server can't reach its store, or may not: tell the lab's admin."
                 return failed("artifact", seen, hint)
@@ -205,7 +205,7 @@ def _json(context: Context, method: str, path: str, body: Any = None, **more: An
 
 
 def _body(answer: requests.Response) -> Any:
-    if not answer.ok:
+    if answer.status_code >= 300 or answers.is_page(answer):  # noqa: PLR2004
         said = answers.code_and_words(answer)[1]
         # the server's own words may say how to fix it
         said, _, hint = " ".join(said.split()).partition("To fix: ")

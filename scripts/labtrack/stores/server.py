@@ -11,14 +11,11 @@ from urllib.parse import quote, unquote, urlsplit
 
 from labtrack.errors import BadInputError, LabtrackError
 from labtrack.stores.model import (
-    ACTIVE,
     Artifact,
-    DatasetInput,
     Experiment,
     Findings,
     LoggedModel,
     MetricPoint,
-    ModelLink,
     ModelPoint,
     ModelVersion,
     Owner,
@@ -29,6 +26,7 @@ from labtrack.stores.model import (
     identity_of,
 )
 from labtrack.stores.tracefiles import trace
+from labtrack.tracking import parsing
 
 if TYPE_CHECKING:
     import requests
@@ -80,7 +78,7 @@ class ServerStore:
 
     def experiments(self, *, deleted: bool = False) -> list[Experiment]:
         asked = {"max_results": _RUNS, "view_type": "ALL" if deleted else "ACTIVE_ONLY"}
-        found = [_experiment(one) for one in self._pages("experiments/search", asked, "experiments")]
+        found = [parsing.experiment(one) for one in self._pages("experiments/search", asked, "experiments")]
         return sorted(found, key=lambda one: (one.creation_time or 0, len(one.id), one.id))
 
     def runs(self, experiment_id: str | None = None, *, deleted: bool = False) -> Iterator[Run]:
@@ -94,13 +92,13 @@ class ServerStore:
             "order_by": ["attributes.start_time ASC"],
         }
         for one in self._pages("runs/search", asked, "runs"):
-            run = _run(one)
+            run = parsing.run(one)
             # a search leaves out the models that a run read and made
             yield self.run(run.id) if self._has_models() else run
 
     def run(self, run_id: str) -> Run:
         try:
-            return _run(self._get("runs/get", {"run_id": run_id})["run"])
+            return parsing.run(self._get("runs/get", {"run_id": run_id})["run"])
         except RefusedError as error:
             if error.api_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
@@ -132,7 +130,7 @@ class ServerStore:
     def _history(self, run_id: str, key: str) -> Iterator[MetricPoint]:
         asked = {"run_id": run_id, "metric_key": key, "max_results": _POINTS}
         for one in self._pages("metrics/get-history", asked, "metrics", method="GET"):
-            yield _point(one)
+            yield parsing.point(one)
 
     def artifacts(self, owner: Owner) -> Iterator[Artifact]:
         run_id = owner.source_run_id if isinstance(owner, LoggedModel) else owner.id
@@ -146,7 +144,8 @@ class ServerStore:
         if isinstance(owner, Run):
             yield from sorted(self._listed("artifacts/list", {"run_id": owner.id}, "path"), key=_by_path)
         elif urlsplit(owner.artifact_location).scheme == "mlflow-artifacts":
-            yield from sorted(self._proxied(_proxy_root(owner)), key=_by_path)
+            found = (Artifact(*one) for one in parsing.proxied(self._call, _proxy_root(owner)))
+            yield from sorted(found, key=_by_path)
         else:
             path = f"logged-models/{owner.id}/artifacts/directories"
             yield from sorted(self._listed(path, {}, "artifact_directory_path"), key=_by_path)
@@ -161,19 +160,6 @@ class ServerStore:
                     folders.append(one["path"])
                 else:
                     yield Artifact(one["path"], int(one.get("file_size") or 0))
-
-    def _proxied(self, root: str) -> Iterator[Artifact]:
-        folders = [""]
-        while folders:
-            folder = folders.pop()
-            answer = self._call("GET", _PROXY, params={"path": posixpath.join(root, folder)}, missing_ok=True)
-            files = answer.json().get("files", ()) if answer.status_code != _NOT_FOUND else ()
-            for one in files:
-                path = posixpath.join(folder, posixpath.basename(one["path"]))
-                if one.get("is_dir"):
-                    folders.append(path)
-                else:
-                    yield Artifact(path, int(one.get("file_size") or 0))
 
     def local_path(self, owner: Owner, path: str) -> Path | None:
         return None
@@ -196,7 +182,7 @@ class ServerStore:
 
     def logged_models(self, *, deleted: bool = False) -> Iterator[LoggedModel]:
         for one in self._models(deleted=deleted):
-            yield _logged_model(one)
+            yield parsing.logged_model(one)
 
     def _models(self, *, deleted: bool) -> Iterator[dict[str, Any]]:
         ids = [one.id for one in self.experiments(deleted=deleted)]
@@ -215,8 +201,9 @@ class ServerStore:
 
     def model_points(self, model_id: str) -> Iterator[ModelPoint]:
         for one in self._get(f"logged-models/{model_id}", {})["model"].get("data", {}).get("metrics", ()):
+            point = parsing.point(one)
             yield ModelPoint(
-                _point(one), one.get("run_id", ""), one.get("dataset_name") or None, one.get("dataset_digest") or None
+                point, one.get("run_id", ""), one.get("dataset_name") or None, one.get("dataset_digest") or None
             )
 
     def registered_models(self) -> list[RegisteredModel]:
@@ -227,12 +214,12 @@ class ServerStore:
             (one["name"], str(alias["version"]), alias["alias"]) for one in names for alias in one.get("aliases", ())
         }
         for one in self._pages("model-versions/search", asked, "model_versions", method="GET") if names else ():
-            found = _version(one, aliases)
+            found = parsing.version(one, aliases)
             versions.setdefault(found.name, []).append(found)
         return [
             RegisteredModel(
-                one["name"], one.get("description", ""), _time(one, "creation_timestamp"),
-                _time(one, "last_updated_timestamp"), _plain(one.get("tags", ())),
+                one["name"], one.get("description", ""), parsing.when(one, "creation_timestamp"),
+                parsing.when(one, "last_updated_timestamp"), parsing.plain(one.get("tags", ())),
                 tuple(sorted(versions.get(one["name"], ()), key=lambda version: int(version.version))),
             )
             for one in sorted(names, key=lambda one: str(one["name"]))
@@ -316,72 +303,7 @@ def _proxy_root(owner: Owner) -> str:
     return unquote(urlsplit(recorded).path).strip("/")
 
 
-def _plain(pairs: Any) -> dict[str, str]:
-    return {pair["key"]: pair.get("value", "") for pair in pairs}
-
-
-def _time(data: Mapping[str, Any], name: str) -> int | None:
-    return int(data[name]) if data.get(name) else None
-
-
-def _point(data: Mapping[str, Any]) -> MetricPoint:
-    return MetricPoint(data["key"], float(data["value"]), int(data["timestamp"]), int(data.get("step", 0)))
-
-
-def _experiment(data: Mapping[str, Any]) -> Experiment:
-    return Experiment(
-        data["experiment_id"], data["name"], data.get("artifact_location", ""), data.get("lifecycle_stage", ACTIVE),
-        _time(data, "creation_time"), _time(data, "last_update_time"), _plain(data.get("tags", ())),
-    )  # fmt: skip
-
-
-def _run(data: Mapping[str, Any]) -> Run:
-    info, inside, inputs = data["info"], data.get("data", {}), data.get("inputs", {})
-    tags = _plain(inside.get("tags", ()))
-    return Run(
-        info.get("run_id") or info["run_uuid"], info["experiment_id"],
-        info.get("run_name") or tags.get("mlflow.runName", ""), info.get("user_id", ""), info.get("status", "RUNNING"),
-        _time(info, "start_time"), _time(info, "end_time"), info.get("lifecycle_stage", ACTIVE),
-        info.get("artifact_uri", ""), _plain(inside.get("params", ())), tags,
-        tuple(_dataset(one) for one in inputs.get("dataset_inputs", ())),
-        tuple(ModelLink(one["model_id"]) for one in inputs.get("model_inputs", ())),
-        tuple(
-            ModelLink(one["model_id"], int(one.get("step", 0)))
-            for one in data.get("outputs", {}).get("model_outputs", ())
-        ),
-    )  # fmt: skip
-
-
-def _dataset(data: Mapping[str, Any]) -> DatasetInput:
-    one = data["dataset"]
-    texts = (one.get("source_type", ""), one.get("source", ""), one.get("schema") or None, one.get("profile") or None)
-    return DatasetInput(one["name"], one["digest"], *texts, _plain(data.get("tags", ())))
-
-
-def _logged_model(data: Mapping[str, Any]) -> LoggedModel:
-    info, inside = data["info"], data.get("data", {})
-    return LoggedModel(
-        info["model_id"], info["experiment_id"], info.get("name", ""), info.get("artifact_uri", ""),
-        str(info.get("status", "READY")).replace("LOGGED_MODEL_", "").replace("UPLOAD_", ""),
-        info.get("status_message", ""), info.get("model_type", ""), info.get("source_run_id") or None, ACTIVE,
-        _time(info, "creation_timestamp_ms"), _time(info, "last_updated_timestamp_ms"),
-        _plain(inside.get("params", ())), _plain(info.get("tags", ())),
-    )  # fmt: skip
-
-
 def _trace(data: Mapping[str, Any]) -> Trace:
     experiment = data.get("trace_location", {}).get("mlflow_experiment", {}).get("experiment_id", "")
     about = {"tags": data.get("tags", {}), "metadata": data.get("trace_metadata", {})}
     return trace(data, data["trace_id"], str(experiment), **about, assessments=tuple(data.get("assessments", ())))
-
-
-def _version(data: Mapping[str, Any], aliases: set[tuple[str, str, str]]) -> ModelVersion:
-    name, version, source = data["name"], str(data["version"]), data.get("source", "")
-    model_id = data.get("model_id") or (source[len("models:/") :] if source.startswith("models:/m-") else None)
-    return ModelVersion(
-        name, version, data.get("run_id") or None, model_id, source, data.get("current_stage") or "None",
-        data.get("status", "READY"), data.get("description", ""), data.get("user_id", ""),
-        _time(data, "creation_timestamp"), _time(data, "last_updated_timestamp"),
-        tuple(sorted(alias for one, number, alias in aliases if (one, number) == (name, version))),
-        _plain(data.get("tags", ())),
-    )  # fmt: skip

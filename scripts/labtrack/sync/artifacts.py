@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 from urllib.parse import quote, unquote, urlsplit
 
-import requests
-
 from labtrack.errors import WITHOUT_BOTO3, BadInputError, LabtrackError
 from labtrack.tracking.http import Http
 from labtrack.tracking.multipart import NoPartsError
+from labtrack.tracking.parsing import proxied
 
 _PROXY = "/api/2.0/mlflow-artifacts/artifacts"
 CHUNK = 2**20  # bytes
@@ -88,20 +87,7 @@ class Proxied:
         self._http, self._root = http, unquote(urlsplit(root).path).strip("/")
 
     def sizes(self) -> dict[str, int]:
-        found: dict[str, int] = {}
-        folders = [""]
-        while folders:
-            folder = folders.pop()
-            where = posixpath.join(self._root, folder) if folder else self._root
-            answer = self._http.call("GET", _PROXY, params={"path": where}, missing_ok=True)
-            files = answer.json().get("files", ()) if answer.status_code == requests.codes.ok else ()
-            for one in files:
-                path = posixpath.join(folder, posixpath.basename(one["path"]))
-                if one.get("is_dir"):
-                    folders.append(path)
-                else:
-                    found[path] = int(one.get("file_size", 0))
-        return found
+        return dict(proxied(self._http.call, self._root))
 
     def put(self, path: str, size: int, opened: Open, sent: Callable[[int], None]) -> None:
         parts, headers = self._http.parts, {"Content-Type": "application/octet-stream"}

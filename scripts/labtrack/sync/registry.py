@@ -14,8 +14,9 @@ from labtrack.sync.faults import FAULTS, words
 from labtrack.sync.lineage import Resolve
 from labtrack.sync.source import Source
 from labtrack.tracking import names
-from labtrack.tracking.destination import LATER, MISSING, TRIES, Destination, pairs, plain
+from labtrack.tracking.destination import LATER, MISSING, TRIES, Destination, pairs
 from labtrack.tracking.http import ApiError, ServerError, UnclearError
+from labtrack.tracking.parsing import plain
 
 _MODEL = "models:/"
 _PAGE = 200  # versions: few enough for servers of every age

@@ -32,7 +32,8 @@ def parse(text: str, what: str = "The destination", write: str = "-d {}") -> str
         raise _no_scheme(given, scheme, what, write)
     if slashes != "://" and rest:
         raise BadInputError(
-            f"{what} {given!r} has not the two slashes behind `{scheme}:` that belong there.",
+            f"{what} {given!r} {'names no host' if len(slashes) > 3 else 'is no address'}: "  # noqa: PLR2004
+            f"two slashes belong behind `{scheme}:`.",
             f"write {write.format(f'{scheme}://{rest}')}",
         )
     parts = _split(f"{scheme}://{rest}", given, what, write)

@@ -88,6 +88,11 @@ class Credentials:
         self._file = Path(file) if file else None
         self._stamps = self._seen()
         self._login = self._of(env)
+        if env.get("MLFLOW_TRACKING_AWS_SIGV4", "").lower() in ("true", "1"):
+            raise BadInputError(
+                "MLFLOW_TRACKING_AWS_SIGV4 is set, and labtrack can't sign calls in Amazon's way.",
+                "unset it, if the server does not need it; else log in with the plugin of MLFLOW_TRACKING_AUTH.",
+            )
         name = env.get(PLUGIN, "")
         self._plugin = _plugin(name) if name else None
 

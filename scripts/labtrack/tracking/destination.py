@@ -13,8 +13,9 @@ import requests
 
 from labtrack.errors import BadInputError, LabtrackError
 from labtrack.stores.model import DatasetInput, LoggedModel, MetricPoint, ModelLink, Run
-from labtrack.tracking import names
+from labtrack.tracking import names, parsing
 from labtrack.tracking.http import ApiError, Http, ServerError, UnclearError
+from labtrack.tracking.parsing import plain
 
 API = "/api/2.0/mlflow"
 PAGE = 1000  # runs, models: the largest page that a server with few of memory answers quickly
@@ -300,7 +301,7 @@ class Destination:
             asked: dict[str, Any] = {"run_id": run_id, "metric_key": key, "max_results": HISTORY_PAGE}
             found = self.ask("GET", "metrics/get-history", {**asked, **({"page_token": token} if token else {})})
             for one in found.get("metrics", ()):
-                yield MetricPoint(one["key"], float(one["value"]), int(one["timestamp"]), int(one.get("step", 0)))
+                yield parsing.point(one)
             token = found.get("next_page_token", "")
             if not token:
                 return
@@ -380,11 +381,6 @@ def pairs(values: Mapping[str, str]) -> list[dict[str, str]]:
     return [{"key": key, "value": value} for key, value in values.items()]
 
 
-def plain(listed: Iterable[Mapping[str, str]]) -> dict[str, str]:
-    """The interface's tags, params as a mapping."""
-    return {pair["key"]: pair.get("value", "") for pair in listed}
-
-
 def has_tag(key: str, value: str) -> str:
     """MLflow's filter for a tag."""
     quote = "'" if "'" not in value else '"'
@@ -403,25 +399,23 @@ def _dataset(one: DatasetInput) -> dict[str, Any]:
 
 
 def _run(data: Mapping[str, Any]) -> RemoteRun:
-    info, inside = data["info"], data.get("data", {})
-    inputs = data.get("inputs", {})
-    datasets = [one["dataset"] for one in inputs.get("dataset_inputs", ())]
+    run, info = parsing.run(data), data["info"]
     return RemoteRun(
-        id=info.get("run_id") or info["run_uuid"],
-        experiment_id=info["experiment_id"],
-        name=info.get("run_name", ""),
-        user_id=info.get("user_id", ""),
-        status=info.get("status", "RUNNING"),
-        start_time=info.get("start_time"),
+        id=run.id,
+        experiment_id=run.experiment_id,
+        name=run.name,
+        user_id=run.user_id,
+        status=run.status,
+        start_time=info.get("start_time"),  # 0 is one too
         end_time=info.get("end_time"),
-        lifecycle_stage=info.get("lifecycle_stage", "active"),
-        artifact_uri=info.get("artifact_uri", ""),
-        params=plain(inside.get("params", ())),
-        tags=plain(inside.get("tags", ())),
-        keys=frozenset(one["key"] for one in inside.get("metrics", ())),
-        inputs=frozenset((one["name"], one["digest"]) for one in datasets),
-        model_inputs=frozenset(one["model_id"] for one in inputs.get("model_inputs", ())),
-        model_outputs=frozenset(one["model_id"] for one in data.get("outputs", {}).get("model_outputs", ())),
+        lifecycle_stage=run.lifecycle_stage,
+        artifact_uri=run.artifact_uri,
+        params=run.params,
+        tags=run.tags,
+        keys=frozenset(one["key"] for one in data.get("data", {}).get("metrics", ())),
+        inputs=frozenset((one.name, one.digest) for one in run.inputs),
+        model_inputs=frozenset(one.model_id for one in run.model_inputs),
+        model_outputs=frozenset(one.model_id for one in run.model_outputs),
     )
 
 

@@ -156,6 +156,8 @@ class Http:
             why = answers.waits_for_tls(error, self.base)
         if why is not None:
             raise why from None
+        if isinstance(error, requests.exceptions.ProxyError):
+            said = f"the proxy in between says: {said}"
         if once and not _never_sent(error):
             raise UnclearError(said) from None
         return said
