@@ -205,6 +205,23 @@ class TestArtifactsThatAreGone:
             assert all_of(store) == []
 
 
+def test_a_damaged_table_beside_the_runs(tmp_path: Path) -> None:
+    path = tmp_path / "mlflow.db"
+    (run,) = make_sqlite(path)
+    with sqlite3.connect(path) as db:
+        db.execute("INSERT INTO registered_models (name, creation_time, workspace) VALUES ('m', 1, 'default')")
+        ((page,),) = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'registered_models'")
+        ((size,),) = db.execute("PRAGMA page_size")
+    db.close()
+    with path.open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"\xff" * 100)
+    with open_store(path) as store:
+        (problem,) = all_of(store)
+        assert [one.id for one in store.runs()] == [run]
+    assert "the table registered_models can't be read" in problem.what and problem.damage
+
+
 class TestCopiedRuns:
     def second(self, root: Path, run: str) -> Path:
         """The run, copied into a second experiment, whose folder comes first."""

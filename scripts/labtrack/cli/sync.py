@@ -108,7 +108,6 @@ def anemoi_sync(authentication: bool, **given: Any) -> None:
 def run(given: dict[str, Any]) -> None:
     """Does what both commands, and `labtrack import`, are for."""
     from labtrack.cli import progress
-    from labtrack.stores import find_stores
     from labtrack.sync import Options, filters, opened
     from labtrack.sync.watch import watch
 
@@ -132,7 +131,7 @@ def run(given: dict[str, Any]) -> None:
     watching = bool(given["watch"]) and not given["dry_run"]
     terminated = _stop_when_told(last_pass=watching)
     shows = progress.shows(quiet=given["as_data"], verbose=given["verbose"])
-    sources = list(dict.fromkeys(one for source in given["sources"] for one in find_stores(source)))
+    sources = list(dict.fromkeys(one for source in given["sources"] for one in _found(source)))
     if watching and len(sources) > 1:
         raise BadInputError(
             f"--watch follows one recording, and there are {len(sources)}: {', '.join(sources)}.",
@@ -151,6 +150,16 @@ def run(given: dict[str, Any]) -> None:
             _tell(report, verbose=given["verbose"])
         sys.exit(report.exit_code)
     sys.exit(_several(sources, one, given))
+
+
+def _found(source: str) -> list[str]:
+    """The recordings that a source is or holds; what is wrong with it is told when it is its turn."""
+    from labtrack.stores import find_stores
+
+    try:
+        return find_stores(source)
+    except LabtrackError:
+        return [source]
 
 
 def _several(sources: list[str], one: Callable[[str], Report], given: dict[str, Any]) -> int:
@@ -309,6 +318,7 @@ def _summary(report: Report, count: dict[str, int]) -> str:
         f"{report.linked} linked to their parents" * bool(report.linked),
         f"{len(report.models)} models outside runs" * bool(report.models),
         f"{report.registered} versions registered" * bool(report.registered),
+        f"{report.traces} traces" * bool(report.traces),
     ]
     if report.damaged or report.unreadable:
         broken = len(report.damaged) + bool(report.unreadable)

@@ -6,9 +6,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from labtrack.errors import BadInputError
 from labtrack.stores.database import Database
 from labtrack.stores.model import Findings
 from labtrack.stores.numbers import floor, text
+
+_BESIDE_RUNS = (
+    *("experiment_tags", "logged_model", "registered_model", "model_version", "trace_", "spans", "assessments"),
+)
 
 
 class Tables:
@@ -18,7 +23,20 @@ class Tables:
         self.database, self.location, self.found = database, location, found
 
     def select(self, table: str, fields: Sequence[str], condition: str, values: Iterable[Any] = ()) -> list[Any]:
-        """Rows of a table that may not be there, with NULL for columns that aren't."""
+        """Rows of a table that may not be there, with NULL for columns that aren't.
+
+        Where the file is damaged there, and no run is lost with the table, that is told, and there are no rows.
+        Raises BadInputError where runs or their own values are lost.
+        """
+        try:
+            return self._select(table, fields, condition, values)
+        except BadInputError as error:
+            if not table.startswith(_BESIDE_RUNS):
+                raise
+            self.found.problem(self.location, f"the table {table} can't be read: {error.what}")
+            return []
+
+    def _select(self, table: str, fields: Sequence[str], condition: str, values: Iterable[Any]) -> list[Any]:
         there = self.database.columns(table)
         if not there:
             return []

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from labtrack.errors import BadInputError, LabtrackError
@@ -16,7 +17,7 @@ from labtrack.stores import open_store
 from labtrack.stores.model import DELETED, LoggedModel, Run, Store
 from labtrack.sync import alone, damage, duplicates, lineage, registry, state
 from labtrack.sync import plan as planning
-from labtrack.sync.experiments import Experiments
+from labtrack.sync.experiments import Experiments, fitted
 from labtrack.sync.faults import FAULTS, words
 from labtrack.sync.files import Sender
 from labtrack.sync.journal import Journal, state_folder
@@ -27,6 +28,7 @@ from labtrack.sync.progress import Meter, Quiet, Shows, Totals
 from labtrack.sync.push import Context, push
 from labtrack.sync.report import Planned, Report
 from labtrack.sync.source import Source
+from labtrack.sync.traces import TraceSender
 from labtrack.sync.verify import verify
 from labtrack.tracking import address, names
 from labtrack.tracking.destination import Destination
@@ -244,6 +246,7 @@ class Syncer:
         self._complete_references(plan, links, report)
         if whole:  # what a lab shares needs no look every few seconds
             self._register(context, links, report)
+            self._send_traces(plan, context, links, report)
 
     def links(self, plan: Plan) -> Links:
         """How the plan's recorded ids become the server's."""
@@ -342,6 +345,32 @@ class Syncer:
         found = registry.link(self.source, self.destination, links.copies, context.models.copy_of)
         report.registered, report.versions, report.unregistered = found.made, found.made + found.there, found.left
         report.failed.update({name: [why] for name, why in found.failed.items()})
+
+    def _send_traces(self, plan: Plan, context: Context, links: Links, report: Report) -> None:
+        """Sends the traces of all experiments, or of the runs that were asked for."""
+        store, looked_at = self.source.store, {item.run.id for item in plan.items}
+        sender = TraceSender(store, self.http, self.options.env, links.resolve, context.models.copy_of)
+        for one in store.experiments(deleted=self.options.deleted):
+            fit = fitted(one)
+            context.experiments.expect(fit)
+            name = self.options.experiment or fit.name
+            try:
+                found = sender.send(
+                    one.id,
+                    partial(context.experiments.id_of, name),
+                    lambda trace: not report.narrowed or trace.run_id in looked_at,
+                )
+            except ServerError:
+                raise
+            except FAULTS as error:
+                report.failed.setdefault(f"traces of {one.name}", []).append(words(error))
+                continue
+            report.traces += found.sent
+            report.failed.update({trace: [f"trace: {why}"] for trace, why in found.failed.items()})
+            if found.unsupported:
+                report.failed.setdefault(f"traces of {one.name}", []).append(
+                    f"{found.unsupported} traces can't be sent: the server's MLflow is older than 3.0"
+                )
 
     def _complete_references(self, plan: Plan, links: Links, report: Report) -> None:
         """Puts in the references that runs waited for."""
