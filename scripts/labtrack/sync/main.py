@@ -248,9 +248,9 @@ class Syncer:
             return
         alone.send_models(context, models, report)
         self._remove_duplicates(plan, report)
-        context.models.remove_duplicates(plan.experiment_ids)
         self._complete_references(plan, links, report)
-        if whole:  # what a lab shares needs no look every few seconds
+        if whole:  # these need no look every few seconds
+            context.models.remove_duplicates(plan.experiment_ids)
             self._register(context, links, report)
 
     def links(self, plan: Plan) -> Links:
