@@ -173,7 +173,7 @@ def _tell(report: Report, *, verbose: bool) -> None:
 
 
 def _called(name: str) -> str:
-    return name if " " in name else f"model {name}" if name.startswith("m-") else f"run {name}"
+    return name if " " in name or "/" in name else f"model {name}" if name.startswith("m-") else f"run {name}"
 
 
 def _incomplete(word: str, found: dict[str, list[str]], *, verbose: bool) -> None:

@@ -165,7 +165,7 @@ class Syncer:
                     report.stopped = str(error)
             self._copies = {**plan.copies, **context.copies}
             report.notes = plan.notes + report.notes
-            self._unread(plan, report)
+            self._unread(plan, report, partly=bool(only))
             if self.options.verify and not report.stopped:
                 verify(context, plan, report)
         except Stopped:
@@ -179,24 +179,29 @@ class Syncer:
         report.calls, report.seconds = dict(self.http.calls), time.monotonic() - began
         return report
 
-    def _unread(self, plan: Plan, report: Report) -> None:
-        """Tells what could not be read; a run that is missing for it is incomplete."""
+    def _unread(self, plan: Plan, report: Report, *, partly: bool) -> None:
+        """Tells what could not be read; a run that is missing for it is incomplete.
+
+        partly: only some runs were looked at.  Of these, push tells what is missing.
+        """
         planned = {one.run_id for one in report.planned}
         left_out: dict[str | None, list[str]] = {}
         for problem in self.source.problems():
             said = " ".join(str(problem).split())
-            if not problem.damage:
+            if not problem.damage or (problem.run_id is None and self.options.run_ids):
                 report.notes.append(f"in the recording: {said}")
-            elif problem.run_id is None or not (problem.run_id in planned or report.narrowed):
+            elif problem.run_id in planned:
+                if report.dry_run:
+                    report.damaged.setdefault(problem.run_id or "", []).append(said)
+            elif problem.run_id not in plan.seen and not partly and not self.options.run_ids:
                 left_out.setdefault(problem.run_id, []).append(said)
-            elif problem.run_id in planned and report.dry_run:
-                report.damaged.setdefault(problem.run_id, []).append(said)
         accepted = damage.accepted(*(one.accepted for one in plan.experiments.values()))
         everything = [line for lines in left_out.values() for line in lines]
         new = damage.left(everything, accepted)
         if new and self.options.accept_damage and not report.dry_run:
-            self._accept(plan, everything, report)
-            new = []
+            with _noted(report, "the accepted damage"):
+                self._accept(plan, everything, report)
+                new = []
         for run_id, lines in left_out.items():
             told = [line for line in lines if line in new]
             if run_id is None:
@@ -235,7 +240,8 @@ class Syncer:
         return planned
 
     def _send(self, plan: Plan, context: Context, models: list[LoggedModel], report: Report, *, whole: bool) -> None:
-        duplicates.remove(self.destination, plan.duplicates)
+        with _noted(report, "second copies"):
+            duplicates.remove(self.destination, plan.duplicates)
         links = self.links(plan)
         items = {item.run.id: item for item in plan.to_send}
         for generation in lineage.generations((one.run for one in plan.to_send), self.source.models.makers):
@@ -247,10 +253,12 @@ class Syncer:
         if report.stopped or report.interrupted:
             return
         alone.send_models(context, models, report)
-        self._remove_duplicates(plan, report)
+        with _noted(report, "second copies"):
+            self._remove_duplicates(plan, report)
         self._complete_references(plan, links, report)
         if whole:  # these need no look every few seconds
-            context.models.remove_duplicates(plan.experiment_ids)
+            with _noted(report, "second copies of models"):
+                context.models.remove_duplicates(plan.experiment_ids)
             self._register(context, links, report)
 
     def links(self, plan: Plan) -> Links:
@@ -369,6 +377,17 @@ class Syncer:
             except FAULTS as error:
                 run_id = copy.source_id or copy.id
                 report.failed.setdefault(run_id, []).append(f"is not linked to the runs it names: {words(error)}")
+
+
+@contextmanager
+def _noted(report: Report, what: str) -> Iterator[None]:
+    """What goes wrong with a step that concerns no single run is in the report, and what was done is not lost."""
+    try:
+        yield
+    except ServerError:
+        raise
+    except FAULTS as error:
+        report.failed.setdefault(what, []).append(words(error))
 
 
 def _totals(planned: Sequence[Planned]) -> Totals:
