@@ -248,12 +248,14 @@ def _summary(report: Report, count: dict[str, int]) -> str:
         f"sent {count['points']:,} points and {count['artifacts']:,} files ({size(count['bytes'])}) "
         f"in {report.seconds:.1f} s."
     )
+    traces = sum(one["sent"] for one in report.traces.values())
     extra = [
         f"{report.recording} still being recorded" * bool(report.recording),
         f"{count['deleted_at_server']} deleted at the server and left so" * bool(count["deleted_at_server"]),
         f"{report.linked} linked to their parents" * bool(report.linked),
         f"{len(report.models)} models outside runs" * bool(report.models),
         f"{report.registered} versions registered" * bool(report.registered),
+        f"{traces} traces sent" * bool(traces),
     ]
     if report.damaged or report.unreadable:
         broken = len(report.damaged) + bool(report.unreadable)

@@ -15,7 +15,7 @@ from labtrack.errors import BadInputError, Exit, LabtrackError
 from labtrack.files import lock
 from labtrack.stores import open_store
 from labtrack.stores.model import DELETED, LoggedModel, Run, Store
-from labtrack.sync import alone, damage, duplicates, lineage, names, registry, state
+from labtrack.sync import alone, damage, duplicates, lineage, names, registry, state, traces
 from labtrack.sync import plan as planning
 from labtrack.sync.destination import Destination
 from labtrack.sync.experiments import Experiments
@@ -168,6 +168,8 @@ class Syncer:
             self._unread(plan, report, partly=bool(only))
             if self.options.verify and not report.stopped:
                 verify(context, plan, report)
+                if not report.narrowed:
+                    traces.verify(context, plan, report, self.options.experiment)
         except Stopped:
             report.interrupted = True
         except ApiError as error:
@@ -260,6 +262,8 @@ class Syncer:
             with _noted(report, "second copies of models"):
                 context.models.remove_duplicates(plan.experiment_ids)
             self._register(context, links, report)
+            if not report.narrowed:
+                traces.send(context, plan, report, self.options.experiment)
 
     def links(self, plan: Plan) -> Links:
         """How the plan's recorded ids become the server's."""
