@@ -164,6 +164,17 @@ def test_without_a_place_for_files_the_points_are_sent(
     assert send(verify=True).exit_code == 0
 
 
+def test_a_step_after_the_runs_that_is_refused(recording: Recording, server: TrackingServer, send: Send) -> None:
+    """What was sent is reported all the same."""
+    run_id = recording.run(metrics={"loss": [1.0]})
+    with HostileProxy(
+        server.url, lambda kind, number: "400" if (kind, number) == ("POST runs/search", 3) else ""
+    ) as one:
+        report = send(to=one.url)
+    assert report.exit_code == 1 and report.outcomes[0].run_id == run_id
+    assert "not today" in report.failed["second copies"][0]
+
+
 def test_a_link_to_a_model_that_is_gone(recording: Recording, server: TrackingServer, send: Send) -> None:
     run_id = recording.run(metrics={"loss": [1.0]})
     model = recording.model(run_id, "unet", {"MLmodel": b"x"})

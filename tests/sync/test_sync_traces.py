@@ -1,118 +1,111 @@
-"""Traces, recorded and read back by the server's own MLflow."""
+"""Traces reach the server with their spans, tags and assessments, once."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import sqlite3
-import subprocess
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
-import pytest
-from sync_server import TrackingServer, mlflow_bin
+import requests
+from sync_proxy import HostileProxy
+from sync_recording import T0, Recording
+from sync_server import TrackingServer, tag
 
-from labtrack.stores import open_store
 from labtrack.sync import Report
 
-RECORD = """
-import mlflow, sys
-from mlflow.entities import AssessmentSource
-mlflow.set_tracking_uri(sys.argv[1])
-mlflow.set_experiment("asked")
-with mlflow.start_run():
-    with mlflow.start_span("chain") as outer:
-        outer.set_inputs({"question": "wie groß?"})
-        with mlflow.start_span("llm") as inner:
-            inner.set_outputs({"answer": 42})
-        outer.set_outputs({"answer": 42})
-first = mlflow.get_last_active_trace_id()
-with mlflow.start_span("alone"):
-    pass
-mlflow.flush_trace_async_logging()
-mlflow.set_trace_tag(first, "kind", "good")
-source = AssessmentSource(source_type="HUMAN", source_id="ada")
-mlflow.log_feedback(trace_id=first, name="right", value=True, rationale="it is", source=source)
-mlflow.log_expectation(trace_id=first, name="facts", value={"a": [1, 2]}, source=source)
-"""
-READ = """
-import json, mlflow, sys
-mlflow.set_tracking_uri(sys.argv[1])
-found = {}
-for one in sys.argv[2:]:
-    trace = mlflow.get_trace(one)
-    spans = trace.data.spans
-    found[one] = {
-        "spans": [[span.name, span.inputs, span.outputs, span.start_time_ns, span.end_time_ns] for span in spans],
-        "info": [trace.info.request_time, trace.info.execution_duration, trace.info.state, trace.info.request_preview],
-        "tags": {key: value for key, value in trace.info.tags.items() if not key.startswith(("labtrack.", "mlflow."))},
-        "name": trace.info.tags.get("mlflow.traceName"),
-        "run": trace.info.trace_metadata.get("mlflow.sourceRun"),
-        "assessments": sorted([a.name, repr(a.value), a.rationale, a.source.source_id] for a in trace.info.assessments),
-    }
-print(json.dumps(found))
-"""
+Send = Callable[..., Report]
 
 
-def mlflow(code: str, *words: str, folder: Path) -> str:
-    env = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW")}
-    done = subprocess.run(
-        [mlflow_bin() / "python", "-c", code, *words], cwd=folder, env=env, check=False, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def trace(recording: Recording, trace_id: str, run_id: str = "") -> None:
+    recording.insert(
+        "trace_info", request_id=trace_id, experiment_id=1, timestamp_ms=T0, execution_time_ms=1500, status="OK",
+        request_preview="what?", response_preview="that",
+    )  # fmt: skip
+    for key, value in (("mlflow.traceName", "ask"), ("kind", "test"), ("mlflow.trace.spansLocation", "TRACKING_STORE")):
+        recording.insert("trace_tags", request_id=trace_id, key=key, value=value)
+    if run_id:
+        recording.insert("trace_request_metadata", request_id=trace_id, key="mlflow.sourceRun", value=run_id)
+    content = {
+        "trace_id": "AAAAAAAAAAAAAAAAAAAAAQ==", "span_id": "AAAAAAAAAAE=", "parent_span_id": None, "name": "ask",
+        "start_time_unix_nano": T0 * 10**6, "end_time_unix_nano": (T0 + 1500) * 10**6, "events": [],
+        "status": {"code": "STATUS_CODE_OK", "message": ""},
+        "attributes": {"mlflow.traceRequestId": json.dumps(trace_id), "mlflow.spanInputs": '"what?"'},
+    }  # fmt: skip
+    recording.insert(
+        "spans", trace_id=trace_id, experiment_id=1, span_id="0000000000000001", name="ask", type="UNKNOWN",
+        status="OK", start_time_unix_nano=T0 * 10**6, end_time_unix_nano=(T0 + 1500) * 10**6,
+        content=json.dumps(content),
+    )  # fmt: skip
+    recording.insert(
+        "assessments", assessment_id=f"a-{trace_id[-30:]}", trace_id=trace_id, name="good", assessment_type="feedback",
+        value="true", created_timestamp=T0, last_updated_timestamp=T0, source_type="HUMAN", source_id="ada", valid=1,
+    )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def recorded_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("traces")
-    mlflow(RECORD, f"sqlite:///{folder}/mlflow.db", folder=folder)
-    return folder / "mlflow.db"
+def found(server: TrackingServer, trace_id: str) -> dict[str, Any]:
+    answer = requests.get(f"{server.url}/api/3.0/mlflow/traces/{trace_id}", timeout=30)
+    assert answer.ok, answer.text
+    return dict(answer.json()["trace"]["trace_info"])
 
 
-@pytest.fixture
-def path(recorded_once: Path, tmp_path: Path) -> Path:
-    """The recording, in an experiment of the test's own."""
-    found = Path(shutil.copyfile(recorded_once, tmp_path / "mlflow.db"))
-    with sqlite3.connect(found) as db:
-        db.execute("UPDATE experiments SET name = ? WHERE name = 'asked'", [tmp_path.name])
-    db.close()
-    return found
+def test_traces_arrive_with_all_that_belongs_to_them(recording: Recording, server: TrackingServer, send: Send) -> None:
+    run_id = recording.run()
+    one, other = f"tr-{run_id}", f"tr-{run_id[::-1]}"
+    trace(recording, one, run_id)
+    trace(recording, other)
+    report = send(verify=True)
+    assert report.exit_code == 0 and report.differences == {}, report
+    assert report.traces == {recording.name: {"sent": 2, "there": 0, "failed": 0}}
+    (run,) = server.runs(recording.name)
+    info = found(server, one)
+    assert info["trace_metadata"]["mlflow.sourceRun"] == run["info"]["run_id"]
+    assert (info["tags"]["kind"], info["tags"]["mlflow.traceName"]) == ("test", "ask")
+    assert (info["request_preview"], info["state"], info["execution_duration"]) == ("what?", "OK", "1.500s")
+    assert info["assessments"][0]["assessment_name"] == "good" and info["assessments"][0]["feedback"]["value"] is True
+    spans = json.loads(server.files(info["tags"]["mlflow.artifactLocation"])["traces.json"])["spans"]
+    assert [span["name"] for span in spans] == ["ask"]
+    report = send(verify=True)
+    assert report.traces == {recording.name: {"sent": 0, "there": 2, "failed": 0}} and report.differences == {}
+    assert tag(run, "labtrack.sync_state")
 
 
-def test_traces_with_spans_tags_and_assessments(
-    path: Path, server: TrackingServer, send: Callable[..., Report], tmp_path: Path
-) -> None:
-    report = send(path)
-    assert report.exit_code == 0 and report.traces == 2, report
-    again = send(path)
-    assert again.exit_code == 0 and again.traces == 0, again
-    elsewhere = send(path, experiment=f"{tmp_path.name}-other")
-    assert elsewhere.traces == 0, "a trace is one: it stays where it is"
-    with open_store(path) as store:
-        (run,) = store.runs()
-        ids = [one.id for one in store.traces(run.experiment_id)]
-    (copy,) = server.runs(tmp_path.name)
-    recorded = json.loads(mlflow(READ, f"sqlite:///{path}", *ids, folder=tmp_path))
-    there = json.loads(mlflow(READ, server.url, *ids, folder=tmp_path))
-    assert {one["run"] for one in recorded.values()} == {run.id, None}
-    for one in recorded.values():
-        one["run"] = one["run"] and copy["info"]["run_id"]
-    assert there == recorded
-    assert any(len(one["spans"]) == 2 and len(one["assessments"]) == 2 for one in there.values())
+def test_one_trace_that_is_refused(recording: Recording, server: TrackingServer, send: Send) -> None:
+    run_id = recording.run()
+    bad, good = f"tr-{run_id}", f"tr-{run_id[::-1]}"
+    for one in (bad, good):
+        trace(recording, one)
+    with HostileProxy(server.url, lambda *_: "") as proxy:
+        proxy.choose_path = lambda path: "400" if path.endswith(f"{bad}/tags") else ""
+        report = send(to=proxy.url)
+    assert report.exit_code == 1 and list(report.failed) == [f"trace {bad}"]
+    assert report.traces == {recording.name: {"sent": 1, "there": 0, "failed": 1}}
+    report = send(verify=True)
+    assert report.exit_code == 0 and report.traces == {recording.name: {"sent": 1, "there": 1, "failed": 0}}
 
 
-def test_a_trace_whose_spans_are_gone_keeps_no_other_away(path: Path, send: Callable[..., Report]) -> None:
-    with sqlite3.connect(path) as db:
-        # other ids than those of the other test: a trace is one, wherever it is
-        db.execute("UPDATE trace_info SET request_id = 'tr-f' || substr(request_id, 5)")
-        db.execute("UPDATE spans SET trace_id = 'tr-f' || substr(trace_id, 5)")
-        db.execute("DELETE FROM assessments")
-        (gone,) = db.execute("SELECT request_id FROM trace_info LIMIT 1").fetchone()
-        db.execute("DELETE FROM spans WHERE trace_id = ?", [gone])
-    db.close()
-    first, second = send(path), send(path)
-    assert (first.traces, second.traces) == (1, 0)
-    for report in (first, second):
-        assert report.exit_code == 1 and "spans can't be read" in report.failed[gone][0], "and again"
+def test_spans_that_are_gone_are_repaired(recording: Recording, server: TrackingServer, send: Send) -> None:
+    one = f"tr-{recording.run()}"
+    trace(recording, one)
+    send()
+    place = found(server, one)["tags"]["mlflow.artifactLocation"].partition(":/")[2].strip("/")
+    (server.folder / "artifacts" / place / "traces.json").write_text("{}")
+    assert list(send(verify=True).differences) == [f"trace {one}"]
+    report = send(repair=True, verify=True)
+    assert report.exit_code == 0 and report.differences == {}, report
+
+
+def test_a_trace_that_ends_later_is_sent_again(recording: Recording, server: TrackingServer, send: Send) -> None:
+    one = f"tr-{recording.run()}"
+    trace(recording, one)
+    recording.sql("UPDATE trace_info SET status = 'IN_PROGRESS' WHERE request_id = ?", one)
+    send()
+    recording.sql("UPDATE trace_info SET status = 'OK' WHERE request_id = ?", one)
+    recording.insert(
+        "assessments", assessment_id=f"b-{one[-30:]}", trace_id=one, name="better", assessment_type="feedback",
+        value="0.5", created_timestamp=T0, last_updated_timestamp=T0, source_type="HUMAN", source_id="ada", valid=1,
+    )  # fmt: skip
+    for _ in range(2):
+        assert send(verify=True).exit_code == 0
+    info = found(server, one)
+    assert info["state"] == "OK"
+    assert sorted(each["assessment_name"] for each in info["assessments"]) == ["better", "good"]

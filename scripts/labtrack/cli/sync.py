@@ -237,7 +237,7 @@ def _tell(report: Report, *, verbose: bool) -> None:
 
 
 def _called(name: str) -> str:
-    return name if " " in name else f"model {name}" if name.startswith("m-") else f"run {name}"
+    return name if " " in name or "/" in name else f"model {name}" if name.startswith("m-") else f"run {name}"
 
 
 def _incomplete(word: str, found: dict[str, list[str]], *, verbose: bool) -> None:
@@ -312,13 +312,14 @@ def _summary(report: Report, count: dict[str, int]) -> str:
         f"sent {count['points']:,} points and {count['artifacts']:,} files ({size(count['bytes'])}) "
         f"in {report.seconds:.1f} s."
     )
+    traces = sum(one["sent"] for one in report.traces.values())
     extra = [
         f"{report.recording} still being recorded" * bool(report.recording),
         f"{count['deleted_at_server']} deleted at the server and left so" * bool(count["deleted_at_server"]),
         f"{report.linked} linked to their parents" * bool(report.linked),
         f"{len(report.models)} models outside runs" * bool(report.models),
         f"{report.registered} versions registered" * bool(report.registered),
-        f"{report.traces} traces" * bool(report.traces),
+        f"{traces} traces sent" * bool(traces),
     ]
     if report.damaged or report.unreadable:
         broken = len(report.damaged) + bool(report.unreadable)

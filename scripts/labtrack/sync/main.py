@@ -8,16 +8,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 from labtrack.errors import BadInputError, LabtrackError
 from labtrack.files import lock
 from labtrack.stores import open_store
 from labtrack.stores.model import DELETED, LoggedModel, Run, Store
-from labtrack.sync import alone, damage, duplicates, lineage, registry, state
+from labtrack.sync import alone, damage, duplicates, lineage, registry, state, traces
 from labtrack.sync import plan as planning
-from labtrack.sync.experiments import Experiments, fitted
+from labtrack.sync.experiments import Experiments
 from labtrack.sync.faults import FAULTS, words
 from labtrack.sync.files import Sender
 from labtrack.sync.journal import Journal, state_folder
@@ -28,7 +27,6 @@ from labtrack.sync.progress import Meter, Quiet, Shows, Totals
 from labtrack.sync.push import Context, push
 from labtrack.sync.report import Planned, Report
 from labtrack.sync.source import Source
-from labtrack.sync.traces import TraceSender
 from labtrack.sync.verify import verify
 from labtrack.tracking import address, names
 from labtrack.tracking.destination import Destination
@@ -157,9 +155,11 @@ class Syncer:
                     report.stopped = str(error)
             self._copies = {**plan.copies, **context.copies}
             report.notes = plan.notes + report.notes
-            self._unread(plan, report)
+            self._unread(plan, report, partly=bool(only))
             if self.options.verify and not report.stopped:
                 verify(context, plan, report)
+                if not report.narrowed:
+                    traces.verify(context, plan, report, self.options.experiment)
         except Stopped:
             report.interrupted = True
         except ApiError as error:
@@ -173,24 +173,29 @@ class Syncer:
         report.calls, report.seconds = dict(self.http.calls), time.monotonic() - began
         return report
 
-    def _unread(self, plan: Plan, report: Report) -> None:
-        """Tells what could not be read; a run that is missing for it is incomplete."""
+    def _unread(self, plan: Plan, report: Report, *, partly: bool) -> None:
+        """Tells what could not be read; a run that is missing for it is incomplete.
+
+        partly: only some runs were looked at.  Of these, push tells what is missing.
+        """
         planned = {one.run_id for one in report.planned}
         left_out: dict[str | None, list[str]] = {}
         for problem in self.source.problems():
             said = " ".join(str(problem).split())
-            if not problem.damage:
+            if not problem.damage or (problem.run_id is None and self.options.run_ids):
                 report.notes.append(f"in the recording: {said}")
-            elif problem.run_id is None or not (problem.run_id in planned or report.narrowed):
+            elif problem.run_id in planned:
+                if report.dry_run:
+                    report.damaged.setdefault(problem.run_id or "", []).append(said)
+            elif problem.run_id not in plan.seen and not partly and not self.options.run_ids:
                 left_out.setdefault(problem.run_id, []).append(said)
-            elif problem.run_id in planned and report.dry_run:
-                report.damaged.setdefault(problem.run_id, []).append(said)
         accepted = damage.accepted(*(one.accepted for one in plan.experiments.values()))
         everything = [line for lines in left_out.values() for line in lines]
         new = damage.left(everything, accepted)
         if new and self.options.accept_damage and not report.dry_run:
-            self._accept(plan, everything, report)
-            new = []
+            with _noted(report, "the accepted damage"):
+                self._accept(plan, everything, report)
+                new = []
         for run_id, lines in left_out.items():
             told = [line for line in lines if line in new]
             if run_id is None:
@@ -229,7 +234,8 @@ class Syncer:
         return planned
 
     def _send(self, plan: Plan, context: Context, models: list[LoggedModel], report: Report, *, whole: bool) -> None:
-        duplicates.remove(self.destination, plan.duplicates)
+        with _noted(report, "second copies"):
+            duplicates.remove(self.destination, plan.duplicates)
         links = self.links(plan)
         items = {item.run.id: item for item in plan.to_send}
         for generation in lineage.generations((one.run for one in plan.to_send), self.source.models.makers):
@@ -241,12 +247,15 @@ class Syncer:
         if report.stopped or report.interrupted:
             return
         alone.send_models(context, models, report)
-        self._remove_duplicates(plan, report)
-        context.models.remove_duplicates(plan.experiment_ids)
+        with _noted(report, "second copies"):
+            self._remove_duplicates(plan, report)
         self._complete_references(plan, links, report)
-        if whole:  # what a lab shares needs no look every few seconds
+        if whole:  # these need no look every few seconds
+            with _noted(report, "second copies of models"):
+                context.models.remove_duplicates(plan.experiment_ids)
             self._register(context, links, report)
-            self._send_traces(plan, context, links, report)
+            if not report.narrowed:
+                traces.send(context, plan, report, self.options.experiment)
 
     def links(self, plan: Plan) -> Links:
         """How the plan's recorded ids become the server's."""
@@ -346,32 +355,6 @@ class Syncer:
         report.registered, report.versions, report.unregistered = found.made, found.made + found.there, found.left
         report.failed.update({name: [why] for name, why in found.failed.items()})
 
-    def _send_traces(self, plan: Plan, context: Context, links: Links, report: Report) -> None:
-        """Sends the traces of all experiments, or of the runs that were asked for."""
-        store, looked_at = self.source.store, {item.run.id for item in plan.items}
-        sender = TraceSender(store, self.http, self.options.env, links.resolve, context.models.copy_of)
-        for one in store.experiments(deleted=self.options.deleted):
-            fit = fitted(one)
-            context.experiments.expect(fit)
-            name = self.options.experiment or fit.name
-            try:
-                found = sender.send(
-                    one.id,
-                    partial(context.experiments.id_of, name),
-                    lambda trace: not report.narrowed or trace.run_id in looked_at,
-                )
-            except ServerError:
-                raise
-            except FAULTS as error:
-                report.failed.setdefault(f"traces of {one.name}", []).append(words(error))
-                continue
-            report.traces += found.sent
-            report.failed.update({trace: [f"trace: {why}"] for trace, why in found.failed.items()})
-            if found.unsupported:
-                report.failed.setdefault(f"traces of {one.name}", []).append(
-                    f"{found.unsupported} traces can't be sent: the server's MLflow is older than 3.0"
-                )
-
     def _complete_references(self, plan: Plan, links: Links, report: Report) -> None:
         """Puts in the references that runs waited for."""
         waiting = [(copy, lineage.pending_of(copy.tags[names.PENDING])) for copy in plan.pending]
@@ -388,6 +371,17 @@ class Syncer:
             except FAULTS as error:
                 run_id = copy.source_id or copy.id
                 report.failed.setdefault(run_id, []).append(f"is not linked to the runs it names: {words(error)}")
+
+
+@contextmanager
+def _noted(report: Report, what: str) -> Iterator[None]:
+    """What goes wrong with a step that concerns no single run is in the report, and what was done is not lost."""
+    try:
+        yield
+    except ServerError:
+        raise
+    except FAULTS as error:
+        report.failed.setdefault(what, []).append(words(error))
 
 
 def _totals(planned: Sequence[Planned]) -> Totals:

@@ -61,7 +61,7 @@ class ModelSender:
         self._source, self._destination, self._files, self._journal = source, destination, files, journal
         self._experiment_ids, self._repair, self._accept = experiment_ids, repair, accept
         self._there: dict[str, RemoteModel] | None = None
-        self._old_server = self._made = False
+        self._old_server = False
         self._lock = threading.Lock()  # of the dictionaries, never held during a call that sends
         self._asking = threading.Lock()
         self._sent: dict[str, Future[SentModel]] = {}
@@ -140,7 +140,7 @@ class ModelSender:
 
     def remove_duplicates(self, experiment_ids: list[str]) -> None:
         """Deletes second copies of models, as `duplicates` describes them for runs."""
-        if not self._made or self._old_server:
+        if not self._source.models.by_id or self._old_server:
             return
         try:
             found = self._destination.models(experiment_ids, has_tag(names.SOURCE_STORE, self._source.identity))
@@ -187,7 +187,7 @@ class ModelSender:
         if found is None:
             sendable = dataclasses.replace(model, params=fit.params, tags=fit.tags)
             found = self._destination.create_model(experiment_id, self._source.identity, sendable, run_id)
-            result.created = self._made = True
+            result.created = True
         result.copy = self.copies[model.id] = found.id
         known = found.tags.get(names.STATE, "")
         entry = None if self._repair else self._journal.entry(model.id, found.id, known)

@@ -48,6 +48,7 @@ class Plan:
     experiments: those of the server, by name.  fitted: the recording's, by their ids, as the server takes them.
     pending: copies with references that wait for another run.  duplicates: second copies that are to go, with
     the ids of those that are kept.  notes: what the user should know.  failed: runs that can't be planned, and why.
+    seen: all runs of the recording that could be read, also those that are not wanted.
     """
 
     items: list[Item] = field(default_factory=list)
@@ -58,6 +59,7 @@ class Plan:
     duplicates: list[tuple[RemoteRun, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    seen: set[str] = field(default_factory=set)
 
     @property
     def to_send(self) -> list[Item]:
@@ -140,6 +142,7 @@ def _once(runs: Iterable[Run], plan: Plan) -> Iterable[Run]:
     for run in runs:
         if run.id not in seen:
             seen[run.id] = run.experiment_id
+            plan.seen.add(run.id)
             yield run
             continue
         first, second = (_called(plan, one) for one in (seen[run.id], run.experiment_id))

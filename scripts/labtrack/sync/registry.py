@@ -41,7 +41,14 @@ def link(
     look: only look, for --verify: what would be registered is among those left.
     """
     found = Registered()
-    for registered in source.store.registered_models():
+    try:
+        recorded = source.store.registered_models()
+    except ServerError:
+        raise
+    except FAULTS as error:
+        found.failed["the model registry"] = f"can't be read in the recording: {words(error)}"
+        return found
+    for registered in recorded:
         ours = [one for one in registered.versions if one.run_id in copies or _model_of(one, model_copy)]
         if not ours:
             continue

@@ -42,7 +42,7 @@ class Report:
     in the recording.  unreadable: what can't be read and belongs to no run.  accepted: what can't be read, and the
     user knows.  left: runs that were not reached.
     registered: how many versions were registered; versions: how many are there; unregistered: why the others are not.
-    traces: how many were sent.
+    traces: by experiment, how many traces were sent, are there, and failed.
     differences: what --verify found, by run or model; verified: how many runs and models it compared.
     """
 
@@ -64,7 +64,7 @@ class Report:
     registered: int = 0
     versions: int = 0
     unregistered: dict[str, str] = field(default_factory=dict)
-    traces: int = 0
+    traces: dict[str, dict[str, int]] = field(default_factory=dict)
     verified: int | None = None
     differences: dict[str, list[str]] = field(default_factory=dict)
     calls: dict[str, int] = field(default_factory=dict)

@@ -1,170 +1,213 @@
-"""Sending traces (MLflow >= 2.14) with their spans, tags and assessments.
-
-A trace keeps its id, which its maker chose: so the same trace is there once, however often it is sent.  First
-comes what is known of it, then its spans, and last a tag that says that all is there.
-"""
+"""Traces (MLflow >= 2.14): they belong to an experiment, keep their ids, and are sent where the server takes them."""
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timezone
 from typing import Any
 
 import requests
 
 from labtrack.errors import LabtrackError
 from labtrack.stores.model import Store, Trace
-from labtrack.stores.sqlitetraces import moment
-from labtrack.stores.tracefiles import DATA, LOCATION
-from labtrack.sync import limits, state
-from labtrack.sync.artifacts import target
+from labtrack.sync.faults import FAULTS, words
+from labtrack.sync.plan import Plan
+from labtrack.sync.push import Context
+from labtrack.sync.report import Report
 from labtrack.tracking import names
-from labtrack.tracking.http import ApiError, Http, ServerError, Stopped
+from labtrack.tracking.destination import Destination, has_tag
+from labtrack.tracking.http import ApiError, Http, ServerError
 
-_TRACES = "/api/3.0/mlflow/traces"
-_TAGS = "/api/2.0/mlflow/traces"
+_API = "/api/3.0/mlflow/traces"
 _PAGE = 500
-_RUN, _MODEL, _EVALUATION = "mlflow.sourceRun", "mlflow.modelId", "mlflow.assessment.sourceRunId"
-# what the server says of where it keeps a trace; the recording's is another place
-_PLACES = (LOCATION, "mlflow.trace.spansLocation", "mlflow.trace.infoFinalized", names.STATE)
-_NO_SUCH_CALL = (requests.codes.not_found, requests.codes.method_not_allowed)
+_SPANS = "traces.json"  # what MLflow reads a trace's spans from
+_PLACE = "mlflow.artifactLocation"
+_RUN = "mlflow.sourceRun"
+# facts of the recording's store
+_KEPT_ELSEWHERE = (_PLACE, "mlflow.trace.spansLocation", "mlflow.trace.archiveLocation")
 
-Resolve = Callable[[str], "str | None"]
+
+def send(context: Context, plan: Plan, report: Report, experiment: str | None) -> None:
+    """Sends the recording's traces that are not at the server; what can't be sent is named.
+
+    experiment: where they are to go, None for the experiment of the same name.
+    """
+    for recorded, name, reader in _experiments(context, plan, experiment):
+        counts = {"sent": 0, "there": 0, "failed": 0}
+        there: dict[str, Mapping[str, str]] | None = None
+        for trace in reader.traces(recorded):
+            try:
+                number = context.experiments.id_of(name)
+                if there is None:
+                    there = _there(context.destination, number, context.source.identity)
+                counts[_send_one(context, trace, reader, number, there.get(trace.id, {}))] += 1
+            except ServerError:
+                raise
+            except FAULTS as error:
+                counts["failed"] += 1
+                # what holds for one holds for all: no experiment, or a server without traces
+                about = f"traces of experiment {name}" if there is None else f"trace {trace.id}"
+                report.failed.setdefault(about, []).append(_why(error))
+                if there is None:
+                    break
+        if any(counts.values()):
+            before = report.traces.get(name, {})
+            report.traces[name] = {what: count + before.get(what, 0) for what, count in counts.items()}
 
 
-@dataclass
-class SentTraces:
-    """What became of the traces of an experiment.
+def verify(context: Context, plan: Plan, report: Report, experiment: str | None) -> None:
+    """Compares the recording's traces, and their spans, with the server's."""
+    for recorded, name, reader in _experiments(context, plan, experiment):
+        there: dict[str, Mapping[str, str]] | None = None
+        for trace in reader.traces(recorded):
+            if there is None:
+                known = plan.experiments.get(name)
+                there = _there(context.destination, known.id, context.source.identity) if known else {}
+            tags = there.get(trace.id) or (_elsewhere(context.destination.http, trace.id) or ("", None))[1]
+            found = list(_differences(context, trace, reader, tags))
+            if found:
+                report.differences[f"trace {trace.id}"] = found
 
-    sent, there: how many were sent now, and were there already.  failed: a trace's id to why it is not all there.
-    unsupported: how many the server can't take, because its MLflow is older than 3.0.
+
+def _experiments(context: Context, plan: Plan, experiment: str | None) -> Iterator[tuple[str, str, Store]]:
+    for recorded, fitted in plan.fitted.items():
+        yield recorded, experiment or fitted.name, context.source.store
+
+
+def _send_one(context: Context, trace: Trace, reader: Store, number: str, there: Mapping[str, str]) -> str:
+    if not there:  # an earlier sync may have put it into another experiment, where it stays
+        number, there = _elsewhere(context.destination.http, trace.id) or (number, there)
+    digest = _digest(trace)
+    if there.get(names.STATE) == digest and not context.repair:
+        return "there"
+    http = context.destination.http
+    info = _info(context, trace, number)
+    tags = _update(http, info, there) if there else {}
+    if not tags:
+        made = http.call("POST", _API, json={"trace": {"trace_info": info}}).json()
+        tags = made["trace"]["trace_info"]["tags"]
+    spans = reader.spans(trace)
+    if spans is None:
+        raise LabtrackError("its spans can't be read; what else is known of it is sent")
+    context.files.put(context.files.place(tags[_PLACE]), _SPANS, len(spans), lambda: io.BytesIO(spans))
+    http.call("PATCH", f"{_API}/{trace.id}/tags", json={"trace_id": trace.id, "key": names.STATE, "value": digest})
+    return "sent"
+
+
+def _update(http: Http, info: dict[str, Any], there: Mapping[str, str]) -> Mapping[str, str]:
+    """Adds tags and assessments that a trace at the server has not; MLflow gives each assessment a new id.
+
+    there: its tags.  One that has ended since can't be told so: it is deleted, for the caller to make it anew with
+    the assessments of both sides.  Gives its tags, empty where it is to be made.
     """
 
-    sent: int = 0
-    there: int = 0
-    unsupported: int = 0
-    failed: dict[str, str] = field(default_factory=dict)
+    def known(one: Mapping[str, Any]) -> str:
+        said = {kind: one[kind].get("value", one[kind]) for kind in ("feedback", "expectation") if kind in one}
+        return json.dumps([one.get("assessment_name"), one.get("source"), said], sort_keys=True)
+
+    trace_id, recorded = info["trace_id"], info.get("assessments", [])
+    found = http.call("GET", f"{_API}/{trace_id}").json()["trace"]["trace_info"]
+    theirs = {known(one): one for one in found.get("assessments", ())}
+    if found.get("state") == "IN_PROGRESS" != info["state"]:
+        ours = {known(one) for one in recorded}
+        info["assessments"] = [*recorded, *(one for said, one in theirs.items() if said not in ours)]
+        number = info["trace_location"]["mlflow_experiment"]["experiment_id"]
+        http.call("POST", f"{_API}/delete-traces", json={"experiment_id": number, "request_ids": [trace_id]})
+        return {}
+    for one in [one for one in recorded if known(one) not in theirs]:
+        http.call("POST", f"{_API}/{trace_id}/assessments", json={"assessment": one}, once=True)
+    for key, value in info["tags"].items():
+        if there.get(key) != value:
+            http.call("PATCH", f"{_API}/{trace_id}/tags", json={"trace_id": trace_id, "key": key, "value": value})
+    return there
 
 
-@dataclass(frozen=True)
-class TraceSender:
-    """Sends traces.  resolve: a recorded run's id to the server's.  model: the same for a logged model."""
-
-    store: Store
-    http: Http
-    env: Mapping[str, str]
-    resolve: Resolve
-    model: Resolve
-
-    def send(
-        self, recorded: str, where: Callable[[], str], wanted: Callable[[Trace], bool] = lambda _: True
-    ) -> SentTraces:
-        """Sends the traces of one experiment.
-
-        recorded: the experiment's id in the recording.  where: gives its id at the server; only asked where there is
-        a trace to send.  Raises what `where` raises, and ApiError where the server refuses to list its traces.
-        """
-        found = SentTraces()
-        experiment_id, there = "", None
-        for trace in self.store.traces(recorded):
-            if not wanted(trace):
-                continue
-            if there is None:
-                experiment_id = where()
-                try:
-                    there = dict(self.there(experiment_id))
-                except ApiError as error:
-                    if error.status not in _NO_SUCH_CALL:
-                        raise
-                    found.unsupported = sum(1 for one in self.store.traces(recorded) if wanted(one))
-                    return found
-            self._try(trace, experiment_id, there.get(trace.id), found)
-        return found
-
-    def _try(self, trace: Trace, experiment_id: str, there: str | None, found: SentTraces) -> None:
-        try:
-            if there is None:  # an earlier sync may have put it into another experiment, where it stays
-                experiment_id, there = self._elsewhere(trace.id) or (experiment_id, None)
-            if there == self._fingerprint(trace):
-                found.there += 1
-                return
-            self._send(trace, experiment_id)
-        except (ServerError, Stopped):
-            raise
-        except (ApiError, LabtrackError, OSError) as error:
-            found.failed[trace.id] = " ".join(str(error).split())
-        else:
-            found.sent += 1
-
-    def _elsewhere(self, trace_id: str) -> tuple[str, str] | None:
-        """The experiment that a trace is in at the server, and what was sent of it."""
-        answer = self.http.call("GET", f"{_TRACES}/{trace_id}", missing_ok=True)
-        if answer.status_code == requests.codes.not_found:
-            return None
-        info = answer.json()["trace"]["trace_info"]
-        place = info.get("trace_location", {}).get("mlflow_experiment", {})
-        return str(place.get("experiment_id", "")), info.get("tags", {}).get(names.STATE, "")
-
-    def there(self, experiment_id: str) -> Iterator[tuple[str, str]]:
-        """The traces of an experiment at the server: their ids, and what was sent of each."""
-        place = {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": experiment_id}}
-        token = ""
-        while True:
-            more = {"page_token": token} if token else {}
-            asked = {"locations": [place], "max_results": _PAGE, **more}
-            answer = self.http.call("POST", f"{_TRACES}/search", json=asked).json()
-            for one in answer.get("traces", ()):
-                yield one["trace_id"], one.get("tags", {}).get(names.STATE, "")
-            token = answer.get("next_page_token", "")
-            if not token:
-                return
-
-    def _send(self, trace: Trace, experiment_id: str) -> None:
-        made = self.http.call("POST", _TRACES, json={"trace": {"trace_info": self._info(trace, experiment_id)}}).json()
-        data = self.store.spans(trace)
-        if data is None:
-            raise LabtrackError("its spans can't be read; what else is known of it is sent")
-        place = made["trace"]["trace_info"].get("tags", {}).get(LOCATION, "")
-        target(self.http, self.env, place).put(DATA, len(data), lambda: io.BytesIO(data), lambda _: None)
-        tag = {"key": names.STATE, "value": self._fingerprint(trace)}
-        self.http.call("PATCH", f"{_TAGS}/{trace.id}/tags", json=tag)
-
-    def _info(self, trace: Trace, experiment_id: str) -> dict[str, Any]:
-        """As MLflow's interface takes it."""
-        metadata = dict(trace.metadata)
-        for key, resolve in ((_RUN, self.resolve), (_MODEL, self.model)):
-            if key in metadata:
-                metadata[key] = resolve(metadata[key]) or metadata[key]
-        info = {
-            "trace_id": trace.id,
-            "trace_location": {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": experiment_id}},
-            "request_time": moment(trace.timestamp or 0),
-            "execution_duration": f"{(trace.duration or 0) / 1000:.3f}s",
-            "state": trace.state,
-            "client_request_id": trace.client_request_id,
-            "request_preview": _fitted(trace.request_preview),
-            "response_preview": _fitted(trace.response_preview),
-            "tags": {key: _fitted(value) for key, value in trace.tags.items() if key not in _PLACES},
-            "trace_metadata": {key: _fitted(value) for key, value in metadata.items() if key not in _PLACES},
-            "assessments": [self._assessment(one) for one in trace.assessments],
-        }
-        return {key: value for key, value in info.items() if value not in ("", None, [])}
-
-    def _assessment(self, one: Mapping[str, Any]) -> dict[str, Any]:
-        about = dict(one.get("metadata") or {})
-        if _EVALUATION in about:
-            about[_EVALUATION] = self.resolve(about[_EVALUATION]) or about[_EVALUATION]
-        return {**one, **({"metadata": about} if about else {})}
-
-    def _fingerprint(self, trace: Trace) -> str:
-        """The tag that says that all of a trace as it is now is there."""
-        facts = (trace.state, trace.duration, sorted(trace.tags.items()), sorted(trace.metadata.items()))
-        said = json.dumps([facts, list(trace.assessments)], sort_keys=True, default=str)
-        return f"{state.COMPLETE} {limits.hash_of(said)}"
+def _info(context: Context, trace: Trace, number: str) -> dict[str, Any]:
+    """A trace as MLflow's interface takes it, with the server's ids of experiment and run."""
+    tags = {key: value for key, value in trace.tags.items() if key not in (*_KEPT_ELSEWHERE, *names.OWN)}
+    tags.update({names.SOURCE_STORE: context.source.identity, "mlflow.trace.spansLocation": "ARTIFACT_REPO"})
+    metadata = dict(trace.metadata)
+    if metadata.get(_RUN):
+        metadata[_RUN] = context.resolve(metadata[_RUN]) or metadata[_RUN]
+    found: dict[str, Any] = {
+        "trace_id": trace.id,
+        "client_request_id": trace.client_request_id,
+        "trace_location": {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": number}},
+        "request_preview": trace.request_preview,
+        "response_preview": trace.response_preview,
+        "request_time": _moment(trace.timestamp or 0),
+        "state": trace.state,
+        "trace_metadata": metadata,
+        "tags": tags,
+        "assessments": [dict(one) for one in trace.assessments],
+    }
+    if trace.duration is not None:
+        found["execution_duration"] = f"{trace.duration / 1000:.3f}s"
+    return {key: value for key, value in found.items() if value not in ("", None)}
 
 
-def _fitted(text: str) -> str:
-    """Recorders keep to MLflow's limits; where one has not, the server's refusal is told."""
-    return limits.fit_text(text, len(text))
+def _there(destination: Destination, number: str, store: str) -> dict[str, Mapping[str, str]]:
+    """The tags of the traces that a sync of this recording has sent, by their ids."""
+    found: dict[str, Mapping[str, str]] = {}
+    asked = {
+        "locations": [{"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": number}}],
+        "filter": has_tag(names.SOURCE_STORE, store),
+        "max_results": _PAGE,
+    }
+    token = ""
+    while True:
+        page = destination.http.call(
+            "POST", f"{_API}/search", json={**asked, **({"page_token": token} if token else {})}
+        ).json()
+        found.update({one["trace_id"]: one.get("tags", {}) for one in page.get("traces", ())})
+        token = page.get("next_page_token", "")
+        if not token:
+            return found
+
+
+def _elsewhere(http: Http, trace_id: str) -> tuple[str, Mapping[str, str]] | None:
+    """The experiment that a trace is in at the server, and its tags; None where there is none that may be read."""
+    answer = http.call("GET", f"{_API}/{trace_id}", missing_ok=True)
+    if answer.status_code == requests.codes.not_found:
+        return None
+    info = answer.json()["trace"]["trace_info"]
+    place = info.get("trace_location", {}).get("mlflow_experiment", {})
+    return str(place.get("experiment_id", "")), info.get("tags", {})
+
+
+def _differences(context: Context, trace: Trace, reader: Store, there: Mapping[str, str] | None) -> Iterator[str]:
+    if there is None:
+        yield "is not at the server"
+        return
+    if there.get(names.STATE) != _digest(trace):
+        yield "is not as it was recorded"
+    try:
+        spans = reader.spans(trace)
+        if spans is None:
+            return
+        if context.files.place(there[_PLACE]).digest(_SPANS) != hashlib.sha256(spans).hexdigest():
+            yield "has other spans at the server"
+    except ServerError:
+        raise
+    except FAULTS as error:
+        yield f"its spans can't be compared: {words(error)}"
+
+
+def _digest(trace: Trace) -> str:
+    facts = json.dumps(dataclasses.asdict(trace), sort_keys=True, default=str)
+    return hashlib.sha256(facts.encode("utf-8", "surrogatepass")).hexdigest()[:24]
+
+
+def _moment(milliseconds: int) -> str:
+    """A time as the interface has it."""
+    seconds, rest = divmod(milliseconds, 1000)
+    return f"{datetime.fromtimestamp(seconds, timezone.utc):%Y-%m-%dT%H:%M:%S}.{rest:03d}Z"
+
+
+def _why(error: BaseException) -> str:
+    gone = isinstance(error, ApiError) and error.status in (requests.codes.not_found, requests.codes.not_allowed)
+    return "can't be sent: the server's MLflow is too old for them" if gone else f"can't be sent: {words(error)}"

@@ -1,0 +1,122 @@
+"""Traces, recorded and read back by the server's own MLflow."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sync_server import TrackingServer, mlflow_bin
+
+from labtrack.stores import open_store
+from labtrack.sync import Report
+
+RECORD = """
+import mlflow, sys
+from mlflow.entities import AssessmentSource
+mlflow.set_tracking_uri(sys.argv[1])
+mlflow.set_experiment("asked")
+with mlflow.start_run():
+    with mlflow.start_span("chain") as outer:
+        outer.set_inputs({"question": "wie groß?"})
+        with mlflow.start_span("llm") as inner:
+            inner.set_outputs({"answer": 42})
+        outer.set_outputs({"answer": 42})
+first = mlflow.get_last_active_trace_id()
+with mlflow.start_span("alone"):
+    pass
+mlflow.flush_trace_async_logging()
+mlflow.set_trace_tag(first, "kind", "good")
+source = AssessmentSource(source_type="HUMAN", source_id="ada")
+mlflow.log_feedback(trace_id=first, name="right", value=True, rationale="it is", source=source)
+mlflow.log_expectation(trace_id=first, name="facts", value={"a": [1, 2]}, source=source)
+"""
+READ = """
+import json, mlflow, sys
+mlflow.set_tracking_uri(sys.argv[1])
+found = {}
+for one in sys.argv[2:]:
+    trace = mlflow.get_trace(one)
+    spans = trace.data.spans
+    found[one] = {
+        "spans": [[span.name, span.inputs, span.outputs, span.start_time_ns, span.end_time_ns] for span in spans],
+        "info": [trace.info.request_time, trace.info.execution_duration, trace.info.state, trace.info.request_preview],
+        "tags": {key: value for key, value in trace.info.tags.items() if not key.startswith(("labtrack.", "mlflow."))},
+        "name": trace.info.tags.get("mlflow.traceName"),
+        "run": trace.info.trace_metadata.get("mlflow.sourceRun"),
+        "assessments": sorted([a.name, repr(a.value), a.rationale, a.source.source_id] for a in trace.info.assessments),
+    }
+print(json.dumps(found))
+"""
+
+
+def mlflow(code: str, *words: str, folder: Path) -> str:
+    env = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW")}
+    done = subprocess.run(
+        [mlflow_bin() / "python", "-c", code, *words], cwd=folder, env=env, check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def sent(report: Report) -> int:
+    return sum(one["sent"] for one in report.traces.values())
+
+
+@pytest.fixture(scope="module")
+def recorded_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("traces")
+    mlflow(RECORD, f"sqlite:///{folder}/mlflow.db", folder=folder)
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def path(recorded_once: Path, tmp_path: Path) -> Path:
+    """The recording, in an experiment of the test's own."""
+    found = Path(shutil.copyfile(recorded_once, tmp_path / "mlflow.db"))
+    with sqlite3.connect(found) as db:
+        db.execute("UPDATE experiments SET name = ? WHERE name = 'asked'", [tmp_path.name])
+    db.close()
+    return found
+
+
+def test_traces_with_spans_tags_and_assessments(
+    path: Path, server: TrackingServer, send: Callable[..., Report], tmp_path: Path
+) -> None:
+    report = send(path)
+    assert report.exit_code == 0 and sent(report) == 2, report
+    again = send(path)
+    assert again.exit_code == 0 and sent(again) == 0, again
+    elsewhere = send(path, experiment=f"{tmp_path.name}-other")
+    assert sent(elsewhere) == 0, "a trace is one: it stays where it is"
+    with open_store(path) as store:
+        (run,) = store.runs()
+        ids = [one.id for one in store.traces(run.experiment_id)]
+    (copy,) = server.runs(tmp_path.name)
+    recorded = json.loads(mlflow(READ, f"sqlite:///{path}", *ids, folder=tmp_path))
+    there = json.loads(mlflow(READ, server.url, *ids, folder=tmp_path))
+    assert {one["run"] for one in recorded.values()} == {run.id, None}
+    for one in recorded.values():
+        one["run"] = one["run"] and copy["info"]["run_id"]
+    assert there == recorded
+    assert any(len(one["spans"]) == 2 and len(one["assessments"]) == 2 for one in there.values())
+
+
+def test_a_trace_whose_spans_are_gone_keeps_no_other_away(path: Path, send: Callable[..., Report]) -> None:
+    with sqlite3.connect(path) as db:
+        # other ids than those of the other test: a trace is one, wherever it is
+        db.execute("UPDATE trace_info SET request_id = 'tr-f' || substr(request_id, 5)")
+        db.execute("UPDATE spans SET trace_id = 'tr-f' || substr(trace_id, 5)")
+        db.execute("DELETE FROM assessments")
+        (gone,) = db.execute("SELECT request_id FROM trace_info LIMIT 1").fetchone()
+        db.execute("DELETE FROM spans WHERE trace_id = ?", [gone])
+    db.close()
+    first, second = send(path), send(path)
+    assert (sent(first), sent(second)) == (1, 0)
+    for report in (first, second):
+        assert report.exit_code == 1 and "spans can't be read" in report.failed[f"trace {gone}"][0], "and again"
