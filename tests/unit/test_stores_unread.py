@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from recorded import make_files, make_sqlite
+from recorded import add_points, make_files, make_sqlite
 
 from labtrack.stores import Problem, Store, open_store
 
@@ -205,21 +205,43 @@ class TestArtifactsThatAreGone:
             assert all_of(store) == []
 
 
-def test_a_damaged_table_beside_the_runs(tmp_path: Path) -> None:
-    path = tmp_path / "mlflow.db"
-    (run,) = make_sqlite(path)
+def overwrite(path: Path, table: str) -> None:
+    """Destroys the first page of a table."""
     with sqlite3.connect(path) as db:
-        db.execute("INSERT INTO registered_models (name, creation_time, workspace) VALUES ('m', 1, 'default')")
-        ((page,),) = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'registered_models'")
+        ((page,),) = db.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", [table])
         ((size,),) = db.execute("PRAGMA page_size")
     db.close()
     with path.open("r+b") as file:
         file.seek((page - 1) * size)
         file.write(b"\xff" * 100)
+
+
+def test_a_damaged_table_beside_the_runs(tmp_path: Path) -> None:
+    path = tmp_path / "mlflow.db"
+    (run,) = make_sqlite(path)
+    with sqlite3.connect(path) as db:
+        db.execute("INSERT INTO registered_models (name, creation_time, workspace) VALUES ('m', 1, 'default')")
+    db.close()
+    overwrite(path, "registered_models")
     with open_store(path) as store:
         (problem,) = all_of(store)
         assert [one.id for one in store.runs()] == [run]
     assert "the table registered_models can't be read" in problem.what and problem.damage
+
+
+@pytest.mark.parametrize(("table", "left"), [("metrics", 2), ("params", 1)])
+def test_a_damaged_table_of_the_runs(tmp_path: Path, table: str, left: int) -> None:
+    path = tmp_path / "mlflow.db"
+    runs = make_sqlite(path, runs=2)
+    add_points(path, runs[0], [("loss", 0.5, 1, 1)])
+    with sqlite3.connect(path) as db:
+        db.execute("INSERT INTO params (key, value, run_uuid) VALUES ('lr', '0.1', ?)", [runs[0]])
+    db.close()
+    overwrite(path, table)
+    with open_store(path) as store:
+        problems = all_of(store)
+        assert len(list(store.runs())) == left
+    assert {one.run_id for one in problems if one.damage} == {runs[0]}
 
 
 class TestCopiedRuns:

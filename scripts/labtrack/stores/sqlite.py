@@ -128,10 +128,22 @@ class SqliteStore:
         last = -1
         while True:
             page = self._rows_of_runs(f"rowid > ? AND {condition} ORDER BY rowid LIMIT {RUNS}", [last, *values])
-            yield from self._whole(page)
+            yield from self._readable(page)
             if len(page) < RUNS:
                 return
             last = page[-1][0]
+
+    def _readable(self, page: Sequence[Any]) -> Iterator[Run]:
+        """The runs in some rows; where the file is damaged in the place of one of them, that one is told."""
+        try:
+            yield from self._whole(page)
+        except BadInputError:
+            for row in page:
+                try:
+                    yield from self._whole([row])
+                except BadInputError as error:
+                    run_id = text(row[1])
+                    self.found.problem(self.location, f"the run {run_id} was left out: {error.what}", run_id)
 
     def run(self, run_id: str) -> Run:
         found = self._whole(self._rows_of_runs("run_uuid = ?", [run_id]))
@@ -140,8 +152,13 @@ class SqliteStore:
         return found[0]
 
     def metric_keys(self, run_id: str) -> dict[str, int]:
-        if not self._db.columns("metrics"):
-            return {}
+        try:
+            return self._counted(run_id) if self._db.columns("metrics") else {}
+        except BadInputError as error:
+            self.found.problem(self.location, f"points of the run were left out: {error.what}", run_id)
+            return dict(self._counts.get(run_id, (-1, Counter()))[1])
+
+    def _counted(self, run_id: str) -> dict[str, int]:
         last, seen = self._counts.get(run_id) or self._first_count(run_id)
         hint = self._hint(_BY_RUN)
         page = f"SELECT key, rowid AS row FROM metrics {hint} WHERE run_uuid = ? AND rowid > ? "  # noqa: S608 constants
@@ -202,7 +219,11 @@ class SqliteStore:
         steps = steps.copy()
         skip.subtract(seen)
         while True:
-            page = self._db.rows(sql, [run_id, last])
+            try:
+                page = self._db.rows(sql, [run_id, last])
+            except BadInputError as error:
+                self.found.problem(self.location, f"points of the run were left out: {error.what}", run_id)
+                return
             points = list(self._points_in(page, steps, run_id))
             yield from points
             last = page[-1][-1] if page else last
