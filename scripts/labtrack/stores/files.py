@@ -39,6 +39,7 @@ from labtrack.stores.model import (
     Run,
     Trace,
     identity_of,
+    unnamed,
 )
 from labtrack.stores.numbers import Steps, floor
 from labtrack.stores.plainfiles import BrokenFileError, MetricFile, keys_in, point, read_meta, read_values, time_in
@@ -243,10 +244,10 @@ class FileStore:
             meta = {}
         name = str(meta.get("name") or "")
         if meta and not name.strip():
-            self.found.warning(folder, "the experiment has no name, and is called by its id", None, folder.name)
+            self.found.warning(folder, "the experiment has no name", None, folder.name)
         yield Experiment(
             folder.name,
-            name if name.strip() else folder.name,
+            name if name.strip() else unnamed(folder.name),
             str(meta.get("artifact_location") or ""),
             DELETED if is_deleted(folder) else ACTIVE,
             time_in(meta, "creation_time", folder, tells),

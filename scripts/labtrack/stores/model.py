@@ -34,6 +34,11 @@ class Experiment:
     tags: Mapping[str, str] = field(default_factory=dict)
 
 
+def unnamed(experiment_id: str) -> str:
+    """What an experiment is called that has no name: not by its id alone, which may be another's name."""
+    return f"unnamed experiment {experiment_id}"
+
+
 @dataclass(frozen=True)
 class DatasetInput:
     """A dataset that a run read (MLflow >= 2.4).  `tags` are those of the input, as `mlflow.data.context`."""

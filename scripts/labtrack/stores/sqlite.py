@@ -34,6 +34,7 @@ from labtrack.stores.model import (
     Run,
     Trace,
     identity_of,
+    unnamed,
 )
 from labtrack.stores.numbers import Steps, floor, metric_value, number, text, whole
 from labtrack.stores.tables import Tables
@@ -92,14 +93,12 @@ class SqliteStore:
                 continue
             number, said = text(row), text(name)
             if not said.strip():
-                self.found.warning(
-                    self.location, f"the experiment {number} has no name, and is called by its id", None, number
-                )
+                self.found.warning(self.location, f"the experiment {number} has no name", None, number)
             born, changed = (
                 self._tables.time(value, self.location, f"{what} time of the experiment {number}", None, number)
                 for what, value in zip(("creation", "last update"), times)
             )
-            called = said if said.strip() else number
+            called = said if said.strip() else unnamed(number)
             found.append(
                 Experiment(number, called, text(location), text(stage) or ACTIVE, born, changed, tags.get(row, {}))
             )
@@ -115,7 +114,7 @@ class SqliteStore:
     def _lost_experiment(self, number: str) -> Experiment:
         what = f"the experiment {number}, which runs belong to, is not in it: its name is lost; its runs are read"
         self.found.problem(self.path, what, experiment_id=number)
-        return Experiment(number, number or "unknown")
+        return Experiment(number, unnamed(number))
 
     def runs(self, experiment_id: str | None = None, *, deleted: bool = False) -> Iterator[Run]:
         condition, values = "1", []

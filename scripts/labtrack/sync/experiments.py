@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from labtrack.errors import LabtrackError
-from labtrack.stores.model import DELETED, Experiment
+from labtrack.stores.model import DELETED, Experiment, unnamed
 from labtrack.sync import limits
 from labtrack.sync.faults import FAULTS, words
 from labtrack.tracking.destination import Destination, RemoteExperiment
@@ -32,7 +32,7 @@ class Fitted:
 
 def fitted(experiment: Experiment) -> Fitted:
     """Makes name and tags of a recorded experiment fit; one without a name is called after its id."""
-    name = limits.fit_text(experiment.name, len(experiment.name)).strip() or f"unnamed experiment {experiment.id}"
+    name = limits.fit_text(experiment.name, len(experiment.name)).strip() or unnamed(experiment.id)
     if len(name) > NAME or (name != experiment.name and experiment.name.strip()):
         name = f"{name[: NAME - _MARK]}~{limits.hash_of(experiment.name)}"
     changed: dict[str, dict[str, Any]] = {}
