@@ -248,7 +248,6 @@ def _summary(report: Report, count: dict[str, int]) -> str:
         f"{report.recording} still being recorded" * bool(report.recording),
         f"{count['deleted_at_server']} deleted at the server and left so" * bool(count["deleted_at_server"]),
         f"{report.linked} linked to their parents" * bool(report.linked),
-        f"{report.traces} traces" * bool(report.traces),
     ]
     return text + "".join(f"  {one}." for one in extra if one)
 

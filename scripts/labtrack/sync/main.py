@@ -28,7 +28,6 @@ from labtrack.sync.progress import Meter, Quiet, Shows, Totals
 from labtrack.sync.push import Context, push
 from labtrack.sync.report import Planned, Report
 from labtrack.sync.source import Source
-from labtrack.sync.traces import TraceSender
 
 JOBS = 4
 
@@ -203,7 +202,6 @@ class Syncer:
             context.models.remove_duplicates([one for one, _ in plan.experiments.values()])
             self._mend(plan, links, report)
             self._register(context, links, report)
-            self._send_traces(plan, context, links, report)
 
     def links(self, plan: Plan) -> Links:
         """How the plan's recorded ids become the server's."""
@@ -279,28 +277,6 @@ class Syncer:
     def _register(self, context: Context, links: Links, report: Report) -> None:
         copies, model_copy = links.copies, context.models.copy_of
         report.registered = registry.link(self.source, self.destination, copies, model_copy, report.notes)
-
-    def _send_traces(self, plan: Plan, context: Context, links: Links, report: Report) -> None:
-        """Sends the traces of all experiments, or of the runs that were asked for."""
-        store, looked_at = self.source.store, {item.run.id for item in plan.items}
-        sender = TraceSender(store, self.http, self.options.env, links.resolve, context.models.copy_of)
-        for one in store.experiments(deleted=self.options.deleted):
-            name = self.options.experiment or one.name
-            try:
-                found = sender.send(
-                    one.id,
-                    lambda name=name: planning.experiment_id(self.destination, plan, self.source, name),  # type: ignore[misc]
-                    lambda trace: not report.narrowed or trace.run_id in looked_at,
-                )
-            except (ApiError, BadInputError) as error:
-                report.failed.setdefault(f"traces of {one.name}", []).append(" ".join(str(error).split()))
-                continue
-            report.traces += found.sent
-            report.failed.update({trace: [f"trace: {why}"] for trace, why in found.failed.items()})
-            if found.unsupported:
-                report.failed.setdefault(f"traces of {one.name}", []).append(
-                    f"{found.unsupported} traces can't be sent: the server's MLflow is older than 3.0"
-                )
 
     def _mend(self, plan: Plan, links: Links, report: Report) -> None:
         for copy in plan.pending:

@@ -30,7 +30,6 @@ class Report:
     narrowed: only some of the recording's runs were asked for.
     planned: every run that was looked at.  outcomes: those that something was sent for.
     failed: run id to why it is not all there.  left: runs that were not reached.
-    traces: how many were sent.
     differences: what --verify found, by run id; verified: how many runs it compared.
     """
 
@@ -45,7 +44,6 @@ class Report:
     notes: list[str] = field(default_factory=list)
     linked: int = 0
     registered: int = 0
-    traces: int = 0
     verified: int | None = None
     differences: dict[str, list[str]] = field(default_factory=dict)
     calls: dict[str, int] = field(default_factory=dict)
