@@ -207,7 +207,10 @@ class TestOddNumbersInSqlite:
         db.close()
         with open_store(path) as store:
             identity = store.identity
-            assert [(one.id, one.name) for one in store.experiments()] == [("0", "Default"), ("7", "unnamed experiment 7")]
+            assert [(one.id, one.name) for one in store.experiments()] == [
+                ("0", "Default"),
+                ("7", "unnamed experiment 7"),
+            ]
             assert {one.id: one.experiment_id for one in store.runs()} == {run: "7", other: "0"}
             (problem,) = store.problems()
             assert problem.experiment_id == "7" and "its name is lost" in problem.what

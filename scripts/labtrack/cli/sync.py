@@ -16,7 +16,13 @@ from labtrack.errors import BadInputError, Exit, LabtrackError
 if TYPE_CHECKING:
     from labtrack.sync import Report
 
-_GRAVEST = (Exit.INTERRUPTED, Exit.FAILED, Exit.LOCKED, Exit.BAD_INPUT)  # of several recordings, what counts
+_GRAVEST = (
+    Exit.INTERRUPTED,
+    Exit.FAILED,
+    Exit.LOCKED,
+    Exit.BAD_INPUT,
+    Exit.DAMAGED,
+)  # of several recordings, what counts
 _WATCH = 2.0  # seconds
 _SHOWN = 20  # lines of a kind in the summary; --json has all
 _SOURCE = (

@@ -238,6 +238,7 @@ class Syncer:
             duplicates.remove(self.destination, plan.duplicates)
         links = self.links(plan)
         items = {item.run.id: item for item in plan.to_send}
+        alone.send_models(context, models, report)  # runs may have read them
         for generation in lineage.generations((one.run for one in plan.to_send), self.source.models.makers):
             if report.stopped or report.interrupted:
                 break
@@ -246,7 +247,6 @@ class Syncer:
         report.left = [run_id for run_id in items if run_id not in done]
         if report.stopped or report.interrupted:
             return
-        alone.send_models(context, models, report)
         with _noted(report, "second copies"):
             self._remove_duplicates(plan, report)
         self._complete_references(plan, links, report)

@@ -77,6 +77,7 @@ def _run(context: Context, run: Run, copy_id: str | None) -> Iterator[str]:
             yield f"dataset {one.name} ({one.digest}) is missing at the server"
     yield from _links(context, run, copy)
     yield from _points(context, run, copy, fit)
+    fit.files(context.source.renamed(run))
     fit.settle()
     yield from _artifacts(context, run, copy.artifact_uri, fit)
 
