@@ -38,6 +38,16 @@ def test_a_model_outside_a_run_arrives(recording: Recording, server: TrackingSer
     assert len(models(server, recording)) == 1
 
 
+def test_a_model_outside_a_run_is_named_where_a_filter_leaves_it_out(
+    recording: Recording, server: TrackingServer, send: Send
+) -> None:
+    recording.run()
+    recording.model(None, "lonely", {"MLmodel": b"x"})
+    report = send(wanted=lambda *_: True)
+    assert report.exit_code == 0 and models(server, recording) == []
+    assert any("1 logged models that belong to no run are not sent" in one for one in report.notes)
+
+
 def test_a_model_whose_run_is_gone_is_sent_too(recording: Recording, server: TrackingServer, send: Send) -> None:
     recording.run()
     recording.model(new_id(), "orphan", {"MLmodel": b"x"})

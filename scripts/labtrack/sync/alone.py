@@ -18,7 +18,11 @@ def plan_models(context: Context, plan: Plan, report: Report, experiment: str | 
 
     experiment: where they are to go, None for the experiment of the same name.
     """
-    found = []
+    found: list[LoggedModel] = []
+    if report.narrowed:
+        count = len(context.models.alone())
+        report.notes += [f"{count} logged models that belong to no run are not sent with -r or a filter"] * bool(count)
+        return found
     for model in context.models.alone():
         where = plan.fitted.get(model.experiment_id)
         planned = Planned(model.id, model.name, experiment or (where.name if where else ""), Todo.CREATE.value)

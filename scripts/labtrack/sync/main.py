@@ -144,7 +144,7 @@ class Syncer:
             context = self._context(plan, self.links(plan))
             report.planned = [self._planned(item) for item in plan.items]
             report.failed = {run_id: [why] for run_id, why in plan.failed.items()}
-            models = [] if narrowed or only else alone.plan_models(context, plan, report, self.options.experiment)
+            models = [] if only else alone.plan_models(context, plan, report, self.options.experiment)
             self._shows.begin(_totals(report.planned))
             if self.options.dry_run:
                 self._may_send(plan, context, report)
