@@ -20,7 +20,6 @@ from labtrack.tracking.parsing import proxied
 
 _PROXY = "/api/2.0/mlflow-artifacts/artifacts"
 CHUNK = 2**20  # bytes
-_TRIES = 4  # of an upload that a gateway gives up on
 _PART = ".labtrack-part"  # a file that is still being written
 Open = Callable[[], BinaryIO]
 
@@ -95,7 +94,7 @@ class Proxied:
             with contextlib.suppress(NoPartsError), contextlib.closing(Body(opened(), size, sent)) as body:
                 parts.send(self._http, posixpath.join(self._root, path), size, body)
                 return
-        self._http.call("PUT", self._url(path), body=lambda: Body(opened(), size, sent), headers=headers, most=_TRIES)
+        self._http.call("PUT", self._url(path), body=lambda: Body(opened(), size, sent), headers=headers)
 
     def digest(self, path: str) -> str:
         with self._http.call("GET", self._url(path), stream=True) as answer:

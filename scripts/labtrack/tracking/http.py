@@ -32,7 +32,7 @@ _GATEWAY = (502, 504)  # a gateway gave up on the server: it may be away, or cho
 _NOT_DONE = (429,)  # the call was not carried out: also a create may be tried again
 _COLLISIONS = ("UniqueViolation", "UNIQUE constraint", "DeadlockDetected", "deadlock", "SerializationFailure")
 _SERVER_ERROR = 500
-_TRIES_OF_A_500 = 4  # it may be a passing deadlock, but also what was sent
+_TRIES = 4  # of what is answered with 500, or of an upload that a gateway gives up on: it may be what was sent
 _API = "/api/"
 _ARTIFACTS = "/mlflow-artifacts/artifacts/"
 
@@ -77,7 +77,6 @@ class Http:
         once: bool = False,
         body: Callable[[], Any] | None = None,
         missing_ok: bool = False,
-        most: int = 0,
         **more: Any,
     ) -> requests.Response:
         """One call, tried again while the server is busy or away.
@@ -85,7 +84,6 @@ class Http:
         once: never tried again where it may have been carried out (a create): UnclearError then.
         body: opens what is uploaded, anew for each try.
         missing_ok: a 404 is an answer.
-        most: how many answers of a gateway (502, 504) are taken for a passing trouble; 0 for any number.
 
         Raises ApiError for a refusal, LabtrackError where the user has to do something.
         """
@@ -115,8 +113,8 @@ class Http:
                 if once and status not in _NOT_DONE and not collided:
                     raise UnclearError(f"the server answered {status}")
                 errors += status == _SERVER_ERROR or collided
-                gateway += status in _GATEWAY
-                if errors >= _TRIES_OF_A_500 or (most and gateway >= most):
+                gateway += upload is not None and status in _GATEWAY
+                if _TRIES in (errors, gateway):
                     raise self._refused(answer)
                 said, wait = f"it answered {status}", _asked_pause(answer)
             # an upload that takes an hour is work; what counts is how long nothing has moved
