@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
+from types import SimpleNamespace, TracebackType
 from urllib.parse import urlsplit
 
 import requests
@@ -102,7 +102,9 @@ class HostileProxy:
             status, about, text = _AT_ONCE[fault]
             return self._answer(request, status, text, {"Content-Type": about, "Retry-After": "0"})
         if fault == "late":
-            threading.Timer(0.3, self._forward, (request, body)).start()
+            # as it is now: the connection is kept, and its next request may have begun by then
+            now = SimpleNamespace(command=request.command, path=request.path, headers=request.headers)
+            threading.Timer(0.3, self._forward, (now, body)).start()
             return self._answer(request, 502, b"bad gateway", {})
         if fault == "held":
             self._free.wait(60)
@@ -118,7 +120,7 @@ class HostileProxy:
         headers = {key: value for key, value in answer.headers.items() if key.lower() not in _HOPS}
         return self._answer(request, answer.status_code, answer.content, headers)
 
-    def _forward(self, request: BaseHTTPRequestHandler, body: bytes) -> requests.Response:
+    def _forward(self, request: BaseHTTPRequestHandler | SimpleNamespace, body: bytes) -> requests.Response:
         kept = {key: value for key, value in request.headers.items() if key.lower() not in (*_HOPS, "host")}
         return requests.request(request.command, self.to + request.path, headers=kept, data=body, timeout=60)
 
