@@ -83,7 +83,7 @@ def test_a_run_that_was_copied_into_a_second_experiment_is_one(
     for todo in ("new", "there"):
         report = send(tmp_path / "mlruns")
         assert report.exit_code == 0 and {one.run_id: one.todo for one in report.planned} == {run_id: todo, other: todo}
-        assert any(f"run {run_id} is in the recording twice" in one for one in report.notes)
+        assert any(f"it is a copy of the run {run_id}" in one for one in report.notes), report.notes
     assert len(server.runs(f"{recording.name} 1")) == 1 and len(server.runs(f"{recording.name} 2")) == 1
 
 
