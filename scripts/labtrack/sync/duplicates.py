@@ -16,7 +16,8 @@ from pathlib import Path
 from labtrack.files import user_number
 from labtrack.stores.model import DELETED
 from labtrack.tracking import names
-from labtrack.tracking.destination import Destination, RemoteRun, has_tag
+from labtrack.tracking.destination import Destination, has_tag
+from labtrack.tracking.remote import RemoteRun
 
 
 def maker(folder: Path, *, locked: bool = True) -> str:

@@ -11,8 +11,9 @@ from labtrack.errors import LabtrackError
 from labtrack.stores.model import DELETED, Experiment, unnamed
 from labtrack.sync import limits
 from labtrack.sync.faults import FAULTS, words
-from labtrack.tracking.destination import Destination, RemoteExperiment
+from labtrack.tracking.destination import Destination
 from labtrack.tracking.http import ServerError
+from labtrack.tracking.remote import RemoteExperiment
 
 NAME, TAG = 250, 5000  # characters: MLflow's database takes 256, its interface 5,000
 _MARK = 9  # characters of a sign and a hash

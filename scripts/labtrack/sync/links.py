@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from labtrack.sync import lineage
 from labtrack.tracking import names
-from labtrack.tracking.destination import Destination, RemoteRun, has_tag
+from labtrack.tracking.destination import Destination, has_tag
+from labtrack.tracking.remote import RemoteRun
 
 
 class Links:

@@ -18,8 +18,9 @@ from labtrack.sync.files import Sender, Sent
 from labtrack.sync.journal import Entry, Journal, fingerprint
 from labtrack.sync.source import Source
 from labtrack.tracking import names
-from labtrack.tracking.destination import Destination, RemoteModel, RemoteRun, has_tag
+from labtrack.tracking.destination import Destination, has_tag
 from labtrack.tracking.http import ApiError
+from labtrack.tracking.remote import RemoteModel, RemoteRun
 
 
 @dataclass

@@ -16,8 +16,9 @@ from labtrack.sync.files import contents, facts, is_known
 from labtrack.sync.journal import Entry, Journal
 from labtrack.sync.source import SERVER_SOURCE, Source
 from labtrack.tracking import names
-from labtrack.tracking.destination import Destination, RemoteExperiment, RemoteRun, has_tag
+from labtrack.tracking.destination import Destination, has_tag
 from labtrack.tracking.http import ServerError
+from labtrack.tracking.remote import RemoteExperiment, RemoteRun
 
 
 class Todo(enum.Enum):

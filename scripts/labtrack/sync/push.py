@@ -23,7 +23,8 @@ from labtrack.sync.progress import Meter
 from labtrack.sync.rebuild import kept, rebuilt
 from labtrack.sync.source import SERVER_SOURCE, Source
 from labtrack.tracking import names
-from labtrack.tracking.destination import Destination, RemoteRun, point
+from labtrack.tracking.destination import Destination, point
+from labtrack.tracking.remote import RemoteRun
 
 _MODELS = "\x00model points"  # a name that no metric can have, in the journal's counts
 

@@ -10,7 +10,8 @@ from labtrack.stores.model import MetricPoint, Run
 from labtrack.sync import limits
 from labtrack.sync.journal import Entry
 from labtrack.sync.source import Source
-from labtrack.tracking.destination import Destination, RemoteRun
+from labtrack.tracking.destination import Destination
+from labtrack.tracking.remote import RemoteRun
 
 LARGEST = sys.float_info.max
 

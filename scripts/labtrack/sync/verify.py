@@ -15,9 +15,9 @@ from labtrack.sync.push import Context, fit_run, name_of
 from labtrack.sync.rebuild import as_kept, kept
 from labtrack.sync.report import Report
 from labtrack.tracking import names
-from labtrack.tracking.destination import RemoteRun
 from labtrack.tracking.http import ServerError
 from labtrack.tracking.parsing import plain
+from labtrack.tracking.remote import RemoteRun
 
 _SHOWN = 3  # differing points of a metric that are named
 

@@ -6,8 +6,7 @@ import json
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import requests
 
@@ -16,6 +15,7 @@ from labtrack.stores.model import DatasetInput, LoggedModel, MetricPoint, ModelL
 from labtrack.tracking import names, parsing
 from labtrack.tracking.http import ApiError, Http, ServerError, UnclearError
 from labtrack.tracking.parsing import plain
+from labtrack.tracking.remote import RemoteExperiment, RemoteModel, RemoteRun, as_model, as_run
 
 API = "/api/2.0/mlflow"
 PAGE = 1000  # runs, models: the largest page that a server with few of memory answers quickly
@@ -24,66 +24,6 @@ TRIES = 6  # of a create whose answers are lost
 LATER = "run the same command again later: it goes on where it stopped."
 MISSING = "RESOURCE_DOES_NOT_EXIST"
 _MODEL_STATUS = {"PENDING": 1, "READY": 2, "FAILED": 3}
-_MODEL_SAYS = {"LOGGED_MODEL_READY": "READY", "LOGGED_MODEL_UPLOAD_FAILED": "FAILED", "LOGGED_MODEL_PENDING": "PENDING"}
-
-
-class RemoteExperiment(NamedTuple):
-    """An experiment at the server.  accepted: its tag about damage that the user has accepted."""
-
-    id: str
-    stage: str = "active"
-    accepted: str = ""
-
-
-@dataclass(frozen=True)
-class RemoteRun:
-    """A run at the server.  keys: its metrics.  inputs: (name, digest) of its datasets."""
-
-    id: str
-    experiment_id: str
-    name: str = ""
-    user_id: str = ""
-    status: str = "RUNNING"
-    start_time: int | None = None
-    end_time: int | None = None
-    lifecycle_stage: str = "active"
-    artifact_uri: str = ""
-    params: Mapping[str, str] = field(default_factory=dict)
-    tags: Mapping[str, str] = field(default_factory=dict)
-    keys: frozenset[str] = frozenset()
-    inputs: frozenset[tuple[str, str]] = frozenset()
-    model_inputs: frozenset[str] = frozenset()
-    model_outputs: frozenset[str] = frozenset()
-
-    @property
-    def source_id(self) -> str:
-        """The id of the recorded run that this is the copy of; empty for any other run."""
-        return self.tags.get(names.SOURCE_RUN, "")
-
-    @property
-    def rank(self) -> tuple[bool, str, str]:
-        """Sorts copies of the same run: first the one to go on with, of which most is there, or the oldest."""
-        return not self.tags.get(names.STATE), self.tags.get(names.CREATED, ""), self.id
-
-
-@dataclass(frozen=True)
-class RemoteModel:
-    """A logged model at the server.  status: PENDING, READY or FAILED, as recordings have it."""
-
-    id: str
-    artifact_location: str
-    status: str
-    tags: Mapping[str, str]
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether a sync has said that its files are there."""
-        return self.status in ("READY", "FAILED")
-
-    @property
-    def source_id(self) -> str:
-        """The id of the recorded model that this is the copy of."""
-        return self.tags.get(names.SOURCE_MODEL, "")
 
 
 class Destination:
@@ -179,12 +119,12 @@ class Destination:
             "experiment_ids": list(experiment_ids), "filter": where, "run_view_type": "ALL", "max_results": PAGE,
         }  # fmt: skip
         for run in self._pages("runs/search", data, "runs"):
-            yield _run(run)
+            yield as_run(run)
 
     def get_run(self, run_id: str) -> RemoteRun | None:
         """One run, or None."""
         try:
-            return _run(self.ask("GET", "runs/get", {"run_id": run_id})["run"])
+            return as_run(self.ask("GET", "runs/get", {"run_id": run_id})["run"])
         except ApiError as error:
             if error.code in (MISSING, "INVALID_PARAMETER_VALUE"):
                 return None
@@ -207,7 +147,7 @@ class Destination:
             data["start_time"] = run.start_time
         for tried in range(TRIES):
             try:
-                return _run(self.ask("POST", "runs/create", data, once=True)["run"])
+                return as_run(self.ask("POST", "runs/create", data, once=True)["run"])
             except UnclearError as error:
                 said = error
             # what was sent may still be on its way
@@ -316,7 +256,7 @@ class Destination:
             "max_results": 50,
             "order_by": [{"field_name": "creation_timestamp", "ascending": True}],
         }
-        found = [_model(one) for one in self._pages("logged-models/search", data, "models")]
+        found = [as_model(one) for one in self._pages("logged-models/search", data, "models")]
         return sorted(found, key=lambda one: not one.is_whole)
 
     def create_model(self, experiment_id: str, store: str, model: LoggedModel, run_id: str | None) -> RemoteModel:
@@ -332,7 +272,7 @@ class Destination:
         }
         for tried in range(TRIES):
             try:
-                return _model(self.ask("POST", "logged-models", data, once=True)["model"])
+                return as_model(self.ask("POST", "logged-models", data, once=True)["model"])
             except UnclearError as error:
                 said = error
             self.http.stop.wait(0.1 * 2**tried)
@@ -396,35 +336,3 @@ def _dataset(one: DatasetInput) -> dict[str, Any]:
     if one.profile is not None:
         facts["profile"] = one.profile
     return {"dataset": facts, "tags": pairs(one.tags)}
-
-
-def _run(data: Mapping[str, Any]) -> RemoteRun:
-    run, info = parsing.run(data), data["info"]
-    return RemoteRun(
-        id=run.id,
-        experiment_id=run.experiment_id,
-        name=run.name,
-        user_id=run.user_id,
-        status=run.status,
-        start_time=info.get("start_time"),  # 0 is one too
-        end_time=info.get("end_time"),
-        lifecycle_stage=run.lifecycle_stage,
-        artifact_uri=run.artifact_uri,
-        params=run.params,
-        tags=run.tags,
-        keys=frozenset(one["key"] for one in data.get("data", {}).get("metrics", ())),
-        inputs=frozenset((one.name, one.digest) for one in run.inputs),
-        model_inputs=frozenset(one.model_id for one in run.model_inputs),
-        model_outputs=frozenset(one.model_id for one in run.model_outputs),
-    )
-
-
-def _model(data: Mapping[str, Any]) -> RemoteModel:
-    info = data["info"]
-    status = str(info.get("status", ""))
-    return RemoteModel(
-        id=info["model_id"],
-        artifact_location=info.get("artifact_uri", ""),
-        status=_MODEL_SAYS.get(status, status),
-        tags=plain(info.get("tags", ())),
-    )
