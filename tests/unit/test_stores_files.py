@@ -172,7 +172,7 @@ class TestDamage:
     def test_an_experiment_without_its_file_keeps_its_runs(self, root: Path, run: str) -> None:
         (root / "0" / "meta.yaml").unlink()
         with open_store(root) as store:
-            assert [one.name for one in store.experiments()] == ["0"]
+            assert [one.name for one in store.experiments()] == ["unnamed experiment 0"]
             assert len(list(store.runs())) == 3
             assert "name is lost" in str(store.problems()[0])
 

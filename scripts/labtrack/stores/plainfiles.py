@@ -196,7 +196,7 @@ def _unusual(raw: bytes, *, legacy: bool) -> Line | None:
     if legacy:
         return Line(timestamp, value, 0, ())
     rest = tuple(fields[4].decode("utf-8", "replace").split(" ")) if fields[4] else ()
-    if _looks_like_a_second_line(rest) or (rest and isinstance(step, float) and not _RUN_ID.fullmatch(rest[0])):
+    if _looks_like_a_second_line(rest, fields[3]):
         return None
     return Line(timestamp, value, step, rest)
 
@@ -209,8 +209,15 @@ def _count(field: bytes) -> float | None:
     return int(field[:-2]) if field.endswith(b".0") else found
 
 
-def _looks_like_a_second_line(rest: tuple[str, ...]) -> bool:
-    """Whether `value step` follow the step: a line that was cut where a job was killed, and the next job's first."""
+def _looks_like_a_second_line(rest: tuple[str, ...], step: bytes) -> bool:
+    """Whether a line was cut where a job was killed, and goes on as the next job's first.
+
+    rest: what follows the step: nothing, a run's id, a dataset's name and digest, or all three.
+    """
+    if not rest or _RUN_ID.fullmatch(rest[0]):
+        return False
+    if len(rest) == 1 or not step.lstrip(b"-").isdigit():  # cut in or behind the time: `step` is the next line's value
+        return True
     return len(rest) == 2 and bool(_VALUE_AND_STEP.fullmatch(" ".join(rest)))  # noqa: PLR2004
 
 
