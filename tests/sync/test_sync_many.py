@@ -31,6 +31,7 @@ def jobs(tmp_path: Path) -> list[Recording]:
     for number, one in enumerate(found):
         one.sql("UPDATE experiments SET name = ? WHERE experiment_id = 1", found[0].folder.parent.name)
         one.run(name=f"job {number}", metrics={"loss": [1.0]})
+        (one.folder / "artifacts").mkdir()  # so that none of its are missing
         one.path = one.path.rename(tmp_path / "all" / f"run-{number}.db")
     return found
 
