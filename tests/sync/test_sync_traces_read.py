@@ -110,8 +110,8 @@ def test_traces_with_spans_tags_and_assessments(
 def test_a_trace_whose_spans_are_gone_keeps_no_other_away(path: Path, send: Callable[..., Report]) -> None:
     with sqlite3.connect(path) as db:
         # other ids than those of the other test: a trace is one, wherever it is
-        db.execute("UPDATE trace_info SET request_id = 'tr-f' || substr(request_id, 5)")
-        db.execute("UPDATE spans SET trace_id = 'tr-f' || substr(trace_id, 5)")
+        for table, column in (("trace_info", "request_id"), ("spans", "trace_id")):
+            db.execute(f"UPDATE {table} SET {column} = 'tr-' || substr({column}, 5) || substr({column}, 4, 1)")  # noqa: S608
         db.execute("DELETE FROM assessments")
         (gone,) = db.execute("SELECT request_id FROM trace_info LIMIT 1").fetchone()
         db.execute("DELETE FROM spans WHERE trace_id = ?", [gone])

@@ -198,6 +198,15 @@ class TestBadInput:
         except LabtrackError:
             pass
 
+    def test_a_directory_that_begins_before_the_file_is_damage(self, tmp_path: Path) -> None:
+        whole = bytearray(_exported())
+        offset = whole.rindex(b"PK\5\6") + 16  # of the directory, in the last record
+        whole[offset : offset + 4] = struct.pack("<I", struct.unpack_from("<I", whole, offset)[0] + len(whole))
+        path = tmp_path / "broken.zip"
+        path.write_bytes(whole)
+        with pytest.raises(LabtrackError, match="damaged"):
+            open_store(path)
+
     @pytest.mark.parametrize(
         "name", ["../evil", "/etc/evil", "artifacts/x/artifacts/../../evil", "a/..\\b", "C:/x/../y"]
     )

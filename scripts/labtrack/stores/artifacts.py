@@ -134,7 +134,9 @@ class LocalArtifacts:
                 self._findings.warning(self.root, what)
             return None
         here = scheme != "windows" and not path.is_absolute()
-        here = here or tree.is_folder(place) or tree.is_folder(place.parent) or self.root in place.parents
+        # the folder of an experiment, that of all experiments, and the job's, which may have only its database
+        above = (place, place.parent, *place.parents[1:-1][:1])
+        here = here or any(map(tree.is_folder, above)) or self.root in place.parents
         if not here and not any(self._here(place.parent, place.parent.name)):
             what = f"artifacts were recorded there, and are neither there nor beside {self.root}"
             self._tell(place, what, owner)

@@ -9,6 +9,7 @@ file can be written anywhere, whatever names are in it.
 
 from __future__ import annotations
 
+import errno
 import io
 import shutil
 import struct
@@ -74,7 +75,7 @@ class PortableStore(SqliteStore):
                 shutil.copyfileobj(packed, file)
         except BaseException as error:
             place.unlink(missing_ok=True)
-            if isinstance(error, _BROKEN):
+            if _is_damage(error):
                 raise _damaged(self.file, error) from error
             raise
 
@@ -96,8 +97,10 @@ class PortableStore(SqliteStore):
             )
         try:
             return io.BufferedReader(_Member(self.file, self._zip.open(entry)), _CHUNK)
-        except _BROKEN as error:
-            raise _damaged(self.file, error) from error
+        except Exception as error:
+            if _is_damage(error):
+                raise _damaged(self.file, error) from error
+            raise
 
     def close(self) -> None:
         super().close()
@@ -117,8 +120,10 @@ class _Member(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         try:
             data = self._packed.read(len(buffer))
-        except _BROKEN as error:
-            raise _damaged(self._file, error) from error
+        except Exception as error:
+            if _is_damage(error):
+                raise _damaged(self._file, error) from error
+            raise
         buffer[: len(data)] = data
         return len(data)
 
@@ -179,6 +184,11 @@ def _is_plain(path: str) -> bool:
     return not any(part in ("", ".", "..") for part in parts) and not out and "\0" not in path
 
 
+def _is_damage(error: BaseException) -> bool:
+    """Whether it says that the file is damaged; a place before its beginning is an EINVAL of the system's."""
+    return isinstance(error, _BROKEN) or (isinstance(error, OSError) and error.errno == errno.EINVAL)
+
+
 def _opened(path: Path) -> zipfile.ZipFile:
     try:
         found = zipfile.ZipFile(path)
@@ -207,5 +217,5 @@ def _not_ours(path: Path) -> BadInputError:
     return BadInputError(f"{path} is a zip, but not one of `labtrack export`.", "unpack it, and name what is in it.")
 
 
-def _damaged(path: Path, error: Exception) -> BadInputError:
+def _damaged(path: Path, error: BaseException) -> BadInputError:
     return BadInputError(f"{path} is damaged or not whole ({error}).", "copy it again, or export it again.")
