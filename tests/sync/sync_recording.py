@@ -21,6 +21,29 @@ def new_id() -> str:
     return uuid.uuid4().hex
 
 
+# Two traces, of which one belongs to a run, and has a tag and two assessments; for MLflow 3, with the address.
+TRACES = """
+import mlflow, sys
+from mlflow.entities import AssessmentSource
+mlflow.set_tracking_uri(sys.argv[1])
+mlflow.set_experiment("asked")
+with mlflow.start_run():
+    with mlflow.start_span("chain") as outer:
+        outer.set_inputs({"question": "wie groß?"})
+        with mlflow.start_span("llm") as inner:
+            inner.set_outputs({"answer": 42})
+        outer.set_outputs({"answer": 42})
+first = mlflow.get_last_active_trace_id()
+with mlflow.start_span("alone"):
+    pass
+mlflow.flush_trace_async_logging()
+mlflow.set_trace_tag(first, "kind", "good")
+source = AssessmentSource(source_type="HUMAN", source_id="ada")
+mlflow.log_feedback(trace_id=first, name="right", value=True, rationale="it is", source=source)
+mlflow.log_expectation(trace_id=first, name="facts", value={"a": [1, 2]}, source=source)
+"""
+
+
 class Recording:
     """A SQLite file and its artifacts beside it."""
 

@@ -7,36 +7,16 @@ import os
 import subprocess
 from pathlib import Path
 
+from sync_recording import TRACES
 from sync_server import mlflow_bin
 
 from labtrack.stores import open_store
-
-RECORD = """
-import mlflow, sys
-from mlflow.entities import AssessmentSource
-mlflow.set_tracking_uri(sys.argv[1])
-mlflow.set_experiment("asked")
-with mlflow.start_run():
-    with mlflow.start_span("chain") as outer:
-        outer.set_inputs({"question": "wie groß?"})
-        with mlflow.start_span("llm") as inner:
-            inner.set_outputs({"answer": 42})
-        outer.set_outputs({"answer": 42})
-first = mlflow.get_last_active_trace_id()
-with mlflow.start_span("alone"):
-    pass
-mlflow.flush_trace_async_logging()
-mlflow.set_trace_tag(first, "kind", "good")
-source = AssessmentSource(source_type="HUMAN", source_id="ada")
-mlflow.log_feedback(trace_id=first, name="right", value=True, rationale="it is", source=source)
-mlflow.log_expectation(trace_id=first, name="facts", value={"a": [1, 2]}, source=source)
-"""
 
 
 def test_traces_that_mlflow_recorded(tmp_path: Path) -> None:
     env = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW")}
     subprocess.run(
-        [mlflow_bin() / "python", "-c", RECORD, f"sqlite:///{tmp_path}/mlflow.db"],
+        [mlflow_bin() / "python", "-c", TRACES, f"sqlite:///{tmp_path}/mlflow.db"],
         cwd=tmp_path, env=env, check=True, capture_output=True,
     )  # fmt: skip
     with open_store(tmp_path / "mlflow.db") as store:

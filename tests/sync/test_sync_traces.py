@@ -55,7 +55,7 @@ def test_traces_arrive_with_all_that_belongs_to_them(recording: Recording, serve
     trace(recording, other)
     report = send(verify=True)
     assert report.exit_code == 0 and report.differences == {}, report
-    assert report.traces == {recording.name: {"sent": 2, "there": 0, "failed": 0}}
+    assert report.traces == {recording.name: {"sent": 2, "there": 0, "damaged": 0, "failed": 0}}
     (run,) = server.runs(recording.name)
     info = found(server, one)
     assert info["trace_metadata"]["mlflow.sourceRun"] == run["info"]["run_id"]
@@ -65,7 +65,10 @@ def test_traces_arrive_with_all_that_belongs_to_them(recording: Recording, serve
     spans = json.loads(server.files(info["tags"]["mlflow.artifactLocation"])["traces.json"])["spans"]
     assert [span["name"] for span in spans] == ["ask"]
     report = send(verify=True)
-    assert report.traces == {recording.name: {"sent": 0, "there": 2, "failed": 0}} and report.differences == {}
+    assert (
+        report.traces == {recording.name: {"sent": 0, "there": 2, "damaged": 0, "failed": 0}}
+        and report.differences == {}
+    )
     assert tag(run, "labtrack.sync_state")
 
 
@@ -78,9 +81,11 @@ def test_one_trace_that_is_refused(recording: Recording, server: TrackingServer,
         proxy.choose_path = lambda path: "400" if path.endswith(f"{bad}/tags") else ""
         report = send(to=proxy.url)
     assert report.exit_code == 1 and list(report.failed) == [f"trace {bad}"]
-    assert report.traces == {recording.name: {"sent": 1, "there": 0, "failed": 1}}
+    assert report.traces == {recording.name: {"sent": 1, "there": 0, "damaged": 0, "failed": 1}}
     report = send(verify=True)
-    assert report.exit_code == 0 and report.traces == {recording.name: {"sent": 1, "there": 1, "failed": 0}}
+    assert report.exit_code == 0 and report.traces == {
+        recording.name: {"sent": 1, "there": 1, "damaged": 0, "failed": 0}
+    }
 
 
 def test_spans_that_are_gone_are_repaired(recording: Recording, server: TrackingServer, send: Send) -> None:

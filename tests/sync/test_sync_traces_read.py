@@ -11,31 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sync_recording import TRACES
 from sync_server import TrackingServer, mlflow_bin
 
 from labtrack.stores import open_store
 from labtrack.sync import Report
 
-RECORD = """
-import mlflow, sys
-from mlflow.entities import AssessmentSource
-mlflow.set_tracking_uri(sys.argv[1])
-mlflow.set_experiment("asked")
-with mlflow.start_run():
-    with mlflow.start_span("chain") as outer:
-        outer.set_inputs({"question": "wie groß?"})
-        with mlflow.start_span("llm") as inner:
-            inner.set_outputs({"answer": 42})
-        outer.set_outputs({"answer": 42})
-first = mlflow.get_last_active_trace_id()
-with mlflow.start_span("alone"):
-    pass
-mlflow.flush_trace_async_logging()
-mlflow.set_trace_tag(first, "kind", "good")
-source = AssessmentSource(source_type="HUMAN", source_id="ada")
-mlflow.log_feedback(trace_id=first, name="right", value=True, rationale="it is", source=source)
-mlflow.log_expectation(trace_id=first, name="facts", value={"a": [1, 2]}, source=source)
-"""
 READ = """
 import json, mlflow, sys
 mlflow.set_tracking_uri(sys.argv[1])
@@ -71,7 +52,7 @@ def sent(report: Report) -> int:
 @pytest.fixture(scope="module")
 def recorded_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("traces")
-    mlflow(RECORD, f"sqlite:///{folder}/mlflow.db", folder=folder)
+    mlflow(TRACES, f"sqlite:///{folder}/mlflow.db", folder=folder)
     return folder / "mlflow.db"
 
 
@@ -116,7 +97,10 @@ def test_a_trace_whose_spans_are_gone_keeps_no_other_away(path: Path, send: Call
         (gone,) = db.execute("SELECT request_id FROM trace_info LIMIT 1").fetchone()
         db.execute("DELETE FROM spans WHERE trace_id = ?", [gone])
     db.close()
-    first, second = send(path), send(path)
+    first, second = send(path, verify=True), send(path)
     assert (sent(first), sent(second)) == (1, 0)
     for report in (first, second):
-        assert report.exit_code == 1 and "spans can't be read" in report.failed[f"trace {gone}"][0], "and again"
+        assert report.exit_code == 3 and len(report.unreadable) == 1, "and again"
+        assert f"{gone}: the spans of the trace can't be read" in report.unreadable[0]
+    assert send(path, accept_damage=True).exit_code == 0
+    assert send(path).exit_code == 0

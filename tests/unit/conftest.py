@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 from fakes import FakeCloud
+from recorded import make_files
 
 from labtrack import lab as labs
 from labtrack import secrets
@@ -128,3 +129,15 @@ def nothing_was_made(lab: Lab, cloud: FakeCloud) -> bool:
     register = lab.private / "keys.json"
     keys = json.loads(register.read_text())["keys"] if register.exists() else []
     return (cloud.keys, list(cloud.accounts), lab.env_file("ada").exists(), keys) == ({}, ["admin"], False, [])
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Where `run` puts an mlruns folder."""
+    return tmp_path / "mlruns"
+
+
+@pytest.fixture
+def run(root: Path) -> str:
+    """The id of the first of three recorded runs."""
+    return make_files(root, runs=3)[0]

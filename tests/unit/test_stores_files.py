@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from recorded import KINDS, make_files, make_sqlite, unpack
+from recorded import KINDS, make_sqlite, unpack
 
 from labtrack.errors import BadInputError, LabtrackError
 from labtrack.stores import MetricPoint, Run, Store, open_store
@@ -23,16 +23,6 @@ POINTS = st.lists(
     min_size=1,
     max_size=12,
 )
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "mlruns"
-
-
-@pytest.fixture
-def run(root: Path) -> str:
-    return make_files(root, runs=3)[0]
 
 
 def metric(root: Path, run: str, content: bytes, key: str = "loss") -> Path:

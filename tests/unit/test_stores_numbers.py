@@ -9,20 +9,10 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from recorded import add_points, make_files, make_sqlite
+from recorded import add_points, make_sqlite
 
 from labtrack.stores import MetricPoint, Store, open_store
 from labtrack.stores.numbers import Steps, floor, metric_value, number, whole
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "mlruns"
-
-
-@pytest.fixture
-def run(root: Path) -> str:
-    return make_files(root, runs=3)[0]
 
 
 def metric(root: Path, run: str, content: str, key: str = "loss") -> Path:

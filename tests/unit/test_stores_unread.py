@@ -21,16 +21,6 @@ as_somebody_else = pytest.mark.skipif(os.geteuid() != 0, reason="only root can b
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "mlruns"
-
-
-@pytest.fixture
-def run(root: Path) -> str:
-    return make_files(root, runs=3)[0]
-
-
-@pytest.fixture
 def open_root() -> Iterator[Path]:
     """A place that others may look into; pytest closes its own whenever another one starts."""
     with tempfile.TemporaryDirectory() as folder:

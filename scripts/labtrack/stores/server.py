@@ -243,7 +243,10 @@ class ServerStore:
     def spans(self, trace: Trace) -> bytes | None:
         asked = {"request_id": trace.id}
         answer = self._call("GET", "/ajax-api/2.0/mlflow/get-trace-artifact", params=asked, missing_ok=True)
-        return None if answer.status_code == _NOT_FOUND else cast("bytes", answer.content)
+        if answer.status_code == _NOT_FOUND:
+            self.found.problem(trace.id, "the spans of the trace are not there", None, trace.experiment_id)
+            return None
+        return cast("bytes", answer.content)
 
     def problems(self) -> list[Problem]:
         return self.found.problems()
@@ -271,16 +274,7 @@ class ServerStore:
     def _asked(self, method: str, path: str, asked: Mapping[str, Any], api: str = _API) -> dict[str, Any]:
         more: dict[str, Any] = {"params": asked} if method == "GET" else {"json": asked}
         answer = self._call(method, f"{api}/{path}", **more)
-        try:
-            found = answer.json()
-        except ValueError:
-            found = None
-        if not isinstance(found, dict):
-            raise BadInputError(
-                f"{self.location} answers, but not as a tracking server does.",
-                "give the server's own address, as MLFLOW_TRACKING_URI in your mlflow_env.sh has it.",
-            )
-        return found
+        return parsing.data(answer, self.location)
 
     def _pages(
         self, path: str, asked: Mapping[str, Any], name: str, method: str = "POST", api: str = _API

@@ -42,7 +42,7 @@ class Report:
     in the recording.  unreadable: what can't be read and belongs to no run.  accepted: what can't be read, and the
     user knows.  left: runs that were not reached.
     registered: how many versions were registered; versions: how many are there; unregistered: why the others are not.
-    traces: by experiment, how many traces were sent, are there, and failed.
+    traces: by experiment, how many traces were sent, are there, lack their spans, and failed.
     differences: what --verify found, by run or model; verified: how many runs and models it compared.
     """
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import requests
 
-from labtrack.errors import LabtrackError
 from labtrack.stores.model import Store, Trace
 from labtrack.sync.faults import FAULTS, words
 from labtrack.sync.plan import Plan
@@ -37,7 +36,7 @@ def send(context: Context, plan: Plan, report: Report, experiment: str | None) -
     experiment: where they are to go, None for the experiment of the same name.
     """
     for recorded, name, reader in _experiments(context, plan, experiment):
-        counts = {"sent": 0, "there": 0, "failed": 0}
+        counts = {"sent": 0, "there": 0, "damaged": 0, "failed": 0}
         there: dict[str, Mapping[str, str]] | None = None
         for trace in reader.traces(recorded):
             try:
@@ -91,8 +90,8 @@ def _send_one(context: Context, trace: Trace, reader: Store, number: str, there:
         made = http.call("POST", _API, json={"trace": {"trace_info": info}}).json()
         tags = made["trace"]["trace_info"]["tags"]
     spans = reader.spans(trace)
-    if spans is None:
-        raise LabtrackError("its spans can't be read; what else is known of it is sent")
+    if spans is None:  # the reader tells; without the tag it is looked for again by the next sync
+        return "damaged"
     context.files.put(context.files.place(tags[_PLACE]), _SPANS, len(spans), lambda: io.BytesIO(spans))
     http.call("PATCH", f"{_API}/{trace.id}/tags", json={"trace_id": trace.id, "key": names.STATE, "value": digest})
     return "sent"
@@ -183,12 +182,12 @@ def _differences(context: Context, trace: Trace, reader: Store, there: Mapping[s
     if there is None:
         yield "is not at the server"
         return
-    if there.get(names.STATE) != _digest(trace):
-        yield "is not as it was recorded"
     try:
         spans = reader.spans(trace)
         if spans is None:
-            return
+            return  # damage of the recording, which the reader tells
+        if there.get(names.STATE) != _digest(trace):
+            yield "is not as it was recorded"
         if context.files.place(there[_PLACE]).digest(_SPANS) != hashlib.sha256(spans).hexdigest():
             yield "has other spans at the server"
     except ServerError:
@@ -210,4 +209,8 @@ def _moment(milliseconds: int) -> str:
 
 def _why(error: BaseException) -> str:
     gone = isinstance(error, ApiError) and error.status in (requests.codes.not_found, requests.codes.not_allowed)
-    return "can't be sent: the server's MLflow is too old for them" if gone else f"can't be sent: {words(error)}"
+    return (
+        "can't be sent: the server's MLflow is older than 3.0.  To fix: have the lab's admin upgrade it"
+        if gone
+        else f"can't be sent: {words(error)}"
+    )

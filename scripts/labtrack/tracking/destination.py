@@ -10,7 +10,7 @@ from typing import Any
 
 import requests
 
-from labtrack.errors import BadInputError, LabtrackError
+from labtrack.errors import LabtrackError
 from labtrack.stores.model import DatasetInput, LoggedModel, MetricPoint, ModelLink, Run
 from labtrack.tracking import names, parsing
 from labtrack.tracking.http import ApiError, Http, ServerError, UnclearError
@@ -42,19 +42,7 @@ class Destination:
             answer = self.http.call(method, f"{API}/{path}", params=data or {})
         else:
             answer = self.http.call(method, f"{API}/{path}", json=data or {}, **more)
-        return self._parsed(answer)
-
-    def _parsed(self, answer: requests.Response) -> dict[str, Any]:
-        try:
-            found = answer.json()
-        except ValueError:
-            found = None
-        if not isinstance(found, dict):
-            raise BadInputError(
-                f"{self.http.base} answers, but not as a tracking server does.",
-                "give the server's own address to -d, as MLFLOW_TRACKING_URI in your mlflow_env.sh has it.",
-            )
-        return found
+        return parsing.data(answer, self.http.base)
 
     def _pages(self, path: str, data: Mapping[str, Any], name: str) -> Iterator[dict[str, Any]]:
         token = ""
@@ -183,7 +171,7 @@ class Destination:
             data=json.dumps(data, separators=(",", ":")).encode(),
             headers={"Content-Type": "application/json"},
         )
-        self._parsed(answer)
+        parsing.data(answer, self.http.base)
 
     def update_run(self, run_id: str, status: str, end_time: int | None) -> None:
         """Sets status and end."""

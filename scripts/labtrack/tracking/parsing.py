@@ -8,6 +8,7 @@ from typing import Any
 
 import requests
 
+from labtrack.errors import BadInputError
 from labtrack.stores.model import (
     ACTIVE,
     DatasetInput,
@@ -20,6 +21,20 @@ from labtrack.stores.model import (
 )
 
 _PROXY = "/api/2.0/mlflow-artifacts/artifacts"
+
+
+def data(answer: requests.Response, base: str) -> dict[str, Any]:
+    """The body of an answer of MLflow's.  base: the server's address.  Raises BadInputError where it is none."""
+    try:
+        found = answer.json()
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise BadInputError(
+            f"{base} answers, but not as a tracking server does.",
+            "give the server's own address, as MLFLOW_TRACKING_URI in your mlflow_env.sh has it.",
+        )
+    return found
 
 
 def plain(pairs: Any) -> dict[str, str]:

@@ -7,9 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from labtrack.tracking import names, parsing
-from labtrack.tracking.parsing import plain
-
-_MODEL_SAYS = {"LOGGED_MODEL_READY": "READY", "LOGGED_MODEL_UPLOAD_FAILED": "FAILED", "LOGGED_MODEL_PENDING": "PENDING"}
 
 
 class RemoteExperiment(NamedTuple):
@@ -95,11 +92,5 @@ def as_run(data: Mapping[str, Any]) -> RemoteRun:
 
 def as_model(data: Mapping[str, Any]) -> RemoteModel:
     """A logged model of an answer."""
-    info = data["info"]
-    status = str(info.get("status", ""))
-    return RemoteModel(
-        id=info["model_id"],
-        artifact_location=info.get("artifact_uri", ""),
-        status=_MODEL_SAYS.get(status, status),
-        tags=plain(info.get("tags", ())),
-    )
+    model = parsing.logged_model(data)
+    return RemoteModel(model.id, model.artifact_location, model.status, model.tags)
