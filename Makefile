@@ -1,5 +1,5 @@
 # Each target calls something that can also be called by hand.
-.PHONY: help demo test test-long check lint types unit infra venv lock bench bench-artifacts bench-sync dist down clean docs
+.PHONY: help demo test test-long check lint types unit infra venv lock bench bench-artifacts bench-sync dist down clean docs site
 .DEFAULT_GOAL := help
 VENV := .venv/bin
 
@@ -41,6 +41,9 @@ clean: down ## down, and remove caches and .venv
 
 docs: venv ## write the generated pages of docs/reference
 	@$(VENV)/python scripts/dev/docs.py
+
+site: venv ## the documentation as pages with a search, in site/
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/mkdocs build --quiet --strict
 
 venv: .venv/.complete
 .venv/.complete: scripts/dev/venv.sh requirements/dev.txt pyproject.toml
