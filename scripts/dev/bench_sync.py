@@ -1,8 +1,10 @@
 """Measures `labtrack sync` against its peers on this machine: `make bench-sync`.
 
 The work: "big" is 1 run of 10 metrics x 10,000 steps, 200 params and 100 files of 10 KiB; "small" is 100 runs of
-10 params, 100 points and 2 files of 1 KiB.  The destination: `mlflow server --workers 2` as `pip install mlflow` brings
-it, with PostgreSQL, which this program starts.
+10 params, 100 points and 2 files of 1 KiB; "planned" is what `--dry-run` takes for 100,000 runs of 3 params and
+2 metrics with 2 points each, none of which is at the server.
+The destination: `mlflow server --workers 2` as `pip install mlflow` brings it, with PostgreSQL, which this program
+starts.
 Peers: a loop over MlflowClient, and mlflow-export-import where LABTRACK_BENCH_MEI names a checkout of it, for which an
 environment with its dependencies is made.
 """
@@ -19,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
@@ -27,7 +30,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "sync"))
 
-from sync_recording import Recording  # noqa: E402 - of the tests
+from sync_recording import T0, Recording  # noqa: E402 - of the tests
 from sync_server import CACHE, REQUIREMENTS, TrackingServer, mlflow_bin, tracking_server  # noqa: E402
 
 PAGE = ROOT / "docs" / "reference" / "performance.md"
@@ -82,6 +85,34 @@ def small(folder: Path) -> Recording:
             metrics={"loss": [1 / (step + 1) for step in range(100)]},
             files={"a.bin": os.urandom(1024), "b.bin": os.urandom(1024)},
         )
+    return recording
+
+
+def numerous(folder: Path, runs: int) -> Recording:
+    """A sweep that nobody would look through."""
+    recording = Recording(folder, "numerous")
+    ids = [uuid.uuid4().hex for _ in range(runs)]
+    columns = (
+        "runs (run_uuid, name, source_type, source_name, entry_point_name, user_id, status, start_time, end_time, "
+        "source_version, lifecycle_stage, artifact_uri, experiment_id)"
+    )
+    recording.many(
+        f"INSERT INTO {columns} VALUES (?, ?, 'UNKNOWN', '', '', 'ada', 'FINISHED', ?, ?, '', 'active', ?, 1)",  # noqa: S608
+        ((one, f"run {n}", T0 + n, T0 + n + 9, f"{folder}/none/{one}") for n, one in enumerate(ids)),
+    )
+    for one in ("lr", "depth", "seed"):
+        recording.many(
+            "INSERT INTO params (run_uuid, key, value) VALUES (?, ?, ?)",
+            ((run_id, one, str(n % 97)) for n, run_id in enumerate(ids)),
+        )
+    recording.many(
+        "INSERT INTO tags (run_uuid, key, value) VALUES (?, 'mlflow.runName', ?)",
+        ((run_id, f"run {n}") for n, run_id in enumerate(ids)),
+    )
+    recording.many(
+        "INSERT INTO metrics (run_uuid, key, value, timestamp, step, is_nan) VALUES (?, ?, ?, ?, ?, 0)",
+        ((run_id, key, 0.5, T0 + step, step) for run_id in ids for key in ("loss", "f1") for step in range(2)),
+    )
     return recording
 
 
@@ -146,10 +177,10 @@ class Bench:
         self.env = {**plain, "XDG_STATE_HOME": str(folder / "state"), "MLFLOW_DISABLE_TELEMETRY": "true"}
         self.rounds = 0
 
-    def sync(self, recording: Recording, name: str = "") -> tuple[Timed, dict[str, Any]]:
+    def sync(self, recording: Recording, name: str = "", *options: str) -> tuple[Timed, dict[str, Any]]:
         """labtrack sync; again without a name."""
         command = [sys.executable, "-c", LABTRACK, "sync", "-s", recording.path, "-d", self.server.url, "--json"]
-        took = timed([*command, *(["-e", name] if name else [])], self.env)
+        took = timed([*command, *(["-e", name] if name else []), *options], self.env)
         report: dict[str, Any] = json.loads(took.said)
         return took, report
 
@@ -176,10 +207,10 @@ class Bench:
         return exported.seconds, imported.seconds
 
 
-def measure(rounds: int, peers: bool, resumed: int) -> dict[str, Any]:
+def measure(rounds: int, peers: bool, resumed: int, planned: int) -> dict[str, Any]:
     """All figures; of each the best of some rounds, the peers in between ours.
 
-    resumed: points of the run that is resumed at half.
+    resumed: points of the run that is resumed at half.  planned: runs of a recording that is only planned.
     """
     checkout = Path(os.environ[PEER]) if os.environ.get(PEER) else None
     python = peer_python(checkout) if checkout else None
@@ -207,6 +238,11 @@ def measure(rounds: int, peers: bool, resumed: int) -> dict[str, Any]:
                     best(f"peer export {kind}", exported)
                     best(f"peer import {kind}", imported)
         half(bench, Path(temporary) / "half", found, resumed // 2)
+        recording = numerous(Path(temporary) / "numerous", planned)
+        took, report = bench.sync(recording, "numerous", "--dry-run")
+        if len(report["planned"]) != planned:
+            sys.exit(f"{len(report['runs'])} runs were planned, and there are {planned}")
+        found["planned"], found["planned seconds"], found["planned memory"] = planned, took.seconds, memory(took)
     return found
 
 
@@ -228,6 +264,7 @@ ROWS: tuple[tuple[str, str, str, Callable[[float], str]], ...] = (
 )
 TARGETS = {"big": 0.6, "small": 0.1}
 MEMORY = 300  # MB
+PLANNED_MEMORY = 500  # MB
 
 
 def table(found: dict[str, Any]) -> str:
@@ -245,6 +282,11 @@ def table(found: dict[str, Any]) -> str:
         lines.append(f"| {what} | {ours} | {naive} | {peer} |")
     lines += ["", f"Of a run of {found['half all']:,} points half was there: {found['half points']:,} were sent,"]
     lines += [f"in {found['half seconds']:.0f} s, with {found['half memory']:.0f} MB of memory at most."]
+    lines += [
+        "",
+        f"`--dry-run` for {found['planned']:,} runs that are not at the server: {found['planned seconds']:.1f} s,",
+    ]
+    lines += [f"{found['planned memory']:.0f} MB of memory at most."]
     return "\n".join(lines)
 
 
@@ -262,6 +304,8 @@ def missed(found: dict[str, Any]) -> list[str]:
         wrong.append(f"small: {found['calls small']} calls, not <= 6 a run and 5 a sync")
     if found["half memory"] >= MEMORY:
         wrong.append(f"resumed: {found['half memory']:.0f} MB of memory, not < {MEMORY}")
+    if found["planned memory"] >= PLANNED_MEMORY:
+        wrong.append(f"planned: {found['planned memory']:.0f} MB of memory, not < {PLANNED_MEMORY}")
     if found["half points"] * 2 != found["half all"]:
         wrong.append(f"resumed: {found['half points']} points sent of {found['half all']}, half of which was there")
     return wrong
@@ -283,12 +327,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--resumed", type=int, default=60_000, help="points of the run that is resumed at half")
+    parser.add_argument("--planned", type=int, default=100_000, help="runs of the recording that is only planned")
     parser.add_argument("--no-peers", action="store_true", help="only labtrack sync")
     parser.add_argument("--no-page", action="store_true", help="only print, leave docs/reference/performance.md")
     options = parser.parse_args()
     if not os.environ.get(PEER):
         print(f"mlflow-export-import is not measured: set {PEER} to a checkout of it.", file=sys.stderr)
-    found = measure(options.rounds, not options.no_peers, options.resumed)
+    found = measure(options.rounds, not options.no_peers, options.resumed, options.planned)
     print(table(found))
     if not options.no_page:
         write(PAGE, found)

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sync_proxy import HostileProxy
 from sync_recording import T0, Recording, new_id
 from sync_server import TrackingServer, tag
 
-from labtrack.sync import Report
+from labtrack.sync import Options, Report, sync
 
 Send = Callable[..., Report]
 
@@ -90,6 +91,29 @@ def test_a_version_of_a_model_outside_a_run(recording: Recording, server: Tracki
     report = send(verify=True)
     assert report.registered == 0 and report.versions == 1 and report.differences == {}
     assert len(server.get("model-versions/search", filter=f"name = '{name}'")["model_versions"]) == 1
+
+
+def test_a_version_whose_create_comes_late_is_there_once(
+    recording: Recording, server: TrackingServer, send: Send, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    name = f"known {recording.name}"
+    server.post("registered-models/create", name=name)
+    version(recording, name, 1, recording.run(files={"model/MLmodel": b"x"}))
+
+    def there() -> list[str]:
+        found = server.get("model-versions/search", filter=f"name = '{name}'").get("model_versions", [])
+        return sorted(one["version"] for one in found)
+
+    first = {("POST model-versions/create", 1): "held"}
+    with HostileProxy(server.url, lambda kind, number: first.get((kind, number), "")) as proxy:
+        report = sync(recording.path, proxy.url, Options())
+        assert report.exit_code == 0 and report.registered == 1, report
+        assert there() == ["1"]
+        proxy.let_go()
+    assert there() == ["1", "2"]
+    assert send().exit_code == 0
+    assert there() == ["1"]
 
 
 def version(recording: Recording, name: str, number: int, run_id: str) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from sync_recording import T0, Recording, new_id
-from sync_server import TrackingServer, tag
+from sync_server import TrackingServer, mlflow_bin, tag
 
 from labtrack.sync import Report
 
@@ -151,3 +152,55 @@ def test_another_experiment_after_a_first_sync_moves_nothing(
     assert any("1 runs are at the server already" in one and recording.name in one for one in report.notes)
     assert [tag(one, "labtrack.source_run_id") for one in server.runs(recording.name)] == [run_id]
     assert [tag(one, "labtrack.source_run_id") for one in server.runs(f"{recording.name} else")] == [new]
+
+
+# What people do with MLflow's own tools, which are imported once, because that takes seconds:
+# two experiments in a folder; the folder made a database; the first experiment then gone for good.
+REAL_TOOLS = """
+import os, sqlite3, sys
+from multiprocessing import get_context
+folder, first, second = sys.argv[1:]
+os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
+import mlflow
+from mlflow.cli import cli
+
+def tool(*words):  # in a process that ends, as a command does: what it has not committed is not there
+    process = get_context("fork").Process(target=cli, args=(words,))
+    process.start()
+    process.join()
+    assert process.exitcode == 0, words
+
+files, database = f"{folder}/files/mlruns", f"sqlite:///{folder}/mlflow.db"
+os.mkdir(f"{folder}/files")
+mlflow.set_tracking_uri(f"file://{files}")
+for name in (first, second):
+    mlflow.set_experiment(name)
+    for number in range(2):
+        with mlflow.start_run(run_name=f"{name} {number}"):
+            mlflow.log_param("number", number)
+            for step in range(5):
+                mlflow.log_metric("loss", 1 / (step + 1), step=step)
+            mlflow.log_text("what it was", "note.txt")
+tool("migrate-filestore", "--source", files, "--target", database)
+with sqlite3.connect(f"{folder}/mlflow.db") as there, sqlite3.connect(f"{folder}/migrated.db") as copy:
+    there.backup(copy)  # the tool leaves a WAL
+client = mlflow.MlflowClient(database)
+client.delete_experiment(client.get_experiment_by_name("Default").experiment_id)
+client.delete_experiment(client.get_experiment_by_name(first).experiment_id)
+tool("gc", "--backend-store-uri", database)
+assert client.get_experiment_by_name(first) is None
+"""
+
+
+def test_a_store_that_mlflows_own_tools_converted_and_cleared(
+    recording: Recording, server: TrackingServer, send: Send, tmp_path: Path
+) -> None:
+    names = [f"{recording.name} first", f"{recording.name} second"]
+    subprocess.run([mlflow_bin() / "python", "-c", REAL_TOOLS, tmp_path, *names], check=True, cwd=tmp_path)
+    report = send(tmp_path / "files", verify=True)
+    assert report.exit_code == 0 and report.as_data()["counts"]["new"] == 4, report
+    for source, runs in (("migrated.db", 4), ("mlflow.db", 2)):
+        report = send(tmp_path / source, verify=True)
+        assert report.exit_code == 0 and report.differences == {}, report
+        assert [one.todo for one in report.planned] == ["there"] * runs
+    assert len(server.runs(*names)) == 4

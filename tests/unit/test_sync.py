@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 
 from labtrack.errors import BadInputError
 from labtrack.stores.model import Artifact, DatasetInput, MetricPoint, Run
-from labtrack.sync import filters, limits, lineage, state
+from labtrack.sync import filters, limits, lineage, state, watch
 from labtrack.sync.journal import Entry, Journal
 from labtrack.sync.rebuild import kept
+from labtrack.sync.report import Report
 from labtrack.tracking.address import parse
 from labtrack.tracking.credentials import Credentials
 from labtrack.tracking.destination import point
@@ -352,3 +353,12 @@ def test_each_answer_on_a_kept_connection_is_acknowledged_at_once(monkeypatch: p
             assert http.call("GET", "/").json() == {}
         server.shutdown()
     assert len(said) == 3 and len(set(said)) == 1
+
+
+def test_a_watch_counts_the_traces_of_all_its_passes() -> None:
+    first, second, third = (Report("mlflow.db", "https://host") for _ in range(3))
+    first.traces = {"a": {"sent": 2, "there": 1, "damaged": 0, "failed": 0}}
+    second.traces = {"a": {"sent": 1, "there": 3, "damaged": 0, "failed": 1}}
+    both = watch._together(first, second)
+    assert both.traces == {"a": {"sent": 3, "there": 1, "damaged": 0, "failed": 1}}
+    assert watch._together(both, third).traces == {"a": {"sent": 3, "there": 1, "damaged": 0, "failed": 1}}

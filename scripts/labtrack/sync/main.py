@@ -354,6 +354,7 @@ class Syncer:
         found = registry.link(self.source, self.destination, links.copies, context.models.copy_of)
         report.registered, report.versions, report.unregistered = found.made, found.made + found.there, found.left
         report.failed.update({name: [why] for name, why in found.failed.items()})
+        report.notes += found.notes
 
     def _complete_references(self, plan: Plan, links: Links, report: Report) -> None:
         """Puts in the references that runs waited for."""

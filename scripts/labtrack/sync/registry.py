@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from labtrack.errors import LabtrackError
 from labtrack.stores.model import ModelVersion
+from labtrack.sync.duplicates import is_own
 from labtrack.sync.faults import FAULTS, words
 from labtrack.sync.lineage import Resolve
 from labtrack.sync.source import Source
@@ -30,6 +31,7 @@ class Registered:
     there: int = 0
     left: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 def link(
@@ -59,6 +61,7 @@ def link(
         except FAULTS as error:
             found.failed[f"model {registered.name}"] = f"its versions are not linked in the registry: {words(error)}"
             continue
+        made = found.made
         for version in ours:
             try:
                 _one(source, destination, version, copies, model_copy, known=known, found=found, look=look)
@@ -66,6 +69,9 @@ def link(
                 raise
             except FAULTS as error:
                 found.failed[name_of(version)] = f"is not linked in the registry: {words(error)}"
+        if known is not None and not look:
+            known = list(_versions(destination, registered.name)) if found.made > made else known
+            _remove_duplicates(destination, registered.name, known, found)
     return found
 
 
@@ -102,11 +108,32 @@ def _one(
 
 @dataclass(frozen=True)
 class _Known:
-    """A version at the server that was registered by a sync."""
+    """A version at the server that was registered by a sync.  aliased: whether a person has given it a name."""
 
     recorded: str
     run_id: str
     source: str
+    version: str
+    tags: Mapping[str, str]
+    aliased: bool
+
+
+def _remove_duplicates(destination: Destination, name: str, known: list[_Known], found: Registered) -> None:
+    """Deletes second versions that a killed or cut-off sync of one's own has left; the lowest number is kept.
+
+    A server carries out what it was sent, also when the next sync has looked before.
+    """
+    kept: set[tuple[str, str]] = set()
+    for one in sorted(known, key=lambda one: (not one.aliased, int(one.version))):
+        linked = one.recorded, one.run_id or one.source
+        if linked not in kept:
+            kept.add(linked)
+        elif is_own(one.tags, destination.maker) and not one.aliased:
+            try:
+                destination.ask("DELETE", "model-versions/delete", {"name": name, "version": one.version})
+            except ApiError as error:
+                twice = f"model {name} has version {one.recorded} of the recording twice: delete version {one.version}"
+                found.notes.append(f"{twice} ({words(error)})")
 
 
 def _there(destination: Destination, name: str) -> list[_Known] | None:
@@ -127,9 +154,11 @@ def _versions(destination: Destination, name: str) -> Iterator[_Known]:
     while True:
         page = destination.ask("GET", "model-versions/search", {**asked, **({"page_token": token} if token else {})})
         for one in page.get("model_versions", ()):
-            recorded = plain(one.get("tags", ())).get(names.SOURCE_VERSION)
+            tags = plain(one.get("tags", ()))
+            recorded = tags.get(names.SOURCE_VERSION)
             if recorded:
-                yield _Known(recorded, one.get("run_id", ""), one.get("source", ""))
+                linked = one.get("run_id", ""), one.get("source", "")
+                yield _Known(recorded, *linked, str(one.get("version", 0)), tags, bool(one.get("aliases")))
         token = page.get("next_page_token", "")
         if not token:
             return
@@ -144,7 +173,7 @@ def _is_there(known: list[_Known], version: ModelVersion, run_id: str, place: st
 
 def _register(destination: Destination, version: ModelVersion, place: str, run_id: str, store: str) -> None:
     """Registers a version, once: after a lost answer it is looked for before trying again."""
-    tags = {**version.tags, names.SOURCE_STORE: store, names.SOURCE_VERSION: version.version}
+    tags = {**version.tags, **destination.version_tags(version.version, store)}
     data = {
         "name": version.name,
         "source": place,

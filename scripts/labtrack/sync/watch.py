@@ -151,6 +151,10 @@ def _together(before: Report, after: Report) -> Report:
     after.linked += before.linked
     after.registered += before.registered
     after.notes = list(dict.fromkeys(before.notes + after.notes))
+    for name, counted in before.traces.items():
+        none_sent = {**counted, "sent": 0, "there": counted["there"] + counted["sent"]}
+        traces = after.traces.setdefault(name, none_sent)
+        traces["sent"], traces["there"] = traces["sent"] + counted["sent"], traces["there"] - counted["sent"]
     for planned, earlier_ones in ((after.planned, before.planned), (after.models, before.models)):
         endings = {one.run_id: one.ending for one in planned}
         all_planned = {one.run_id: one for one in planned}

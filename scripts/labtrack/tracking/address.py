@@ -72,10 +72,10 @@ def _no_scheme(given: str, scheme: str, what: str, write: str) -> BadInputError:
     if scheme or given.startswith(("/", ".", "~", "file:", "sqlite:")) or (slash and not re.search("[.:]", first)):
         hint = f"give the server's address: {write.format('https://host')}"
         return BadInputError(f"{what} {given!r} is not the address of a tracking server.", hint)
-    wanted = f"http{'' if _LOCAL.fullmatch(given) else 's'}://{given}"
+    wanted = "http://" if _LOCAL.fullmatch(given) else "https://"
     return BadInputError(
-        f"{what} {given!r} is not the address of a tracking server, without https:// in front.",
-        f"give the server's address: {write.format(wanted)}",
+        f"{what} {given!r} is not the address of a tracking server, without {wanted} in front.",
+        f"give the server's address: {write.format(wanted + given)}",
     )
 
 

@@ -152,6 +152,10 @@ class Destination:
         """The tags that say which recorded run a copy is of."""
         return {names.SOURCE_RUN: run_id, names.SOURCE_STORE: store, names.CREATED: self._created()}
 
+    def version_tags(self, number: str, store: str) -> dict[str, str]:
+        """The tags that say which recorded version of a registered model one at the server is of."""
+        return {names.SOURCE_VERSION: number, names.SOURCE_STORE: store, names.CREATED: self._created()}
+
     def _created(self) -> str:
         return f"{time.time_ns() // 10**6}-{self.maker}"
 
