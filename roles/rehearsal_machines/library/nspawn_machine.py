@@ -63,6 +63,7 @@ root: {type: str, returned: always, description: The file tree.}
 
 STATES = ["present", "started", "paused", "stopped", "absent"]
 CGROUPS = Path("/sys/fs/cgroup")
+SERVICE_MANAGER = Path("/run/systemd/system")  # there where systemd is PID 1
 POWER_OFF = signal.SIGRTMIN + 4  # what systemd as PID 1 takes for `systemctl poweroff`
 
 
@@ -86,7 +87,9 @@ class Machine:
         return processes.leader(nspawn) if nspawn else None
 
     def cgroups(self) -> list[Path]:
-        """The machine's own control group in every hierarchy of the host."""
+        """The machine's own control group in every hierarchy of the host; none where systemd has them."""
+        if SERVICE_MANAGER.is_dir():
+            return []
         top = [CGROUPS] if (CGROUPS / "cgroup.controllers").exists() else sorted(CGROUPS.glob("*/cgroup.procs"))
         return [(path if path.is_dir() else path.parent) / "labtrack" / self.name for path in top]
 
@@ -172,7 +175,7 @@ class Machine:
         if self.module.params["bridge"]:
             command.append(f"--network-bridge={self.module.params['bridge']}")
         command += self.module.params["options"]
-        if Path("/run/systemd/system").is_dir():
+        if SERVICE_MANAGER.is_dir():
             self.start_as_unit(command)
         else:
             self.start_detached(command)
@@ -193,10 +196,14 @@ class Machine:
             "StandardOutput": console,
             "TasksMax": "infinity",
         }
-        unit = ["systemd-run", "--quiet", "--collect", f"--unit=labtrack-{self.name}"]
+        unit = ["systemd-run", "--quiet", "--collect", f"--unit={self.unit}"]
         unit += [f"--property={key}={value}" for key, value in properties.items()]
         unit += [f"--setenv={key}={value}" for key, value in self.module.params["environment"].items()]
         self.module.run_command(unit + command, check_rc=True)
+
+    @property
+    def unit(self) -> str:
+        return f"labtrack-{self.name}.service"
 
     def start_detached(self, command: list[str]) -> None:
         """On a host without systemd: a session of its own, in control groups of its own."""
@@ -274,6 +281,10 @@ class Machine:
 
     def end(self) -> None:
         """Kill what is left of the machine, and remove its control groups."""
+        if SERVICE_MANAGER.is_dir():
+            # whatever is in the unit's control group; not an error where there is no such unit
+            self.module.run_command(["systemctl", "kill", "--signal=SIGKILL", self.unit])
+            self.module.run_command(["systemctl", "stop", self.unit])
         deadline = time.monotonic() + self.timeout
         while left := self.members() | set(processes.nspawn(self.root)):
             for pid in left:
