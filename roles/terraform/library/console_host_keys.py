@@ -31,8 +31,11 @@ host_keys: {type: list, returned: success, description: "Each with type and key,
 """
 
 BEGIN, END = "-----BEGIN SSH HOST KEY KEYS-----", "-----END SSH HOST KEY KEYS-----"
-LATE = """The server's console shows no SSH host keys after {timeout} s.
-To fix: look at `openstack console log show {server}`; an image without cloud-init does not print them."""
+LATE = """The server's console shows no SSH host keys after {timeout} s.  It ends with:
+{end}
+To fix: where it still boots, run this again; an image without cloud-init does not print them.  All of the console:
+openstack console log show {server}"""
+LINES = 12  # of the console
 
 
 def host_keys(console: str) -> list[str]:
@@ -59,9 +62,10 @@ def main() -> None:
     given: dict[str, Any] = module.params
     compute = openstack.connect().compute
     deadline = time.monotonic() + given["timeout"]
-    while not (keys := host_keys(compute.get_server_console_output(given["server"])["output"])):
+    while not (keys := host_keys(console := compute.get_server_console_output(given["server"])["output"])):
         if time.monotonic() > deadline:
-            module.fail_json(msg=LATE.format(**given))
+            end = [line for line in console.splitlines() if line.strip()][-LINES:] or ["(nothing)"]
+            module.fail_json(msg=LATE.format(end="\n".join(f"  {line.rstrip()}" for line in end), **given))
         time.sleep(1)
     module.exit_json(changed=False, host_keys=keys)
 
