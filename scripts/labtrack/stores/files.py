@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -44,6 +44,8 @@ from labtrack.stores.model import (
 from labtrack.stores.numbers import Steps, floor
 from labtrack.stores.plainfiles import BrokenFileError, MetricFile, keys_in, point, read_meta, read_values, time_in
 from labtrack.stores.sqlite import unknown_run
+from labtrack.stores.summary import PARTS, Summaries
+from labtrack.stores.summing import of_points
 
 _PARTS_OF_A_RUN = ("metrics", "params", "tags", "artifacts")
 OPEN = (RUNNING, "SCHEDULED")  # of these more may come
@@ -117,8 +119,10 @@ class FileStore:
                 self.found.problem(file.path, f"the metric {key} can't be read: {error.strerror}", run_id)
         return {key: count for key, count in counts.items() if count}
 
-    def points(self, run_id: str, skip: Mapping[str, int] | None = None) -> Iterator[MetricPoint]:
-        for key, file in self._metric_files(run_id):
+    def points(
+        self, run_id: str, skip: Mapping[str, int] | None = None, keys: Collection[str] | None = None
+    ) -> Iterator[MetricPoint]:
+        for key, file in self._metric_files(run_id, keys):
             left = (skip or {}).get(key, 0)
             steps = Steps()
             try:
@@ -134,9 +138,16 @@ class FileStore:
                 what = f"{file.broken} damaged line(s) of the metric {key} were left out"
                 self.found.problem(file.path, what, run_id, about="lines")
 
-    def _metric_files(self, run_id: str) -> Iterator[tuple[str, MetricFile]]:
+    def summaries(
+        self, run_ids: Sequence[str], keys: Collection[str] | None = None, parts: Collection[str] = PARTS
+    ) -> Summaries:
+        return of_points(self, run_ids, keys, parts)
+
+    def _metric_files(self, run_id: str, keys: Collection[str] | None = None) -> Iterator[tuple[str, MetricFile]]:
         place = self._place(run_id)
         for key, path in keys_in(place / "metrics", self._tells(run_id)):
+            if keys is not None and key not in keys:
+                continue
             if path not in self._metrics:
                 self._metrics[path] = MetricFile(path, lambda: self._has_ended(place))
             yield key, self._metrics[path]

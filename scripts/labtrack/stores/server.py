@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from urllib.parse import quote, unquote, urlsplit
@@ -25,6 +25,8 @@ from labtrack.stores.model import (
     Trace,
     identity_of,
 )
+from labtrack.stores.summary import PARTS, Summaries
+from labtrack.stores.summing import of_points
 from labtrack.stores.tracefiles import trace
 from labtrack.tracking import parsing
 
@@ -117,15 +119,22 @@ class ServerStore:
             counts[key] = known[1]
         return counts
 
-    def points(self, run_id: str, skip: Mapping[str, int] | None = None) -> Iterator[MetricPoint]:
+    def points(
+        self, run_id: str, skip: Mapping[str, int] | None = None, keys: Collection[str] | None = None
+    ) -> Iterator[MetricPoint]:
         data = self._get("runs/get", {"run_id": run_id})["run"].get("data", {})
-        for key in sorted(one["key"] for one in data.get("metrics", ())):
+        for key in sorted(one["key"] for one in data.get("metrics", ()) if keys is None or one["key"] in keys):
             left = (skip or {}).get(key, 0)
             for point in self._history(run_id, key):
                 if left:
                     left -= 1
                 else:
                     yield point
+
+    def summaries(
+        self, run_ids: Sequence[str], keys: Collection[str] | None = None, parts: Collection[str] = PARTS
+    ) -> Summaries:
+        return of_points(self, run_ids, keys, parts)
 
     def _history(self, run_id: str, key: str) -> Iterator[MetricPoint]:
         asked = {"run_id": run_id, "metric_key": key, "max_results": _POINTS}

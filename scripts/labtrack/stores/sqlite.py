@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -37,10 +37,13 @@ from labtrack.stores.model import (
     unnamed,
 )
 from labtrack.stores.numbers import Steps, floor, metric_value, number, text, whole
+from labtrack.stores.sqlitesummary import Summing
+from labtrack.stores.summary import PARTS, Summaries
 from labtrack.stores.tables import Tables
 
 PAGE = 20_000  # points per statement: about 20 ms, for which a writer may have to wait
 COUNTED = 100_000  # points per statement where they are only counted: about 40 ms
+_ASKED = 500  # metrics that one statement can be asked for
 RUNS = 200  # runs per statement, below SQLite's old limit of 999 variables
 IDENTITY = "labtrack_origin"  # the table of an exported file that says which store it is from
 _GONE = "SELECT experiment_id FROM experiments WHERE lifecycle_stage = 'deleted'"
@@ -191,18 +194,26 @@ class SqliteStore:
             ((count,),) = self._db.rows(counted, [run_id, key, last])
             seen[text(key)] += count
 
-    def points(self, run_id: str, skip: Mapping[str, int] | None = None) -> Iterator[MetricPoint]:
+    def points(
+        self, run_id: str, skip: Mapping[str, int] | None = None, keys: Collection[str] | None = None
+    ) -> Iterator[MetricPoint]:
         left = Counter(skip or {})
-        for point in self._points(run_id, left):
+        for point in self._points(run_id, left, keys):
             if left[point.key] > 0:
                 left[point.key] -= 1
-            else:
+            elif keys is None or point.key in keys:
                 yield point
 
-    def _points(self, run_id: str, skip: Counter[str]) -> Iterator[MetricPoint]:
+    def summaries(
+        self, run_ids: Sequence[str], keys: Collection[str] | None = None, parts: Collection[str] = PARTS
+    ) -> Summaries:
+        return Summing(self._db, self).summaries(run_ids, keys, parts)
+
+    def _points(self, run_id: str, skip: Counter[str], keys: Collection[str] | None) -> Iterator[MetricPoint]:
         """In the order of their recording, which is that of SQLite's row ids; a page at a time.
 
         Pages that an earlier call has seen and that are skipped whole are not read again, and taken off `skip`.
+        Of some keys all that may be one of them is read.
         """
         columns = self._db.columns("metrics")
         if not columns:
@@ -210,16 +221,19 @@ class SqliteStore:
         step, is_nan = (name if name in columns else f"0 AS {name}" for name in ("step", "is_nan"))
         sql = (
             f"SELECT key, value, timestamp, {step}, {is_nan}, rowid FROM metrics {self._hint(_BY_RUN)} "  # noqa: S608
-            f"WHERE run_uuid = ? AND rowid > ? ORDER BY rowid LIMIT {PAGE}"
+            f"WHERE run_uuid = ? AND rowid > ? {{}} ORDER BY rowid LIMIT {PAGE}"
         )
-        last, seen, steps = self._marks.get(run_id, (-1, Counter(), Steps()))
+        some = sorted(keys)[:_ASKED] if keys is not None and len(keys) <= _ASKED else ()
+        # a name that is a BLOB may be any
+        sql = sql.format(f"AND (key IN ({', '.join('?' * len(some))}) OR typeof(key) != 'text')" if some else "")
+        last, seen, steps = (-1, Counter(), Steps()) if some else self._marks.get(run_id, (-1, Counter(), Steps()))
         if any(skip[key] < count for key, count in seen.items()):
             last, seen, steps = -1, Counter(), Steps()
         steps = steps.copy()
         skip.subtract(seen)
         while True:
             try:
-                page = self._db.rows(sql, [run_id, last])
+                page = self._db.rows(sql, [run_id, last, *some])
             except BadInputError as error:
                 self.found.problem(self.location, f"points of the run were left out: {error.what}", run_id)
                 return
@@ -227,7 +241,8 @@ class SqliteStore:
             yield from points
             last = page[-1][-1] if page else last
             seen = seen + Counter(point.key for point in points)
-            self._marks[run_id] = last, seen, steps.copy()
+            if not some:
+                self._marks[run_id] = last, seen, steps.copy()
             if len(page) < PAGE:
                 return
 

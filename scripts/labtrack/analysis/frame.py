@@ -1,0 +1,248 @@
+"""Runs as a table, from any store: what every command about results begins with."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from labtrack.analysis.columns import Column, best_step, real
+from labtrack.analysis.rows import Row
+from labtrack.errors import BadInputError, LabtrackError
+from labtrack.stores.model import Problem, Store
+from labtrack.stores.opening import find_stores, open_store
+from labtrack.stores.summary import LAST, PARTS
+from labtrack.stores.summing import value_at
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from labtrack.stores.filters import Wanted
+
+FINISHED = "FINISHED"
+FAILED = ("FAILED", "KILLED")
+_LOOKED_AT = 50  # runs whose metrics' names are looked at where one is unknown
+_SHORT = 64  # characters of a text that other runs may have too
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What is read of the runs' metrics.
+
+    keys: these; None for all.  parts: see `labtrack.stores.summary`.  at: (metric, max or min, another metric): values
+    of the one where the other was best.
+    """
+
+    keys: frozenset[str] | None = frozenset()
+    parts: frozenset[str] = frozenset()
+    at: tuple[tuple[str, str, str], ...] = ()
+
+    @classmethod
+    def of(cls, columns: Iterable[Column]) -> Needs:
+        """What some columns need."""
+        columns = list(columns)
+        keys = frozenset(key for one in columns for key in one.keys)
+        parts = frozenset(part for one in columns for part in one.parts)
+        at = dict.fromkeys((one.name, *one.at) for one in columns if one.at and not one.step)
+        return cls(keys, parts, tuple(at))
+
+
+@dataclass
+class Frame:
+    """Runs of one or more stores.
+
+    rows: in the order in which they were recorded.  problems: what could not be read.  left_out: how many runs are
+    not in it, by what they are (`RUNNING`).  notes: what else a person should know.  known_metrics: names of metrics
+    of some runs, where one was asked for that none has.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    left_out: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    sources: tuple[str, ...] = ()
+    known_metrics: frozenset[str] = frozenset()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    @property
+    def damaged(self) -> bool:
+        """Whether something that was recorded is missing because it can't be read."""
+        return any(one.damage for one in self.problems)
+
+    def names(self, kind: str) -> list[str]:
+        """The names that some run has of `params`, `tags` or `metrics`."""
+        found: dict[str, None] = {}
+        for row in self.rows:
+            found.update(dict.fromkeys(row.metrics if kind == "metrics" else getattr(row.run, kind)))
+        return sorted(found)
+
+    def records(self) -> list[dict[str, Any]]:
+        """A flat dict for each run: attributes, `params.x`, `tags.x`, and the last values `metrics.x`."""
+        found = []
+        for row in self.rows:
+            run = row.run
+            record: dict[str, Any] = {
+                "run_id": run.id, "name": run.name, "experiment": row.experiment, "status": run.status,
+                "user": run.user_id, "start_time": run.start_time, "end_time": run.end_time, "source": row.source,
+            }  # fmt: skip
+            record.update({f"params.{name}": value for name, value in run.params.items()})
+            record.update({f"tags.{name}": value for name, value in run.tags.items()})
+            record.update({f"metrics.{name}": real(one.last) for name, one in row.metrics.items()})
+            found.append(record)
+        return found
+
+    def to_pandas(self) -> Any:
+        """The records as a pandas.DataFrame, with times as timestamps.  Raises BadInputError without pandas."""
+        try:
+            import pandas  # type: ignore[import-untyped, unused-ignore]
+        except ModuleNotFoundError:
+            raise BadInputError("pandas is not installed.", "pip install pandas, or use .records()") from None
+        made = pandas.DataFrame(self.records())
+        for name in ("start_time", "end_time"):
+            if name in made:
+                made[name] = pandas.to_datetime(made[name], unit="ms", utc=True)
+        return made
+
+
+def frame(
+    source: str | Path | Sequence[str | Path] = ".",
+    metrics: Collection[str] | None = None,
+    filter: str | None = None,
+) -> Frame:
+    """Reads the runs of a source, or of several, as a table.
+
+    source: what `open_store` takes, also a folder of many recordings.  metrics: only these; all where it is None.
+    filter: which runs, in the language of `labtrack sync --filter`.
+
+    Gives a `Frame`: `.rows`, `.records()`, `.to_pandas()`, and `.problems` for what could not be read.
+    Raises BadInputError for a source or a filter that can't be used.
+    """
+    from labtrack.stores import filters
+
+    sources = [source] if isinstance(source, str) or not isinstance(source, Sequence) else list(source)
+    needs = Needs(None if metrics is None else frozenset(metrics), PARTS - {"mean", "first"})
+    return collect([str(one) for one in sources], needs, filters.chosen(filter))
+
+
+def collect(
+    sources: Sequence[str],
+    needs: Needs = Needs(),
+    wanted: Wanted | None = None,
+    *,
+    statuses: Collection[str] | None = None,
+    deleted: bool = False,
+) -> Frame:
+    """Reads the runs of some sources, each run once.
+
+    statuses: runs with other ones are counted in `left_out`, and their metrics are not read; None for all runs.
+    """
+    with opened(sources) as (stores, problems):
+        found = read(stores, needs, wanted, statuses=statuses, deleted=deleted)
+        found.problems[:0] = problems
+        return found
+
+
+@contextlib.contextmanager
+def opened(sources: Sequence[str]) -> Iterator[tuple[list[Store], list[Problem]]]:
+    """The stores of some sources, closed at the end, and what of several can't be opened.
+
+    Raises BadInputError where there is none, or where the only one can't be opened.
+    """
+    places = list(dict.fromkeys(place for one in sources for place in find_stores(one)))
+    problems: list[Problem] = []
+    with contextlib.ExitStack() as stack:
+        stores: list[Store] = []
+        for place in places:
+            try:
+                stores.append(stack.enter_context(open_store(place)))
+            except LabtrackError as error:
+                if len(places) == 1 or place in sources:
+                    raise
+                problems.append(Problem(place, error.what))
+        yield stores, problems
+
+
+def read(
+    stores: Sequence[Store],
+    needs: Needs,
+    wanted: Wanted | None = None,
+    *,
+    statuses: Collection[str] | None = None,
+    deleted: bool = False,
+) -> Frame:
+    """`collect` for stores that are open."""
+    found = Frame(sources=tuple(store.location for store in stores))
+    left_out: Counter[str] = Counter()
+    seen: set[str] = set()
+    twice = 0
+    short = _Shared()
+    for store in stores:
+        experiments = {one.id: one.name for one in store.experiments(deleted=True)}
+        rows = []
+        for run in store.runs(deleted=deleted):
+            if wanted is not None and not wanted(store, run):
+                continue
+            if run.id in seen:
+                twice += 1
+                continue
+            seen.add(run.id)
+            if statuses is not None and run.status not in statuses:
+                left_out[run.status] += 1
+                continue
+            light = replace(run, params=short.texts(run.params), tags=short.texts(run.tags), inputs=run.inputs[:1])
+            rows.append(Row(light, experiments.get(run.experiment_id, run.experiment_id), store.location))
+        _read_metrics(store, rows, needs)
+        if needs.keys and not all(any(key in row.metrics for row in rows) for key in needs.keys):
+            some = (row.run.id for row in rows[:_LOOKED_AT])
+            found.known_metrics |= {key for run_id in some for key in store.metric_keys(run_id)}
+        found.rows += rows
+        found.problems += store.problems()
+    if twice:
+        found.notes.append(f"{twice} runs are in more than one source, and are taken from the first")
+    order = ("RUNNING", "SCHEDULED", "FAILED", "KILLED", FINISHED)
+    found.left_out = {one: left_out[one] for one in sorted(left_out, key=lambda one: (*_place(order, one), one))}
+    return found
+
+
+def _place(order: Sequence[str], one: str) -> tuple[int]:
+    return (order.index(one) if one in order else len(order),)
+
+
+def _read_metrics(store: Store, rows: Sequence[Row], needs: Needs) -> None:
+    if needs.keys is not None and not needs.keys:
+        return
+    by_id = {row.run.id: row for row in rows}
+    parts = needs.parts or frozenset({LAST})
+    for run_id, metrics in store.summaries(list(by_id), needs.keys, parts).items():
+        by_id[run_id].metrics = metrics
+    for row in rows if needs.at else ():
+        steps: dict[int, set[str]] = {}
+        for key, how, other in needs.at:
+            summary = row.metrics.get(other)
+            step = best_step(summary, how) if summary else None
+            if step is not None and key in row.metrics:
+                steps.setdefault(step, set()).add(key)
+        for step, keys in steps.items():
+            values = value_at(store.points(row.run.id, keys=keys), dict.fromkeys(keys, step))
+            row.values_at.update({(key, step): value for key, value in values.items()})
+
+
+class _Shared:
+    """One object for texts that many runs have: a hundred thousand runs are kept in memory."""
+
+    def __init__(self) -> None:
+        self._texts: dict[str, str] = {}
+
+    def texts(self, values: Mapping[str, str]) -> dict[str, str]:
+        return {sys.intern(name): self._one(value) for name, value in values.items()}
+
+    def _one(self, value: str) -> str:
+        return self._texts.setdefault(value, value) if len(value) < _SHORT else value
