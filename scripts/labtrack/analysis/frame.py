@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import sys
+import gc
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from labtrack.analysis.columns import Column, best_step, real
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 FINISHED = "FINISHED"
 FAILED = ("FAILED", "KILLED")
 _LOOKED_AT = 50  # runs whose metrics' names are looked at where one is unknown
-_SHORT = 64  # characters of a text that other runs may have too
 
 
 @dataclass(frozen=True)
@@ -144,7 +143,7 @@ def collect(
 
     statuses: runs with other ones are counted in `left_out`, and their metrics are not read; None for all runs.
     """
-    with opened(sources) as (stores, problems):
+    with opened(sources) as (stores, problems), _without_collector():
         found = read(stores, needs, wanted, statuses=statuses, deleted=deleted)
         found.problems[:0] = problems
         return found
@@ -183,10 +182,10 @@ def read(
     left_out: Counter[str] = Counter()
     seen: set[str] = set()
     twice = 0
-    short = _Shared()
     for store in stores:
         experiments = {one.id: one.name for one in store.experiments(deleted=True)}
         rows = []
+        place = store.location
         for run in store.runs(deleted=deleted):
             if wanted is not None and not wanted(store, run):
                 continue
@@ -197,8 +196,7 @@ def read(
             if statuses is not None and run.status not in statuses:
                 left_out[run.status] += 1
                 continue
-            light = replace(run, params=short.texts(run.params), tags=short.texts(run.tags), inputs=run.inputs[:1])
-            rows.append(Row(light, experiments.get(run.experiment_id, run.experiment_id), store.location))
+            rows.append(Row(run, experiments.get(run.experiment_id, run.experiment_id), place))
         _read_metrics(store, rows, needs)
         if needs.keys and not all(any(key in row.metrics for row in rows) for key in needs.keys):
             some = (row.run.id for row in rows[:_LOOKED_AT])
@@ -235,14 +233,13 @@ def _read_metrics(store: Store, rows: Sequence[Row], needs: Needs) -> None:
             row.values_at.update({(key, step): value for key, value in values.items()})
 
 
-class _Shared:
-    """One object for texts that many runs have: a hundred thousand runs are kept in memory."""
-
-    def __init__(self) -> None:
-        self._texts: dict[str, str] = {}
-
-    def texts(self, values: Mapping[str, str]) -> dict[str, str]:
-        return {sys.intern(name): self._one(value) for name, value in values.items()}
-
-    def _one(self, value: str) -> str:
-        return self._texts.setdefault(value, value) if len(value) < _SHORT else value
+@contextlib.contextmanager
+def _without_collector() -> Iterator[None]:
+    """Python's collector looks for circles among all runs again and again, and there are none."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
