@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from labtrack.analysis import columns
+from labtrack.analysis.choice import NO_CHOICE, Choice
 from labtrack.analysis.columns import Column
-from labtrack.analysis.frame import FAILED, FINISHED, Frame, Needs, collect
+from labtrack.analysis.frame import FAILED, FINISHED, OPEN, Frame, Needs, collect
 from labtrack.analysis.named import Alike, named
 from labtrack.analysis.rows import Row
 from labtrack.analysis.table import NOTHING, Moment, Table
 from labtrack.errors import BadInputError
 from labtrack.stores.filters import Wanted, chosen
 
+_VANISHED = 24 * 3600 * 1000  # ms without a sign of life
 _FACTS = ("dataset", "stage", "model", "scenario")
 _SMALL_IS_GOOD = ("loss", "error", "err", "rmse", "mse", "mae", "mape", "perplexity", "crps")
 _BEST_OF_A_DATASET = ("f1", "accuracy", "auc", "mcc")
@@ -99,19 +102,18 @@ def leaderboard(
     top: int = 10,
     direction: str | None = None,
     *,
-    extra: Sequence[Column] = (),
-    only: Sequence[Column] | None = None,
+    choice: Choice = NO_CHOICE,
 ) -> tuple[Table, Frame]:
     """Ranks runs by a metric.
 
-    metric: a column, as `f1`, `max:f1`, `f1@min:val_loss`.  extra: more columns.  only: these and no others.
+    metric: a column, as `f1`, `max:f1`, `f1@min:val_loss`.  choice: more columns, or others.
     Raises BadInputError that names near metrics where no run has this one.
     """  # fmt: skip
     column = columns.parse(metric)
     smallest, note = smallest_first(column, direction)
-    more = list(extra if only is None else only)
-    frame = asked.collect(Needs.of([column, *more]))
-    column, *more = columns.resolve([column, *more], frame.rows, lambda: frame.known_metrics)
+    frame = asked.collect(choice.needs(column))
+    (column,) = columns.resolve([column], frame.rows, lambda: frame.known_metrics)
+    more = choice.resolved(frame)
     ranked = rank([(value_of(column, row), row) for row in frame.rows], smallest=smallest)
     with_value = [pair for pair in ranked if pair[0] is not None and pair[0] is not NOTHING]
     left_out = dict(frame.left_out)
@@ -120,16 +122,20 @@ def leaderboard(
             left_out[f"without {column.label}"] = len(ranked) - len(with_value)
         ranked = with_value
     shown = ranked[:top] if top else ranked
-    if only is not None:
+    own = 0
+    if choice.only:
         names, cells = [one.label for one in more], [[value_of(one, row) for one in more] for _, row in shown]
     else:
         facts = [[named(row.run, one) or "" for one in _FACTS] for _, row in shown]
         with_facts = any(any(one) for one in facts)
-        names = ["run_id", *(_FACTS if with_facts else ("name",)), "value", *(one.label for one in more)]
+        names = ["run_id", *(_FACTS if with_facts else ("name",)), "value"]
+        own = len(names)
+        names += [one.label for one in more]
         cells = [
             [row.run.id, *(some if with_facts else [row.run.name]), value, *(value_of(one, row) for one in more)]
             for (value, row), some in zip(shown, facts)
         ]
+    names, cells = choice.changed(names, cells, own)
     said = f"top {top}" if top else "all"
     title = f"Leaderboard: {column.label} ({said}{', smallest first' if smallest else ''})"
     query = asked.query(command="leaderboard", metric=metric, top=top, best="min" if smallest else "max")
@@ -205,3 +211,54 @@ def dataset(asked: Asked, name: str) -> tuple[list[Table], Frame]:
     tables = [Table("Runs", names, rows, query=query)]
     tables += [Table("Best metrics", ["metric_name", "run_id", "model", "scenario", "best_value"], best, query=query)]
     return tables, frame
+
+
+def runs(
+    asked: Asked,
+    *,
+    failed: bool = False,
+    now: int | None = None,
+    choice: Choice = NO_CHOICE,
+) -> tuple[Table, Frame]:
+    """Lists runs, the latest first, whatever became of them.
+
+    failed: those that failed or were killed, and those that say RUNNING and have recorded nothing for a day, which may
+    have vanished with their job: their last sign of life is told, not what became of them.  now: ms since 1970.
+    """  # fmt: skip
+    every = replace(asked, every=True)
+    frame = collect(every.sources, choice.needs(), every.wanted(), signs=failed)
+    more = choice.resolved(frame)
+    found = sorted(frame.rows, key=lambda row: -(row.run.start_time or 0))
+    left_out: dict[str, int] = {}
+    if failed:
+        moment = now if now is not None else int(time.time() * 1000)
+        vanished = [row for row in found if row.run.status in OPEN and moment - last_sign(row) > _VANISHED]
+        found = [row for row in found if row.run.status in FAILED or row in vanished]
+    names = ["run_id", "name", "status", "start_time", "duration", "dataset", "stage", "model"]
+    cells = []
+    for row in found:
+        begun, ended = row.run.start_time, row.run.end_time
+        took = None if begun is None or ended is None else (ended - begun) / 1000
+        facts = [named(row.run, one) or "" for one in ("dataset", "stage", "model")]
+        cells.append([row.run.id, row.run.name, row.run.status, None if begun is None else Moment(begun), took, *facts])
+    kept = [at for at in range(len(names)) if at < 5 or any(row[at] for row in cells)]  # noqa: PLR2004
+    names, cells = [names[at] for at in kept], [[row[at] for at in kept] for row in cells]
+    if failed:
+        names.append("last_sign")
+        for row, some in zip(found, cells):
+            sign = last_sign(row)
+            some.append(Moment(sign) if sign else None)
+    if choice.only:
+        names, cells = [], [[] for _ in found]
+    own = len(names)
+    names += [one.label for one in more]
+    for row, some in zip(found, cells):
+        some += [value_of(one, row) for one in more]
+    names, cells = choice.changed(names, cells, own)
+    title = "Failed runs" if failed else "Runs"
+    return Table(title, names, cells, left_out, asked.query(command="runs", failed=failed or None)), frame
+
+
+def last_sign(row: Row) -> int:
+    """When a run last gave a sign of life, in ms: its end, its last point, its start."""
+    return max(row.run.end_time or 0, row.last_time or 0, row.run.start_time or 0)

@@ -14,7 +14,7 @@ from labtrack.analysis.rows import Row
 from labtrack.errors import BadInputError, LabtrackError
 from labtrack.stores.model import Problem, Store
 from labtrack.stores.opening import find_stores, open_store
-from labtrack.stores.summary import LAST, PARTS
+from labtrack.stores.summary import LAST, PARTS, RANGE
 from labtrack.stores.summing import value_at
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 FINISHED = "FINISHED"
 FAILED = ("FAILED", "KILLED")
+OPEN = ("RUNNING", "SCHEDULED")
 _LOOKED_AT = 50  # runs whose metrics' names are looked at where one is unknown
 
 
@@ -138,13 +139,15 @@ def collect(
     *,
     statuses: Collection[str] | None = None,
     deleted: bool = False,
+    signs: bool = False,
 ) -> Frame:
     """Reads the runs of some sources, each run once.
 
     statuses: runs with other ones are counted in `left_out`, and their metrics are not read; None for all runs.
+    signs: also when runs that have not ended last recorded anything.
     """
     with opened(sources) as (stores, problems), _without_collector():
-        found = read(stores, needs, wanted, statuses=statuses, deleted=deleted)
+        found = read(stores, needs, wanted, statuses=statuses, deleted=deleted, signs=signs)
         found.problems[:0] = problems
         return found
 
@@ -176,6 +179,7 @@ def read(
     *,
     statuses: Collection[str] | None = None,
     deleted: bool = False,
+    signs: bool = False,
 ) -> Frame:
     """`collect` for stores that are open."""
     found = Frame(sources=tuple(store.location for store in stores))
@@ -197,7 +201,11 @@ def read(
                 left_out[run.status] += 1
                 continue
             rows.append(Row(run, experiments.get(run.experiment_id, run.experiment_id), place))
-        _read_metrics(store, rows, needs)
+        read_metrics(store, rows, needs)
+        if signs:
+            waiting = {row.run.id: row for row in rows if row.run.status in OPEN}
+            for run_id, metrics in store.summaries(list(waiting), None, {RANGE}).items():
+                waiting[run_id].last_time = max((one.latest or 0 for one in metrics.values()), default=None)
         if needs.keys and not all(any(key in row.metrics for row in rows) for key in needs.keys):
             some = (row.run.id for row in rows[:_LOOKED_AT])
             found.known_metrics |= {key for run_id in some for key in store.metric_keys(run_id)}
@@ -214,7 +222,8 @@ def _place(order: Sequence[str], one: str) -> tuple[int]:
     return (order.index(one) if one in order else len(order),)
 
 
-def _read_metrics(store: Store, rows: Sequence[Row], needs: Needs) -> None:
+def read_metrics(store: Store, rows: Sequence[Row], needs: Needs) -> None:
+    """Adds to some runs of a store what is needed of their metrics."""
     if needs.keys is not None and not needs.keys:
         return
     by_id = {row.run.id: row for row in rows}

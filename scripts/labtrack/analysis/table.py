@@ -32,13 +32,30 @@ class Moment(int):
 
 
 class Nothing:
-    """The cell of a run that failed before it had a value."""
+    """A cell without a value that is not just missing.  shown: for a person; programs see none."""
+
+    def __init__(self, shown: str) -> None:
+        self._shown = shown
 
     def __repr__(self) -> str:
-        return FAILED
+        return self._shown
 
 
-NOTHING = Nothing()
+NOTHING = Nothing(FAILED)  # of a run that failed before it had a value
+ABSENT = Nothing("None")  # of a run that does not have the parameter
+
+
+class Marked(float):
+    """A number that is the best of its column, or as good."""
+
+    best: bool
+    tied: bool
+
+    def __new__(cls, value: float, *, best: bool, tied: bool) -> Marked:
+        """Makes one."""
+        made = super().__new__(cls, value)
+        made.best, made.tied = best, tied
+        return made
 
 
 @dataclass(frozen=True)
@@ -269,7 +286,7 @@ def csv_cell(value: Any) -> str:
     if value is None or isinstance(value, Nothing):
         return ""
     if isinstance(value, float):
-        return number(value) if not math.isfinite(value) else repr(value)
+        return number(value) if not math.isfinite(value) else repr(float(value))
     if isinstance(value, bytes):
         return value.hex()
     return str(int(value)) if isinstance(value, Moment) else str(value)
@@ -292,9 +309,9 @@ def as_markdown(table: Table, precision: int = 6) -> Iterator[str]:
 
 
 def _marked(value: Any, text: str, best: str, tied: str) -> str:
-    if isinstance(value, Spread) and value.best:
+    if getattr(value, "best", False):
         return best.format(text)
-    return tied.format(text) if isinstance(value, Spread) and value.tied else text
+    return tied.format(text) if getattr(value, "tied", False) else text
 
 
 def _is_number_column(table: Table, at: int) -> bool:

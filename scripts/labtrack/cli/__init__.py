@@ -7,7 +7,7 @@ import sys
 import click
 
 from labtrack import __version__
-from labtrack.cli import admin, output, portable, researcher, results, sync
+from labtrack.cli import admin, boards, output, portable, researcher, results, sync
 from labtrack.cli.bucket import bucket
 from labtrack.errors import Exit, LabtrackError
 
@@ -29,7 +29,15 @@ def cli() -> None:
     """
 
 
-for command in (*admin.COMMANDS, bucket, *researcher.COMMANDS, *sync.COMMANDS, *portable.COMMANDS, *results.COMMANDS):
+for command in (
+    *admin.COMMANDS,
+    bucket,
+    *researcher.COMMANDS,
+    *sync.COMMANDS,
+    *portable.COMMANDS,
+    *boards.COMMANDS,
+    *results.COMMANDS,
+):
     cli.add_command(command)
 for command in admin.ENV_COMMANDS:
     researcher.env.add_command(command)

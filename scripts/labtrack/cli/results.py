@@ -108,21 +108,78 @@ def tell(frame: Frame) -> None:
 
 
 @click.command()
-@click.option("--metric", required=True, metavar="COLUMN", help="Rank by this: f1, max:f1, f1@min:val_loss, ...")
-@click.option("--top", type=click.IntRange(min=0), default=10, show_default=True, help="How many; 0 for all.")
-@click.option("--min", "direction", flag_value="min", help="The smallest value is the best.")
-@click.option("--max", "direction", flag_value="max", help="The largest value is the best.")
-@options()
-def leaderboard(metric: str, top: int, direction: str | None, **given: Any) -> None:
-    """Rank runs by a metric.
+@click.argument("run_a", metavar="A")
+@click.argument("run_b", metavar="B")
+@click.option("--metric", "keys", multiple=True, metavar="NAME", help="Only this metric; repeatable.")
+@options(facts=False, which=False)
+def compare(run_a: str, run_b: str, keys: tuple[str, ...], **given: Any) -> None:
+    """Put the last values of all metrics of the runs A and B side by side; delta is B minus A.
 
-    Finished runs only, unless --all; the last line says what was left out.  A plain name is the metric's last value.
-    A name that speaks of a loss or an error is ranked from the smallest, which is told; --min and --max say it.
+    A run is named by its id, the beginning of its id, or its name.
     """
+    from labtrack.analysis import pairs
+
+    table, frame = pairs.compare(sources(given["sources"]), run_a, run_b, keys or None)
+    show(given, [table], frame)
+
+
+@click.command()
+@click.argument("run_a", metavar="A")
+@click.argument("run_b", metavar="B")
+@click.option("--tags", is_flag=True, help="Also tags, but those that MLflow sets.")
+@options(facts=False, which=False)
+def diff(run_a: str, run_b: str, tags: bool, **given: Any) -> None:
+    """Show the parameters that differ between the runs A and B; None where a run does not have one.
+
+    A run is named by its id, the beginning of its id, or its name.
+    """
+    from labtrack.analysis import pairs
+
+    table, frame = pairs.diff(sources(given["sources"]), run_a, run_b, tags=tags)
+    show(given, [table], frame)
+
+
+@click.command()
+@click.argument("run", metavar="RUN")
+@click.option("--metric", "keys", multiple=True, metavar="NAME", help="Only this metric; repeatable.")
+@options(facts=False, which=False)
+def lineage(run: str, keys: tuple[str, ...], **given: Any) -> None:
+    """Show what RUN comes from and what came from it, and its metrics minus theirs.
+
+    Teacher and students by the tag teacher_run_id (an id or a name), parents and children, Anemoi's resumed and forked
+    runs; to the first and the last of them.
+    """
+    from labtrack.analysis import pairs
+
+    tables, frame = pairs.lineage(sources(given["sources"]), run, keys)
+    show(given, tables, frame)
+
+
+@click.command()
+@click.option("--param", required=True, metavar="NAME", help="The parameter, as lr or training.lr.")
+@click.option("--metric", required=True, metavar="COLUMN", help="f1, max:f1, f1@min:val_loss, ...")
+@click.option("--min", "direction", flag_value="min", help="The smallest mean comes first.")
+@click.option("--max", "direction", flag_value="max", help="The largest mean comes first.")
+@options()
+def sweep(param: str, metric: str, direction: str | None, **given: Any) -> None:
+    """Sum up a metric for each value of a parameter: how many runs, smallest, largest, mean."""
     from labtrack.analysis import board
 
-    table, frame = board.leaderboard(asked(given), metric, top, direction)
+    table, frame = board.sweep(asked(given), param, metric, direction)
     show(given, [table], frame)
+
+
+@click.command()
+@click.argument("name")
+@options(facts=False)
+def dataset(name: str, **given: Any) -> None:
+    """Show the runs of the dataset NAME, and the best of them by f1, accuracy, auc and mcc."""
+    from labtrack.analysis import board
+
+    tables, frame = board.dataset(asked(given), name)
+    if given["form"] == "table":
+        output.line(f"\nDataset: {name}\nRuns: {len(tables[0].rows)}")
+    show(given, [one for one in tables if one.rows or given["form"] == "json"], frame)
 
 
 @click.command()
@@ -158,4 +215,4 @@ def query(sql: str, **given: Any) -> None:
         show(given, [table], frame)
 
 
-COMMANDS: tuple[click.Command, ...] = (leaderboard, query, snapshot)
+COMMANDS: tuple[click.Command, ...] = (compare, diff, sweep, dataset, lineage, query, snapshot)

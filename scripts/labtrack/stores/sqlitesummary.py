@@ -34,10 +34,10 @@ class Reader(Protocol):
 class _Group:
     """A metric of a run of which all rows are plain."""
 
-    __slots__ = ("count", "first_step", "key", "last_step", "max", "min", "run_id")
+    __slots__ = ("count", "first_step", "key", "last_step", "latest", "max", "min", "run_id")
 
     def __init__(self, row: Sequence[Any]) -> None:
-        self.run_id, self.key, self.count, self.min, self.max, self.first_step, self.last_step = row[:7]
+        self.run_id, self.key, self.count, self.min, self.max, self.first_step, self.last_step, self.latest = row[:8]
 
 
 class Summing:
@@ -91,9 +91,10 @@ class Summing:
         value = f"CASE WHEN {self._nan} = 0 THEN m.value END" if self._nan != "0" else "m.value"
         if self._nan != "0":
             plain += f" AND typeof({self._nan}) = 'integer'"
+        what = f"min({value}), max({value}), min({self._step}), max({self._step}), max(m.timestamp), sum({plain})"
         sql = (
-            f"SELECT m.run_uuid, m.key, count(*), min({value}), max({value}), min({self._step}), max({self._step}), "  # noqa: S608 names we know
-            f"sum({plain}) FROM metrics m {self._by} WHERE m.run_uuid IN ({_marks(run_ids)}) {only} GROUP BY 1, 2"
+            f"SELECT m.run_uuid, m.key, count(*), {what} FROM metrics m {self._by} "  # noqa: S608 names we know
+            f"WHERE m.run_uuid IN ({_marks(run_ids)}) {only} GROUP BY 1, 2"
         )
         began = time.perf_counter()
         rows = self._db.rows(sql, [*run_ids, *(keys or ())])
@@ -101,7 +102,7 @@ class Summing:
         groups = []
         odd: dict[str, set[str] | None] = defaultdict(set)
         for row in rows:
-            if row[2] == row[7] and type(row[1]) is str:
+            if row[2] == row[8] and type(row[1]) is str:
                 groups.append(_Group(row))
             else:
                 some = odd[row[0]]
@@ -127,7 +128,7 @@ class Summing:
             where = steps.get(place, (None, None))
             yield one, Summary(
                 one.count, last.get(place), one.last_step, lowest, highest, *where, first.get(place), one.first_step,
-                means.get(place),
+                means.get(place), one.latest,
             )  # fmt: skip
 
     def _at_a_step(self, groups: Sequence[_Group], steps: Sequence[int], pick: Any) -> dict[tuple[str, str], float]:

@@ -17,7 +17,7 @@ class Summary(NamedTuple):
     """One metric of one run.  None is what was not asked for.
 
     points: how many.  min, max: nan where all values are.  min_step, max_step: the first step with that value.
-    mean: of all points, nan where one of them is.
+    mean: of all points, nan where one of them is.  latest: the latest time, in ms.
     """
 
     points: int | None = None
@@ -30,6 +30,7 @@ class Summary(NamedTuple):
     first: float | None = None
     first_step: int | None = None
     mean: float | None = None
+    latest: int | None = None
 
 
 Summaries = dict[str, dict[str, Summary]]  # by run and metric

@@ -12,10 +12,11 @@ from labtrack.stores.summary import MEAN, PARTS, Summaries, Summary, order
 class _Running:
     """A metric's points so far."""
 
-    __slots__ = ("count", "first", "last", "max", "max_step", "min", "min_step", "values")
+    __slots__ = ("count", "first", "last", "latest", "max", "max_step", "min", "min_step", "values")
 
     def __init__(self, point: MetricPoint, *, mean: bool) -> None:
         self.count = 0
+        self.latest = point.timestamp
         self.first = self.last = (order(point.step, point.timestamp, point.value), point.value)
         self.min = self.max = math.nan
         self.min_step: int | None = None
@@ -25,6 +26,7 @@ class _Running:
     def add(self, point: MetricPoint) -> None:
         value, step = point.value, point.step
         self.count += 1
+        self.latest = max(self.latest, point.timestamp)
         place = order(step, point.timestamp, value)
         if place > self.last[0]:
             self.last = place, value
@@ -46,7 +48,17 @@ class _Running:
         mean = mean_of(self.values) if self.values is not None else None
         (last, _, _), (first, _, _) = self.last[0], self.first[0]
         return Summary(
-            self.count, self.last[1], last, self.min, self.max, self.min_step, self.max_step, self.first[1], first, mean
+            self.count,
+            self.last[1],
+            last,
+            self.min,
+            self.max,
+            self.min_step,
+            self.max_step,
+            self.first[1],
+            first,
+            mean,
+            self.latest,
         )
 
 
