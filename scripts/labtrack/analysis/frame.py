@@ -7,20 +7,21 @@ import gc
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from labtrack.analysis.columns import Column, best_step, real
 from labtrack.analysis.rows import Row
 from labtrack.errors import BadInputError, LabtrackError
 from labtrack.stores.model import Problem, Store
 from labtrack.stores.opening import find_stores, open_store
-from labtrack.stores.summary import LAST, PARTS, RANGE
+from labtrack.stores.summary import LAST, PARTS
 from labtrack.stores.summing import value_at
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from labtrack.stores.filters import Wanted
+    from labtrack.stores.server import ServerStore
 
 FINISHED = "FINISHED"
 FAILED = ("FAILED", "KILLED")
@@ -164,12 +165,21 @@ def opened(sources: Sequence[str]) -> Iterator[tuple[list[Store], list[Problem]]
         stores: list[Store] = []
         for place in places:
             try:
-                stores.append(stack.enter_context(open_store(place)))
+                stores.append(stack.enter_context(_open(place)))
             except LabtrackError as error:
                 if len(places) == 1 or place in sources:
                     raise
                 problems.append(Problem(place, error.what))
         yield stores, problems
+
+
+def _open(place: str) -> Store:
+    store = open_store(place)
+    if store.kind == "server":
+        from labtrack.analysis.served import Served
+
+        return cast("Store", Served(cast("ServerStore", store)))
+    return store
 
 
 def read(
@@ -204,11 +214,11 @@ def read(
         read_metrics(store, rows, needs)
         if signs:
             waiting = {row.run.id: row for row in rows if row.run.status in OPEN}
-            for run_id, metrics in store.summaries(list(waiting), None, {RANGE}).items():
+            for run_id, metrics in store.summaries(list(waiting), None, {LAST}).items():
                 waiting[run_id].last_time = max((one.latest or 0 for one in metrics.values()), default=None)
         if needs.keys and not all(any(key in row.metrics for row in rows) for key in needs.keys):
-            some = (row.run.id for row in rows[:_LOOKED_AT])
-            found.known_metrics |= {key for run_id in some for key in store.metric_keys(run_id)}
+            some = [row.run.id for row in rows[:_LOOKED_AT]]
+            found.known_metrics |= {key for one in store.summaries(some, None, {LAST}).values() for key in one}
         found.rows += rows
         found.problems += store.problems()
     if twice:

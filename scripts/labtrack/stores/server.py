@@ -84,6 +84,14 @@ class ServerStore:
         return sorted(found, key=lambda one: (one.creation_time or 0, len(one.id), one.id))
 
     def runs(self, experiment_id: str | None = None, *, deleted: bool = False) -> Iterator[Run]:
+        for run, _ in self.searched(experiment_id, deleted=deleted):
+            # a search leaves out the models that a run read and made
+            yield self.run(run.id) if self._has_models() else run
+
+    def searched(
+        self, experiment_id: str | None = None, *, deleted: bool = False
+    ) -> Iterator[tuple[Run, dict[str, MetricPoint]]]:
+        """The runs of `runs` without their models, each with the last point of each metric: a call for a thousand."""
         ids = [one.id for one in self.experiments(deleted=deleted) if experiment_id in (None, one.id)]
         if not ids:
             return
@@ -94,9 +102,8 @@ class ServerStore:
             "order_by": ["attributes.start_time ASC"],
         }
         for one in self._pages("runs/search", asked, "runs"):
-            run = parsing.run(one)
-            # a search leaves out the models that a run read and made
-            yield self.run(run.id) if self._has_models() else run
+            last = map(parsing.point, one.get("data", {}).get("metrics", ()))
+            yield parsing.run(one), {point.key: point for point in last}
 
     def run(self, run_id: str) -> Run:
         try:
@@ -115,7 +122,7 @@ class ServerStore:
             key, mark = latest["key"], (latest.get("step"), latest["timestamp"], latest["value"])
             known = self._counts.get((run_id, key))
             if known is None or known[0] != mark:
-                known = self._counts[run_id, key] = (mark, sum(1 for _ in self._history(run_id, key)))
+                known = self._counts[run_id, key] = (mark, sum(1 for _ in self.history(run_id, key)))
             counts[key] = known[1]
         return counts
 
@@ -125,7 +132,7 @@ class ServerStore:
         data = self._get("runs/get", {"run_id": run_id})["run"].get("data", {})
         for key in sorted(one["key"] for one in data.get("metrics", ()) if keys is None or one["key"] in keys):
             left = (skip or {}).get(key, 0)
-            for point in self._history(run_id, key):
+            for point in self.history(run_id, key):
                 if left:
                     left -= 1
                 else:
@@ -136,7 +143,8 @@ class ServerStore:
     ) -> Summaries:
         return of_points(self, run_ids, keys, parts)
 
-    def _history(self, run_id: str, key: str) -> Iterator[MetricPoint]:
+    def history(self, run_id: str, key: str) -> Iterator[MetricPoint]:
+        """The points of one metric."""
         asked = {"run_id": run_id, "metric_key": key, "max_results": _POINTS}
         for one in self._pages("metrics/get-history", asked, "metrics", method="GET"):
             yield parsing.point(one)

@@ -17,7 +17,8 @@ class Summary(NamedTuple):
     """One metric of one run.  None is what was not asked for.
 
     points: how many.  min, max: nan where all values are.  min_step, max_step: the first step with that value.
-    mean: of all points, nan where one of them is.  latest: the latest time, in ms.
+    mean: of all points, nan where one of them is.  latest: the latest time, in ms; a server tells
+    that of the last point.
     """
 
     points: int | None = None
