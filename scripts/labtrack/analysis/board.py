@@ -11,7 +11,7 @@ from typing import Any
 from labtrack.analysis import columns
 from labtrack.analysis.choice import NO_CHOICE, Choice
 from labtrack.analysis.columns import Column
-from labtrack.analysis.frame import FAILED, FINISHED, OPEN, Frame, Needs, collect
+from labtrack.analysis.frame import FAILED, FINISHED, OPEN, Chooses, Frame, Needs, collect
 from labtrack.analysis.named import Alike, named
 from labtrack.analysis.rows import Row
 from labtrack.analysis.table import NOTHING, Moment, Table
@@ -47,9 +47,9 @@ class Asked:
             return expression
         return alike if expression is None else lambda store, run: alike(store, run) and expression(store, run)
 
-    def collect(self, needs: Needs) -> Frame:
-        """The runs, finished ones unless all are asked for."""
-        return collect(self.sources, needs, self.wanted(), statuses=None if self.every else (FINISHED,))
+    def collect(self, needs: Needs, whole: Chooses | None = None) -> Frame:
+        """The runs, finished ones unless all are asked for.  whole: see `frame.collect`."""
+        return collect(self.sources, needs, self.wanted(), statuses=None if self.every else (FINISHED,), whole=whole)
 
     def query(self, **more: Any) -> dict[str, Any]:
         """What was asked, for who reads the table later."""
@@ -111,10 +111,21 @@ def leaderboard(
     """  # fmt: skip
     column = columns.parse(metric)
     smallest, note = smallest_first(column, direction)
-    frame = asked.collect(choice.needs(column))
+
+    def shown_of(frame: Frame) -> list[Row]:
+        """The runs that will be shown; all where the column may be a parameter."""
+        if not any(column.name in row.metrics or column.at for row in frame.rows):
+            return frame.rows
+        return [row for _, row in ranking(frame, replace(column, kind=columns.METRIC))[:top]]
+
+    def ranking(frame: Frame, by: Column) -> list[tuple[Any, Row]]:
+        return rank([(value_of(by, row), row) for row in frame.rows], smallest=smallest)
+
+    few = top > 0 and column.kind in (columns.BARE, columns.METRIC) and choice.is_plain
+    frame = asked.collect(choice.needs(column), shown_of if few else None)
     (column,) = columns.resolve([column], frame.rows, lambda: frame.known_metrics)
-    more = choice.resolved(frame)
-    ranked = rank([(value_of(column, row), row) for row in frame.rows], smallest=smallest)
+    ranked = ranking(frame, column)
+    more = choice.resolved(frame, [row for _, row in ranked[:top]] if few else frame.rows)
     with_value = [pair for pair in ranked if pair[0] is not None and pair[0] is not NOTHING]
     left_out = dict(frame.left_out)
     if not asked.every:

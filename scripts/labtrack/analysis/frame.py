@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
@@ -113,6 +113,9 @@ class Frame:
         return made
 
 
+Chooses = Callable[[Frame], Iterable[Row]]
+
+
 def frame(
     source: str | Path | Sequence[str | Path] = ".",
     metrics: Collection[str] | None = None,
@@ -141,14 +144,16 @@ def collect(
     statuses: Collection[str] | None = None,
     deleted: bool = False,
     signs: bool = False,
+    whole: Chooses | None = None,
 ) -> Frame:
     """Reads the runs of some sources, each run once.
 
     statuses: runs with other ones are counted in `left_out`, and their metrics are not read; None for all runs.
-    signs: also when runs that have not ended last recorded anything.
+    signs: also when runs that have not ended last recorded anything.  whole: chooses the runs of which parameters and
+    tags are needed, which spares reading those of the others; only without `wanted`.
     """
     with opened(sources) as (stores, problems), _without_collector():
-        found = read(stores, needs, wanted, statuses=statuses, deleted=deleted, signs=signs)
+        found = read(stores, needs, wanted, statuses=statuses, deleted=deleted, signs=signs, whole=whole)
         found.problems[:0] = problems
         return found
 
@@ -190,6 +195,7 @@ def read(
     statuses: Collection[str] | None = None,
     deleted: bool = False,
     signs: bool = False,
+    whole: Chooses | None = None,
 ) -> Frame:
     """`collect` for stores that are open."""
     found = Frame(sources=tuple(store.location for store in stores))
@@ -200,7 +206,8 @@ def read(
         experiments = {one.id: one.name for one in store.experiments(deleted=True)}
         rows = []
         place = store.location
-        for run in store.runs(deleted=deleted):
+        light = whole is not None and wanted is None
+        for run in store.heads(deleted=deleted) if light else store.runs(deleted=deleted):
             if wanted is not None and not wanted(store, run):
                 continue
             if run.id in seen:
@@ -220,7 +227,11 @@ def read(
             some = [row.run.id for row in rows[:_LOOKED_AT]]
             found.known_metrics |= {key for one in store.summaries(some, None, {LAST}).values() for key in one}
         found.rows += rows
-        found.problems += store.problems()
+    if whole is not None and wanted is None:
+        places = {store.location: store for store in stores}
+        for row in whole(found):
+            row.run = places[row.source].run(row.run.id)
+    found.problems = list(dict.fromkeys(one for store in stores for one in store.problems()))
     if twice:
         found.notes.append(f"{twice} runs are in more than one source, and are taken from the first")
     order = ("RUNNING", "SCHEDULED", "FAILED", "KILLED", FINISHED)

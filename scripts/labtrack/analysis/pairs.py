@@ -66,7 +66,7 @@ def lineage(sources: Sequence[str], text: str, metrics: Sequence[str] = ()) -> t
 
     metrics: only these.  Raises BadInputError as `compare` does.
     """
-    (row,), frame = pick(sources, [text], Needs())
+    (row,), frame = pick(sources, [text], Needs(), every=True)
     by_id, by_name = kin.index(frame.rows)
     rows = {one.run.id: one for one in frame.rows}
     links = [link for one in frame.rows for link in kin.links(one.run, by_id, by_name)]

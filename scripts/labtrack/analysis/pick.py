@@ -23,19 +23,30 @@ def pick(
     texts: Sequence[str],
     needs: Needs,
     wanted: Wanted | None = None,
+    *,
+    every: bool = False,
 ) -> tuple[list[Row], Frame]:
     """The runs that are meant, with their metrics, and all runs without.
+
+    every: all runs with their parameters and tags.
 
     Raises BadInputError where there is none, or more than one.
     """  # fmt: skip
     with opened(sources) as (stores, problems):
-        frame = read(stores, Needs(), wanted, deleted=True)
+        frame = read(stores, Needs(), wanted, deleted=True, whole=None if every else _none)
         picked = [one_of(frame.rows, text) for text in texts]
+        places = {store.location: store for store in stores}
+        for row in () if every else picked:
+            row.run = places[row.source].run(row.run.id)
         for store in stores:
             rows = {row.run.id: row for row in picked if row.source == store.location}
             read_metrics(store, list(rows.values()), needs)
         frame.problems = [*problems, *dict.fromkeys(one for store in stores for one in store.problems())]
     return picked, frame
+
+
+def _none(_: Frame) -> tuple[Row, ...]:
+    return ()
 
 
 def one_of(rows: Sequence[Row], text: str) -> Row:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _FORMATS = ("table", "csv", "json", "md", "latex", "html")
 _SHOWN = 10  # problems
+_AT_ONCE = 500  # lines that are printed together
 _SOURCE = (
     "What was recorded: what `labtrack sync -s` takes, also a folder of many recordings; repeatable.  "
     "[default: MLFLOW_TRACKING_URI, else this folder]"
@@ -87,8 +89,9 @@ def show(given: dict[str, Any], tables: Iterable[Table], frame: Frame) -> None:
     for one in tables:
         for note in one.notes:
             output.line(f"note: {note}", err=True)
-        for line in writing.lines(one, form, given["precision"]):
-            output.line(line)
+        lines = writing.lines(one, form, given["precision"])
+        while some := list(itertools.islice(lines, _AT_ONCE)):
+            output.line("\n".join(some))
         left_out.update(one.left_out)
     said = writing.what_is_left_out(left_out)
     if said and form != "json":

@@ -95,6 +95,9 @@ class FileStore:
                     if (deleted or stage != DELETED) and copies.is_first(run, self._own_place(meta, run)):
                         yield self._whole({**meta, "lifecycle_stage": stage}, run)
 
+    def heads(self, *, deleted: bool = False) -> Iterator[Run]:
+        return self.runs(deleted=deleted)
+
     def run(self, run_id: str) -> Run:
         folder = self._place(run_id)
         try:

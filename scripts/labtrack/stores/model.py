@@ -281,6 +281,9 @@ class Store(Protocol):
         Runs that can't be read are left out and told by `problems`.
         """
 
+    def heads(self, *, deleted: bool = False) -> Iterator[Run]:
+        """The runs of `runs`, maybe without parameters, tags, datasets and models: quick, to choose among many."""
+
     def run(self, run_id: str) -> Run:
         """One run, also a deleted one, as it is now.  Raises BadInputError that names near ids when there is none."""
 

@@ -83,6 +83,9 @@ class ReportsStore:
     def runs(self, experiment_id: str | None = None, *, deleted: bool = False) -> Iterator[Run]:
         return (run for run in self._runs.values() if experiment_id in (None, run.experiment_id))
 
+    def heads(self, *, deleted: bool = False) -> Iterator[Run]:
+        return self.runs(deleted=deleted)
+
     def run(self, run_id: str) -> Run:
         if run_id not in self._runs:
             raise unknown_run(run_id, self.location, self._runs)

@@ -88,6 +88,9 @@ class ServerStore:
             # a search leaves out the models that a run read and made
             yield self.run(run.id) if self._has_models() else run
 
+    def heads(self, *, deleted: bool = False) -> Iterator[Run]:
+        return (run for run, _ in self.searched(deleted=deleted))
+
     def searched(
         self, experiment_id: str | None = None, *, deleted: bool = False
     ) -> Iterator[tuple[Run, dict[str, MetricPoint]]]:

@@ -65,17 +65,34 @@ class Summing:
                 some = run_ids[place : place + self._page]
                 place += len(some)
                 try:
-                    groups, odd = self._groups(some, portion)
+                    plain, odd = self._portion(some, portion, parts)
                 except BadInputError:  # the file is damaged there; the reader tells what is lost
-                    groups, odd = [], dict.fromkeys(some)
+                    plain, odd = {}, dict.fromkeys(some)
                 odd.update(dict.fromkeys(one for one in some if one in odd_keys))
-                for run_id in odd:
-                    of_it = keys if odd[run_id] is None else odd[run_id]
-                    found[run_id].update(summarise(self._reader.points(run_id, keys=of_it), parts))
-                plain = [one for one in groups if one.key not in found[one.run_id]]
-                for group, summary in self._completed(plain, parts):
-                    found[group.run_id][group.key] = summary
+                for (run_id, key), summary in plain.items():
+                    found[run_id][key] = summary
+                for run_id, of_it in odd.items():
+                    points = self._reader.points(run_id, keys=keys if of_it is None else of_it)
+                    found[run_id].update(summarise(points, parts))
         return found
+
+    def _portion(
+        self, run_ids: Sequence[str], keys: Sequence[str] | None, parts: Collection[str]
+    ) -> tuple[dict[tuple[str, str], Summary], dict[str, set[str] | None]]:
+        """The plain metrics of some runs, and by run the others."""
+        only_last = set(parts) <= {LAST}
+        groups, odd = self._groups(run_ids, keys, only_last=only_last)
+        last = self._at_a_step(groups, [one.last_step for one in groups], max) if LAST in parts else {}
+        if not only_last:
+            return dict(self._completed(groups, last, parts)), odd
+        found = {}
+        for one in groups:
+            value, moment = last.get((one.run_id, one.key), (None, None))
+            if value is None:
+                odd.setdefault(one.run_id, set()).add(one.key)  # type: ignore[union-attr]
+            else:
+                found[one.run_id, one.key] = Summary(last=value, last_step=one.last_step, latest=moment)
+        return found, odd
 
     def _runs_with_odd_keys(self) -> set[str]:
         """Runs with a metric whose name is no text for SQLite; the primary key sorts BLOBs last."""
@@ -83,15 +100,20 @@ class Summing:
         return {text(run_id) for (run_id,) in found}
 
     def _groups(
-        self, run_ids: Sequence[str], keys: Sequence[str] | None
+        self, run_ids: Sequence[str], keys: Sequence[str] | None, *, only_last: bool
     ) -> tuple[list[_Group], dict[str, set[str] | None]]:
-        """The plain metrics of some runs, and by run the others."""
+        """The plain metrics of some runs, and by run the others.
+
+        only_last: only the steps have to be plain, which SQLite reads from the index alone.
+        """
         only = f"AND m.key IN ({_marks(keys)})" if keys is not None else ""
         plain = f"typeof(m.value) = 'real' AND typeof(m.timestamp) = 'integer' AND typeof({self._step}) = 'integer'"
         value = f"CASE WHEN {self._nan} = 0 THEN m.value END" if self._nan != "0" else "m.value"
         if self._nan != "0":
             plain += f" AND typeof({self._nan}) = 'integer'"
         what = f"min({value}), max({value}), min({self._step}), max({self._step}), max(m.timestamp), sum({plain})"
+        if only_last:
+            what = f"NULL, NULL, NULL, max({self._step}), NULL, sum(typeof({self._step}) = 'integer')"
         sql = (
             f"SELECT m.run_uuid, m.key, count(*), {what} FROM metrics m {self._by} "  # noqa: S608 names we know
             f"WHERE m.run_uuid IN ({_marks(run_ids)}) {only} GROUP BY 1, 2"
@@ -116,32 +138,40 @@ class Summing:
         elif seconds < _SHORT and runs == self._page:
             self._page = min(_RUNS, self._page * 2)
 
-    def _completed(self, groups: Sequence[_Group], parts: Collection[str]) -> Iterator[tuple[_Group, Summary]]:
+    def _completed(
+        self, groups: Sequence[_Group], last: dict[tuple[str, str], tuple[float, int]], parts: Collection[str]
+    ) -> Iterator[tuple[tuple[str, str], Summary]]:
         """Groups with the parts that need another statement."""
-        last = self._at_a_step(groups, [one.last_step for one in groups], max) if LAST in parts else {}
         first = self._at_a_step(groups, [one.first_step for one in groups], min) if FIRST in parts else {}
         steps = self._steps(groups) if STEPS in parts else {}
         means = self._means(groups) if MEAN in parts else {}
+        none = (None, None)
         for one in groups:
             place = (one.run_id, one.key)
             lowest, highest = (math.nan if found is None else found for found in (one.min, one.max))
-            where = steps.get(place, (None, None))
-            yield one, Summary(
-                one.count, last.get(place), one.last_step, lowest, highest, *where, first.get(place), one.first_step,
-                means.get(place), one.latest,
+            yield place, Summary(
+                one.count, last.get(place, none)[0], one.last_step, lowest, highest, *steps.get(place, none),
+                first.get(place, none)[0], one.first_step, means.get(place), one.latest,
             )  # fmt: skip
 
-    def _at_a_step(self, groups: Sequence[_Group], steps: Sequence[int], pick: Any) -> dict[tuple[str, str], float]:
-        """The values at one step of each group; of several the last or the first."""
+    def _at_a_step(
+        self, groups: Sequence[_Group], steps: Sequence[int], pick: Any
+    ) -> dict[tuple[str, str], tuple[float, int]]:
+        """Value and time at one step of each group, of several the last or the first; none where a row there is odd."""
         found: dict[tuple[str, str], Any] = {}
+        odd: set[tuple[str, str]] = set()
         sql = f"SELECT g.r, g.k, m.timestamp, m.value, {self._nan}"
         on = f"AND {self._step} = g.a"
         given = ((one.run_id, one.key, step, None) for one, step in zip(groups, steps))
-        for run_id, key, timestamp, value, is_nan in self._joined(sql, on, given):
+        for run_id, key, moment, value, is_nan in self._joined(sql, on, given):
+            if type(value) is not float or type(moment) is not int or type(is_nan) is not int:
+                odd.add((run_id, key))
+                continue
             real = math.nan if is_nan else value
-            place = (order(0, timestamp, real), real)
-            found[run_id, key] = pick(found.get((run_id, key), place), place, key=lambda one: one[0])
-        return {place: value for place, (_, value) in found.items()}
+            place = (order(0, moment, real), real, moment)
+            before = found.get((run_id, key))
+            found[run_id, key] = place if before is None else pick(before, place, key=_order)
+        return {place: (value, moment) for place, (_, value, moment) in found.items() if place not in odd}
 
     def _steps(self, groups: Sequence[_Group]) -> dict[tuple[str, str], tuple[int | None, int | None]]:
         """The first steps with the smallest and with the largest value."""
@@ -169,6 +199,10 @@ class Summing:
                 f"ON m.run_uuid = g.r AND m.key = g.k {on} {more}"
             )
             yield from self._db.rows(sql, [value for one in some for value in one])
+
+
+def _order(place: tuple[Any, ...]) -> Any:
+    return place[0]
 
 
 def _marks(values: Collection[str]) -> str:
