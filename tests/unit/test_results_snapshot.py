@@ -94,8 +94,8 @@ def test_every_kind_of_every_version_has_the_same_views(version: str, tmp_path: 
         with open_store(kept(version) / place) as store:
             points = sum(len(list(store.points(run.id))) for run in store.runs())
         assert rows(file, "SELECT count(*) FROM history") == [(points,)]
-        said.append(rows(file, "SELECT r.name, b.name, max, max_step, min, min_step FROM best b JOIN runs r USING (run_id) "
-                               "ORDER BY 1, 2, 3, 4"))  # fmt: skip
+        sql = "SELECT r.name, b.name, max, max_step, min, min_step FROM best b JOIN runs r USING (run_id)"
+        said.append(rows(file, f"{sql} ORDER BY 1, 2, 3, 4"))
     assert said[0] and said[0] == said[1]
 
 
