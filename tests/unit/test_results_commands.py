@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -314,8 +315,8 @@ class TestFormats:
         assert "0.33\n" in out
 
     def test_a_large_answer_is_never_in_memory_as_a_whole(self, kd: Path, tmp_path: Path) -> None:
-        many = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n LIMIT 300000) "
-        many += "SELECT x, printf('%0200d', x) FROM n"
+        many = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n LIMIT 100000) "
+        many += "SELECT x, printf('%0600d', x) FROM n"
         script = (
             "import resource, runpy, sys\n"
             "resource.setrlimit(resource.RLIMIT_DATA, (120_000_000, 120_000_000))\n"
@@ -348,3 +349,33 @@ def test_the_recording_is_not_locked_while_it_is_looked_at(called: Called, kd: P
         assert called("leaderboard --metric f1", kd)[0] == 0
         writer.rollback()
     writer.close()
+
+
+def test_a_metric_that_only_runs_have_that_are_left_out(called: Called, tmp_path: Path) -> None:
+    made = Recorded(tmp_path / "mlflow.db")
+    made.run("over", metrics={"f2": [1.0]})
+    made.run("going", status="RUNNING", metrics={"f1": [1.0]})
+    code, _, err = called("leaderboard --metric f1", tmp_path)
+    assert code == 2 and "None of these runs has 'f1' (left out: 1 RUNNING; --all)" in err and "f2" in err
+    assert called("leaderboard --metric f1 --all", tmp_path)[0] == 0
+
+
+def test_a_metric_of_runs_that_are_not_shown_may_be_a_column(called: Called, tmp_path: Path) -> None:
+    made = Recorded(tmp_path / "mlflow.db")
+    made.run("best", metrics={"f1": [1.0]}, params={"lr": "1"})
+    made.run("other", metrics={"f1": [0.5], "auc": [0.7]}, params={"lr": "2", "more": "3"})
+    for column in ("auc", "max:auc", "params.more", "more"):
+        code, out, _ = called(f"leaderboard --metric f1 --top 1 --columns {column} --only-changed", tmp_path)
+        assert code == 0 and "best" in out
+
+
+def test_ctrl_c_ends_a_query_that_has_no_end(kd: Path) -> None:
+    endless = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT max(x) FROM n"
+    words = [sys.executable, "-m", "labtrack", "query", "-s", str(kd / "mlflow.db"), endless]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    busy = Path(f"/proc/{process.pid}/stat")
+    while process.poll() is None and int(busy.read_text().rpartition(")")[2].split()[11]) < 100:
+        pass  # until it has computed for a second, which its start does not take
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err.strip()) == (130, "Stopped.")

@@ -78,12 +78,20 @@ def rank(rows: Sequence[tuple[Any, Any]], *, smallest: bool) -> list[tuple[Any, 
     """Pairs of a value and something, best first; nan never wins, and what has no value comes last."""
 
     def key(pair: tuple[Any, Any]) -> tuple[int, float]:
-        value = pair[0]
+        value = _number(pair[0])
         if isinstance(value, (int, float)) and not math.isnan(value):
             return 0, value if smallest else -value
         return (1 if isinstance(value, float) else 2), 0.0
 
     return sorted(rows, key=key)
+
+
+def _number(value: Any) -> Any:
+    """A parameter's text as the number that it may be."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def value_of(column: Column, row: Row) -> Any:
@@ -123,9 +131,9 @@ def leaderboard(
 
     few = top > 0 and column.kind in (columns.BARE, columns.METRIC) and choice.is_plain
     frame = asked.collect(choice.needs(column), shown_of if few else None)
-    (column,) = columns.resolve([column], frame.rows, lambda: frame.known_metrics)
+    (column,) = frame.resolve([column])
     ranked = ranking(frame, column)
-    more = choice.resolved(frame, [row for _, row in ranked[:top]] if few else frame.rows)
+    more = choice.resolved(frame)
     with_value = [pair for pair in ranked if pair[0] is not None and pair[0] is not NOTHING]
     left_out = dict(frame.left_out)
     if not asked.every:
@@ -158,7 +166,7 @@ def sweep(asked: Asked, param: str, metric: str, direction: str | None = None) -
     column = columns.parse(metric)
     smallest, note = smallest_first(column, direction)
     frame = asked.collect(Needs.of([column]))
-    (column,) = columns.resolve([column], frame.rows, lambda: frame.known_metrics)
+    (column,) = frame.resolve([column])
     name, renamed = _parameter(param, frame)
     groups: dict[str, list[float]] = {}
     missing = without = nans = 0
@@ -197,7 +205,7 @@ def _parameter(param: str, frame: Frame) -> tuple[str, str]:
         return ends[0], f"no run has a parameter {name}; {ends[0]} is taken for it"
     if len(ends) > 1:
         raise BadInputError(f"No run has a parameter {name!r}, and several end so.", f"name one: {', '.join(ends)}")
-    return name, f"no run has a parameter {name!r}: {columns.near(name, known)}" if known else ""
+    return name, f"no run has a parameter {name!r}: {columns.near(name, sorted(known))}" if known else ""
 
 
 def dataset(asked: Asked, name: str) -> tuple[list[Table], Frame]:

@@ -41,13 +41,12 @@ class Choice:
         """Whether it can be told from the runs that are shown which columns there are."""
         return all(one.kind in (METRIC, columns.ATTRIBUTE) and not is_pattern(one) for one in self.columns)
 
-    def resolved(self, frame: Frame, rows: Sequence[Row] | None = None) -> list[Column]:
-        """The columns that there are: patterns become what matches them.  rows: only these count."""
-        some = frame.rows if rows is None else rows
+    def resolved(self, frame: Frame) -> list[Column]:
+        """The columns that there are: patterns become what matches them."""
         found: list[Column] = []
         for one in self.columns:
             if not (is_pattern(one) and not _has(frame, one)):
-                found += columns.resolve([one], some, lambda: frame.known_metrics)
+                found += frame.resolve([one])
                 continue
             matching = [each for each in _matching(frame, one) if self.keep is None or self.keep.search(each.label)]
             found += matching

@@ -203,7 +203,7 @@ def _resolved(column: Column, rows: Sequence[Row], metrics: Callable[[], Collect
             return replace(column, kind=METRIC)
         name = min(missing)
         if column.kind == METRIC or column.at:
-            raise unknown(name, metrics())
+            raise unknown(name, sorted(metrics()))
     if column.kind == BARE and column.name in ATTRIBUTES:
         return replace(column, kind=ATTRIBUTE)
     for kind in (TAG, PARAM):
@@ -211,18 +211,18 @@ def _resolved(column: Column, rows: Sequence[Row], metrics: Callable[[], Collect
             return replace(column, kind=kind)
     known = {f"{kind}.{name}" for kind in (TAG, PARAM) for row in rows for name in getattr(row.run, kind)}
     if column.kind == BARE:
-        raise unknown(column.name, {*metrics(), *known, *ATTRIBUTES})
-    raise unknown(f"{column.kind}.{column.name}", known | set(metrics()))
+        raise unknown(column.name, [*sorted(metrics()), *sorted(known), *ATTRIBUTES])
+    raise unknown(f"{column.kind}.{column.name}", [*sorted(known), *sorted(metrics())])
 
 
 def unknown(name: str, known: Iterable[str]) -> BadInputError:
     """The error for a column that no run has, with names that look like it."""
-    return BadInputError(f"No run has {name!r}.", near(name, known))
+    return BadInputError(f"None of these runs has {name!r}.", near(name, known))
 
 
 def near(name: str, known: Iterable[str]) -> str:
     """Words on which of the known names may be meant."""
-    names = sorted(set(known))
+    names = list(dict.fromkeys(known))
     short = {one: one.partition(".")[2] if one.startswith((PARAM, TAG, ATTRIBUTE)) else one for one in names}
     asked = name.partition(".")[2] if name.startswith((f"{PARAM}.", f"{TAG}.", f"{ATTRIBUTE}.")) else name
     found = [one for one in names if asked.lower() in (short[one].lower(), one.lower())]

@@ -9,8 +9,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
+from labtrack.analysis import columns
 from labtrack.analysis.columns import Column, best_step, real
 from labtrack.analysis.rows import Row
+from labtrack.analysis.table import what_is_left_out
 from labtrack.errors import BadInputError, LabtrackError
 from labtrack.stores.model import Problem, Store
 from labtrack.stores.opening import find_stores, open_store
@@ -42,12 +44,12 @@ class Needs:
     at: tuple[tuple[str, str, str], ...] = ()
 
     @classmethod
-    def of(cls, columns: Iterable[Column]) -> Needs:
+    def of(cls, asked: Iterable[Column]) -> Needs:
         """What some columns need."""
-        columns = list(columns)
-        keys = frozenset(key for one in columns for key in one.keys)
-        parts = frozenset(part for one in columns for part in one.parts)
-        at = dict.fromkeys((one.name, *one.at) for one in columns if one.at and not one.step)
+        some = list(asked)
+        keys = frozenset(key for one in some for key in one.keys)
+        parts = frozenset(part for one in some for part in one.parts)
+        at = dict.fromkeys((one.name, *one.at) for one in some if one.at and not one.step)
         return cls(keys, parts, tuple(at))
 
 
@@ -77,6 +79,14 @@ class Frame:
     def damaged(self) -> bool:
         """Whether something that was recorded is missing because it can't be read."""
         return any(one.damage for one in self.problems)
+
+    def resolve(self, asked: Sequence[Column]) -> list[Column]:
+        """What bare names of columns stand for.  Raises BadInputError as `columns.resolve` does."""
+        try:
+            return columns.resolve(asked, self.rows, lambda: self.known_metrics)
+        except BadInputError as error:
+            said = what_is_left_out(self.left_out)
+            raise BadInputError(f"{error.what.rstrip('.')} ({said})." if said else error.what, error.hint) from None
 
     def names(self, kind: str) -> list[str]:
         """The names that some run has of `params`, `tags` or `metrics`."""

@@ -144,7 +144,7 @@ def over_seeds(
     column = columns.parse(metric)
     smallest, note = smallest_first(column, direction)
     frame = asked.collect(choice.needs(column, *by))
-    column, *by = columns.resolve([column, *by], frame.rows, lambda: frame.known_metrics)
+    column, *by = frame.resolve([column, *by])
     extra = choice.resolved(frame)
     with_value = [row for row in frame.rows if _is_value(value_of(column, row))]
     grouping = group(with_value, names_of(over), by)

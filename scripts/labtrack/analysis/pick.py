@@ -66,7 +66,9 @@ def one_of(rows: Sequence[Row], text: str) -> Row:
         more = f"\n  and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
         raise BadInputError(f"{len(found)} runs are called {text!r}:\n{lines}{more}", "name one by its id.")
     names = {row.run.name for row in rows} | {row.run.id for row in rows if row.run.id[:2] == text[:2].lower()}
-    raise BadInputError(f"Run not found: {text!r}", near(text, names) if rows else "there are no runs here: -s SOURCE")
+    raise BadInputError(
+        f"Run not found: {text!r}", near(text, sorted(names)) if rows else "there are no runs here: -s SOURCE"
+    )
 
 
 def described(row: Row) -> str:

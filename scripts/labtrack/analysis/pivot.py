@@ -36,7 +36,7 @@ def pivot(
     smallest, note = smallest_first(column, direction)
     asked_for = [column, *rows, *cols]
     frame = asked.collect(Needs.of(asked_for))
-    column, *rest = columns.resolve(asked_for, frame.rows, lambda: frame.known_metrics)
+    column, *rest = frame.resolve(asked_for)
     down, across = rest[: len(rows)], rest[len(rows) :]
     cells: dict[tuple[tuple[Any, ...], tuple[Any, ...]], list[Row]] = {}
     without = 0

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from labtrack.errors import BadInputError
-from labtrack.stores import modelfiles, registryfiles, tracefiles, tree
+from labtrack.stores import modelfiles, plainfiles, registryfiles, tracefiles, tree
 from labtrack.stores.artifacts import LocalArtifacts
 from labtrack.stores.copies import Copies
 from labtrack.stores.folders import META, NO_EXPERIMENTS, NO_RUNS, TRASH, holds_experiments, is_deleted, is_experiment
@@ -50,7 +50,6 @@ from labtrack.stores.summing import of_points
 _PARTS_OF_A_RUN = ("metrics", "params", "tags", "artifacts")
 OPEN = (RUNNING, "SCHEDULED")  # of these more may come
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
-_STATUS = {1: "RUNNING", 2: "SCHEDULED", 3: "FINISHED", 4: "FAILED", 5: "KILLED"}
 
 
 class FileStore:
@@ -157,7 +156,7 @@ class FileStore:
 
     def _has_ended(self, folder: Path) -> bool:
         try:
-            return _status(read_meta(folder / META).get("status")) not in OPEN
+            return plainfiles.status_in(read_meta(folder / META)) not in OPEN
         except BrokenFileError:
             return False
 
@@ -316,7 +315,7 @@ class FileStore:
             folder.parent.name,
             str(meta.get("run_name") or tags.get("mlflow.runName") or meta.get("name") or ""),
             str(meta.get("user_id") or ""),
-            _status(meta.get("status")),
+            plainfiles.status_in(meta),
             meta["start_time"],
             meta["end_time"],
             str(meta.get("lifecycle_stage") or ACTIVE),
@@ -396,7 +395,3 @@ class FileStore:
             own = [one for one in found if len(found) > 1 and self._belongs(one)]
             self._places[run_id] = (own or found)[0]
         return self._places[run_id]
-
-
-def _status(found: Any) -> str:
-    return _STATUS.get(found, RUNNING) if isinstance(found, int) else str(found or RUNNING)
