@@ -314,6 +314,11 @@ class TestFormats:
         _, out, _ = called("leaderboard --metric f1 --precision 2", tmp_path)
         assert "0.33\n" in out
 
+    @pytest.mark.parametrize("line", ["dataset hcrl_sa", "dataset none", "lineage hcrl_sa/teacher_evaluation"])
+    def test_two_tables_are_one_json(self, line: str, called: Called, kd: Path) -> None:
+        _, out, _ = called(f"{line} --format json", kd)
+        assert [one["version"] for one in [json.loads(out), *json.loads(out)["tables"]]] == [1, 1, 1]
+
     def test_a_large_answer_is_never_in_memory_as_a_whole(self, kd: Path, tmp_path: Path) -> None:
         many = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n LIMIT 100000) "
         many += "SELECT x, printf('%0600d', x) FROM n"
@@ -379,3 +384,11 @@ def test_ctrl_c_ends_a_query_that_has_no_end(kd: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err.strip()) == (130, "Stopped.")
+
+
+def test_a_copy_at_another_place_counts_once(called: Called, tmp_path: Path) -> None:
+    Recorded(tmp_path / "run-1.db").run("one", metrics={"f1": [0.5]}, run_id="a" * 32)
+    tags = {"labtrack.source_run_id": "a" * 32}
+    Recorded(tmp_path / "run-2.db").run("one", metrics={"f1": [0.5]}, run_id="b" * 32, tags=tags)
+    code, out, err = called("leaderboard --metric f1", tmp_path)
+    assert code == 0 and "(1 rows)" in out and "1 runs are in more than one source" in err

@@ -18,6 +18,7 @@ from labtrack.stores.model import Problem, Store
 from labtrack.stores.opening import find_stores, open_store
 from labtrack.stores.summary import LAST, PARTS
 from labtrack.stores.summing import value_at
+from labtrack.tracking.names import SOURCE_RUN
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -160,7 +161,7 @@ def collect(
 
     statuses: runs with other ones are counted in `left_out`, and their metrics are not read; None for all runs.
     signs: also when runs that have not ended last recorded anything.  whole: chooses the runs of which parameters and
-    tags are needed, which spares reading those of the others; only without `wanted`.
+    tags are needed, which spares reading those of the others; only without `wanted`, and of one store.
     """
     with opened(sources) as (stores, problems), _without_collector():
         found = read(stores, needs, wanted, statuses=statuses, deleted=deleted, signs=signs, whole=whole)
@@ -212,18 +213,19 @@ def read(
     left_out: Counter[str] = Counter()
     seen: set[str] = set()
     twice = 0
+    light = whole is not None and wanted is None and len(stores) == 1
     for store in stores:
         experiments = {one.id: one.name for one in store.experiments(deleted=True)}
         rows = []
         place = store.location
-        light = whole is not None and wanted is None
         for run in store.heads(deleted=deleted) if light else store.runs(deleted=deleted):
             if wanted is not None and not wanted(store, run):
                 continue
-            if run.id in seen:
+            own = {run.id, run.tags.get(SOURCE_RUN, run.id)}  # a copy at a server has the id of what it is a copy of
+            if seen & own:
                 twice += 1
                 continue
-            seen.add(run.id)
+            seen |= own
             if statuses is not None and run.status not in statuses:
                 left_out[run.status] += 1
                 continue
@@ -237,10 +239,8 @@ def read(
             some = [row.run.id for row in rows[:_LOOKED_AT]]
             found.known_metrics |= {key for one in store.summaries(some, None, {LAST}).values() for key in one}
         found.rows += rows
-    if whole is not None and wanted is None:
-        places = {store.location: store for store in stores}
-        for row in whole(found):
-            row.run = places[row.source].run(row.run.id)
+    for row in whole(found) if whole and light else ():
+        row.run = stores[0].run(row.run.id)
     found.problems = list(dict.fromkeys(one for store in stores for one in store.problems()))
     if twice:
         found.notes.append(f"{twice} runs are in more than one source, and are taken from the first")

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from labtrack.analysis.rows import Row
 from labtrack.stores.model import Run
+from labtrack.tracking.names import SOURCE_RUN
 
 PARENT, TEACHER, RESUMED, FORKED = "parent", "teacher", "resumed", "forked"
 _TEACHERS = ("teacher_run_id", "teacher_run", "teacher_id")
@@ -40,7 +41,7 @@ def index(rows: Sequence[Row]) -> tuple[dict[str, Run], dict[str, list[Run]]]:
     by_name: dict[str, list[Run]] = {}
     for row in rows:
         by_name.setdefault(row.run.name, []).append(row.run)
-        origin = row.run.tags.get("labtrack.source_run_id")
+        origin = row.run.tags.get(SOURCE_RUN)
         if origin:
             by_id.setdefault(origin, row.run)
     by_id.update({row.run.id: row.run for row in rows})

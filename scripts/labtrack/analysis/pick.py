@@ -10,6 +10,7 @@ from labtrack.analysis.frame import Frame, Needs, opened, read, read_metrics
 from labtrack.analysis.rows import Row
 from labtrack.analysis.table import moment
 from labtrack.errors import BadInputError
+from labtrack.tracking.names import SOURCE_RUN
 
 if TYPE_CHECKING:
     from labtrack.stores.filters import Wanted
@@ -58,7 +59,7 @@ def one_of(rows: Sequence[Row], text: str) -> Row:
         if not found and len(text) >= _SHORTEST:
             found = [row for row in alive if row.run.id.startswith(text.lower())]
         if not found:  # the id that it had where it was recorded
-            found = [row for row in alive if row.run.tags.get("labtrack.source_run_id") == text]
+            found = [row for row in alive if row.run.tags.get(SOURCE_RUN) == text]
     if len(found) == 1:
         return found[0]
     if found:
