@@ -1,4 +1,4 @@
-"""labtrack as a library: read recorded runs, send them to a tracking server, compare both.
+"""labtrack as a library: read recorded runs, look at them, send them to a tracking server, compare both.
 
     import labtrack
 
@@ -15,6 +15,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from labtrack.analysis.frame import Frame as Frame
+    from labtrack.analysis.frame import frame as frame
     from labtrack.errors import BadInputError as BadInputError
     from labtrack.errors import Exit as Exit
     from labtrack.errors import LabtrackError as LabtrackError
@@ -31,6 +33,8 @@ __version__ = "0.1.0"
 # `sync` is the package of that name, which can be called.
 _PLACES = {
     "open_store": "labtrack.stores",
+    "frame": "labtrack.analysis.frame",
+    "Frame": "labtrack.analysis.frame",
     "verify": "labtrack.library",
     "Store": "labtrack.stores.model",
     "Options": "labtrack.sync.main",
@@ -41,7 +45,7 @@ _PLACES = {
     "ServerError": "labtrack.tracking.answers",
 }
 __all__ = [  # noqa: RUF022 - in the order of the reference
-    "open_store", "sync", "verify", "Options", "Report", "Store",
+    "open_store", "frame", "sync", "verify", "Options", "Report", "Frame", "Store",
     "LabtrackError", "BadInputError", "ServerError", "Exit",
 ]  # fmt: skip
 

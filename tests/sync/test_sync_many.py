@@ -14,7 +14,8 @@ from sync_server import TrackingServer
 
 from labtrack.cli import cli
 from labtrack.errors import BadInputError
-from labtrack.sync import Report, filters
+from labtrack.stores import filters
+from labtrack.sync import Report
 
 Send = Callable[..., Report]
 

@@ -17,8 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labtrack.errors import BadInputError
+from labtrack.stores import filters
 from labtrack.stores.model import Artifact, DatasetInput, MetricPoint, Run
-from labtrack.sync import filters, limits, lineage, state, watch
+from labtrack.stores.summary import Summaries
+from labtrack.stores.summing import of_points
+from labtrack.sync import limits, lineage, state, watch
 from labtrack.sync.journal import Entry, Journal
 from labtrack.sync.rebuild import kept
 from labtrack.sync.report import Report
@@ -253,8 +256,11 @@ def test_a_destination_that_is_none(destination: str, said: str) -> None:
 class Points:
     """A store that has only points."""
 
-    def points(self, _: str) -> list[MetricPoint]:
+    def points(self, *_: object, **__: object) -> list[MetricPoint]:
         return [MetricPoint("val/loss", 0.5, 1, 1), MetricPoint("val/loss", 0.3, 2, 2)]
+
+    def summaries(self, *asked: object) -> Summaries:
+        return of_points(self, *asked)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import sys
 import click
 
 from labtrack import __version__
-from labtrack.cli import admin, output, portable, researcher, sync
+from labtrack.cli import admin, boards, output, portable, researcher, results, sync
 from labtrack.cli.bucket import bucket
 from labtrack.errors import Exit, LabtrackError
 
@@ -21,13 +21,23 @@ def cli() -> None:
 
     For the lab's admin: preflight, secrets, bucket, env, users, verify.
     For researchers: doctor, sync, export, import, and env check.
+    For their results: leaderboard, compare, diff, sweep, table, dataset, lineage, runs, query, snapshot.
 
-    Exit codes: 0 fine, 1 something failed, 2 wrong usage or input, 75 another call is at work.
+    Exit codes: 0 fine, 1 something failed, 2 wrong usage or input, 3 a recording is damaged,
+    75 another call is at work.
     doctor, verify and env check: 0 ok, 1 warnings, 2 failed.
     """
 
 
-for command in (*admin.COMMANDS, bucket, *researcher.COMMANDS, *sync.COMMANDS, *portable.COMMANDS):
+for command in (
+    *admin.COMMANDS,
+    bucket,
+    *researcher.COMMANDS,
+    *sync.COMMANDS,
+    *portable.COMMANDS,
+    *boards.COMMANDS,
+    *results.COMMANDS,
+):
     cli.add_command(command)
 for command in admin.ENV_COMMANDS:
     researcher.env.add_command(command)

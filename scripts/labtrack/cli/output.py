@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -11,19 +10,11 @@ from typing import Any
 import click
 
 from labtrack.doctor.result import Result, Status, as_json, worst
+from labtrack.printable import clean
 
 _COLORS = {Status.OK: "green", Status.SKIPPED: "bright_black", Status.WARNING: "yellow", Status.FAILED: "red"}
 
-# What a terminal obeys, or shows in another order than it is written: control characters of ASCII and of Latin 1,
-# line and paragraph separators, the marks of writing directions; and halves of characters, which can't be encoded.
-_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-
 DOCTOR_EXIT = {Status.OK: 0, Status.SKIPPED: 0, Status.WARNING: 1, Status.FAILED: 2}
-
-
-def clean(text: str) -> str:
-    """`text` with characters that a terminal would obey made visible (`\\x1b`); line ends and tabs stay."""
-    return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def line(text: str, *, err: bool = False) -> None:

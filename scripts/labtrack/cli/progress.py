@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from labtrack.cli import output
+from labtrack.printable import clean
 from labtrack.sync.progress import Shows, Totals
 
 _EVERY = 10.0  # seconds between plain lines
@@ -101,7 +102,7 @@ class Bar:
 
     def say(self, text: str) -> None:
         if self._progress is not None:
-            self._progress.update(self._task, said=output.clean(text))
+            self._progress.update(self._task, said=clean(text))
 
     def end(self) -> None:
         if self._progress is not None:

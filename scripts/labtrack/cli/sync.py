@@ -114,7 +114,8 @@ def anemoi_sync(authentication: bool, **given: Any) -> None:
 def run(given: dict[str, Any]) -> None:
     """Does what both commands, and `labtrack import`, are for."""
     from labtrack.cli import progress
-    from labtrack.sync import Options, filters, opened
+    from labtrack.stores import filters
+    from labtrack.sync import Options, opened
     from labtrack.sync.watch import watch
 
     destination = given["destination"] or os.environ.get("MLFLOW_TRACKING_URI")

@@ -8,6 +8,7 @@ So every statement is read to its end at once, and what can't be read in place i
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import sqlite3
@@ -230,9 +231,8 @@ def _looks(path: Path) -> _Looks:
     return tuple(found)
 
 
-def _text(data: bytes) -> str:
-    """MLflow writes UTF-8; a byte that isn't must not lose the run."""
-    return data.decode("utf-8", "replace")
+# MLflow writes UTF-8; a byte that isn't must not lose the run.  Nothing of it is Python: it is called for each text.
+_text = functools.partial(str, encoding="utf-8", errors="replace")
 
 
 def _unreadable(path: Path, error: Exception) -> LabtrackError:

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from labtrack.errors import BadInputError
-from labtrack.stores import modelfiles, registryfiles, tracefiles, tree
+from labtrack.stores import modelfiles, plainfiles, registryfiles, tracefiles, tree
 from labtrack.stores.artifacts import LocalArtifacts
 from labtrack.stores.copies import Copies
 from labtrack.stores.folders import META, NO_EXPERIMENTS, NO_RUNS, TRASH, holds_experiments, is_deleted, is_experiment
@@ -44,11 +44,12 @@ from labtrack.stores.model import (
 from labtrack.stores.numbers import Steps, floor
 from labtrack.stores.plainfiles import BrokenFileError, MetricFile, keys_in, point, read_meta, read_values, time_in
 from labtrack.stores.sqlite import unknown_run
+from labtrack.stores.summary import PARTS, Summaries
+from labtrack.stores.summing import of_points
 
 _PARTS_OF_A_RUN = ("metrics", "params", "tags", "artifacts")
 OPEN = (RUNNING, "SCHEDULED")  # of these more may come
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
-_STATUS = {1: "RUNNING", 2: "SCHEDULED", 3: "FINISHED", 4: "FAILED", 5: "KILLED"}
 
 
 class FileStore:
@@ -93,6 +94,9 @@ class FileStore:
                     if (deleted or stage != DELETED) and copies.is_first(run, self._own_place(meta, run)):
                         yield self._whole({**meta, "lifecycle_stage": stage}, run)
 
+    def heads(self, *, deleted: bool = False) -> Iterator[Run]:
+        return self.runs(deleted=deleted)
+
     def run(self, run_id: str) -> Run:
         folder = self._place(run_id)
         try:
@@ -117,8 +121,10 @@ class FileStore:
                 self.found.problem(file.path, f"the metric {key} can't be read: {error.strerror}", run_id)
         return {key: count for key, count in counts.items() if count}
 
-    def points(self, run_id: str, skip: Mapping[str, int] | None = None) -> Iterator[MetricPoint]:
-        for key, file in self._metric_files(run_id):
+    def points(
+        self, run_id: str, skip: Mapping[str, int] | None = None, keys: Collection[str] | None = None
+    ) -> Iterator[MetricPoint]:
+        for key, file in self._metric_files(run_id, keys):
             left = (skip or {}).get(key, 0)
             steps = Steps()
             try:
@@ -134,16 +140,23 @@ class FileStore:
                 what = f"{file.broken} damaged line(s) of the metric {key} were left out"
                 self.found.problem(file.path, what, run_id, about="lines")
 
-    def _metric_files(self, run_id: str) -> Iterator[tuple[str, MetricFile]]:
+    def summaries(
+        self, run_ids: Sequence[str], keys: Collection[str] | None = None, parts: Collection[str] = PARTS
+    ) -> Summaries:
+        return of_points(self, run_ids, keys, parts)
+
+    def _metric_files(self, run_id: str, keys: Collection[str] | None = None) -> Iterator[tuple[str, MetricFile]]:
         place = self._place(run_id)
         for key, path in keys_in(place / "metrics", self._tells(run_id)):
+            if keys is not None and key not in keys:
+                continue
             if path not in self._metrics:
                 self._metrics[path] = MetricFile(path, lambda: self._has_ended(place))
             yield key, self._metrics[path]
 
     def _has_ended(self, folder: Path) -> bool:
         try:
-            return _status(read_meta(folder / META).get("status")) not in OPEN
+            return plainfiles.status_in(read_meta(folder / META)) not in OPEN
         except BrokenFileError:
             return False
 
@@ -302,7 +315,7 @@ class FileStore:
             folder.parent.name,
             str(meta.get("run_name") or tags.get("mlflow.runName") or meta.get("name") or ""),
             str(meta.get("user_id") or ""),
-            _status(meta.get("status")),
+            plainfiles.status_in(meta),
             meta["start_time"],
             meta["end_time"],
             str(meta.get("lifecycle_stage") or ACTIVE),
@@ -382,7 +395,3 @@ class FileStore:
             own = [one for one in found if len(found) > 1 and self._belongs(one)]
             self._places[run_id] = (own or found)[0]
         return self._places[run_id]
-
-
-def _status(found: Any) -> str:
-    return _STATUS.get(found, RUNNING) if isinstance(found, int) else str(found or RUNNING)

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol, Union
+
+from labtrack.stores.summary import PARTS, Summaries
 
 ACTIVE = "active"
 DELETED = "deleted"
@@ -279,17 +281,30 @@ class Store(Protocol):
         Runs that can't be read are left out and told by `problems`.
         """
 
+    def heads(self, *, deleted: bool = False) -> Iterator[Run]:
+        """The runs of `runs`, maybe without parameters, tags, datasets and models: quick, to choose among many."""
+
     def run(self, run_id: str) -> Run:
         """One run, also a deleted one, as it is now.  Raises BadInputError that names near ids when there is none."""
 
     def metric_keys(self, run_id: str) -> dict[str, int]:
         """Each metric's number of points at this moment; quick enough to be asked often."""
 
-    def points(self, run_id: str, skip: Mapping[str, int] | None = None) -> Iterator[MetricPoint]:
-        """The points of all metrics of a run, without the first skip[key] of each key.
+    def points(
+        self, run_id: str, skip: Mapping[str, int] | None = None, keys: Collection[str] | None = None
+    ) -> Iterator[MetricPoint]:
+        """The points of all metrics of a run, without the first skip[key] of each key; only of `keys` if given.
 
         The order of the points of one key never changes, and new ones come at its end, so that
         a count of points per key is a place to go on from.  How the keys are mixed is not defined.
+        """
+
+    def summaries(
+        self, run_ids: Sequence[str], keys: Collection[str] | None = None, parts: Collection[str] = PARTS
+    ) -> Summaries:
+        """What the points of some runs come to, by run and metric: what `summarise` makes of `points`, but quicker.
+
+        keys: only these metrics.  parts: what of a summary is needed.
         """
 
     def artifacts(self, owner: Owner) -> Iterator[Artifact]:

@@ -67,6 +67,8 @@ def metric_value(value: Any) -> float | None:
 
 def text(value: Any) -> str:
     """A text, whatever it was written as; empty for none."""
+    if type(value) is str:
+        return value
     if value is None:
         return ""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 import yaml
 
 from labtrack.stores import tree
-from labtrack.stores.model import MetricPoint
+from labtrack.stores.model import RUNNING, MetricPoint
 from labtrack.stores.numbers import Steps, floor
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # five times as fast where PyYAML has it
 _AGAIN = 0.1  # seconds: MLflow empties a file before it writes it
 _LARGEST = 2**63
+_STATUS = {1: "RUNNING", 2: "SCHEDULED", 3: "FINISHED", 4: "FAILED", 5: "KILLED"}
 _FRESH = 5.0  # seconds since a file was written, in which its writer may not be done
 _CHUNK = 1 << 16  # the regular expression needs thirty times as much memory
 _NUMBER = rb"(?:-?\d+(?:\.\d+)?(?:e[-+]?\d+)?|nan|-?inf)"
@@ -230,6 +231,12 @@ def point(key: str, line: Line, steps: Steps) -> MetricPoint:
     moment = floor(line.timestamp) or 0
     odd = moment != line.timestamp or step != line.step
     return MetricPoint(key, line.value, moment, step, (line.timestamp, line.step) if odd else None)
+
+
+def status_in(meta: Mapping[str, Any]) -> str:
+    """The status of a run's meta.yaml, where MLflow writes it as a number."""
+    found = meta.get("status")
+    return _STATUS.get(found, RUNNING) if isinstance(found, int) else str(found or RUNNING)
 
 
 def time_in(meta: Mapping[str, Any], name: str, folder: Path, tells: tree.Tells) -> int | None:

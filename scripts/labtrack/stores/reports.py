@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -32,6 +32,8 @@ from labtrack.stores.model import (
     Trace,
 )
 from labtrack.stores.sqlite import unknown_run
+from labtrack.stores.summary import PARTS, Summaries
+from labtrack.stores.summing import of_points
 
 CONFIG, METRICS = "config.yaml", "metrics.json"
 _KEPT = (CONFIG, METRICS, "figures")  # the folder may hold a whole project beside them
@@ -81,6 +83,9 @@ class ReportsStore:
     def runs(self, experiment_id: str | None = None, *, deleted: bool = False) -> Iterator[Run]:
         return (run for run in self._runs.values() if experiment_id in (None, run.experiment_id))
 
+    def heads(self, *, deleted: bool = False) -> Iterator[Run]:
+        return self.runs(deleted=deleted)
+
     def run(self, run_id: str) -> Run:
         if run_id not in self._runs:
             raise unknown_run(run_id, self.location, self._runs)
@@ -92,13 +97,20 @@ class ReportsStore:
             found[point.key] = found.get(point.key, 0) + 1
         return found
 
-    def points(self, run_id: str, skip: Mapping[str, int] | None = None) -> Iterator[MetricPoint]:
+    def points(
+        self, run_id: str, skip: Mapping[str, int] | None = None, keys: Collection[str] | None = None
+    ) -> Iterator[MetricPoint]:
         left = dict(skip or {})
         for point in self._points[run_id]:
             if left.get(point.key):
                 left[point.key] -= 1
-            else:
+            elif keys is None or point.key in keys:
                 yield point
+
+    def summaries(
+        self, run_ids: Sequence[str], keys: Collection[str] | None = None, parts: Collection[str] = PARTS
+    ) -> Summaries:
+        return of_points(self, run_ids, keys, parts)
 
     def artifacts(self, owner: Owner) -> Iterator[Artifact]:
         return self._files.list(owner, only=_KEPT)

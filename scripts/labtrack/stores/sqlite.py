@@ -8,25 +8,23 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from labtrack.errors import BadInputError
-from labtrack.stores import sqlitemodels, sqlitetraces
+from labtrack.stores import sqlitemodels, sqliteruns, sqlitetraces
 from labtrack.stores.artifacts import LocalArtifacts
 from labtrack.stores.database import Database
 from labtrack.stores.model import (
     ACTIVE,
     DELETED,
     Artifact,
-    DatasetInput,
     Experiment,
     Findings,
     LoggedModel,
     MetricPoint,
-    ModelLink,
     ModelPoint,
     Owner,
     Problem,
@@ -37,13 +35,17 @@ from labtrack.stores.model import (
     unnamed,
 )
 from labtrack.stores.numbers import Steps, floor, metric_value, number, text, whole
+from labtrack.stores.sqliteruns import GONE
+from labtrack.stores.sqlitesummary import Summing
+from labtrack.stores.summary import PARTS, Summaries
 from labtrack.stores.tables import Tables
 
 PAGE = 20_000  # points per statement: about 20 ms, for which a writer may have to wait
 COUNTED = 100_000  # points per statement where they are only counted: about 40 ms
+_ASKED = 500  # metrics that one statement can be asked for
 RUNS = 200  # runs per statement, below SQLite's old limit of 999 variables
+HEADS = 4000  # rows of runs per statement: about 20 ms
 IDENTITY = "labtrack_origin"  # the table of an exported file that says which store it is from
-_GONE = "SELECT experiment_id FROM experiments WHERE lifecycle_stage = 'deleted'"
 _BY_RUN, _BY_KEY = "index_metrics_run_uuid", "index_metrics_run_uuid_key_step"
 
 
@@ -117,35 +119,49 @@ class SqliteStore:
         return Experiment(number, unnamed(number))
 
     def runs(self, experiment_id: str | None = None, *, deleted: bool = False) -> Iterator[Run]:
+        for page in self._pages_of_runs(RUNS, experiment_id, deleted=deleted):
+            yield from self._readable(page)
+
+    def heads(self, *, deleted: bool = False) -> Iterator[Run]:
+        for page in self._pages_of_runs(HEADS, None, deleted=deleted):
+            if all(row[3] for row in page):
+                yield from sqliteruns.heads(self._tables, page)
+            else:  # before MLflow 2 the name was only in a tag
+                for at in range(0, len(page), RUNS):
+                    yield from self._readable(page[at : at + RUNS])
+
+    def _pages_of_runs(self, size: int, experiment_id: str | None, *, deleted: bool) -> Iterator[list[Any]]:
         condition, values = "1", []
         if experiment_id is not None:
             condition, values = "experiment_id = ?", [experiment_id]
         if not deleted:
             condition += (
-                f" AND (lifecycle_stage = 'active' OR lifecycle_stage IS NULL) AND experiment_id NOT IN ({_GONE})"
+                f" AND (lifecycle_stage = 'active' OR lifecycle_stage IS NULL) AND experiment_id NOT IN ({GONE})"
             )
         last = -1
         while True:
-            page = self._rows_of_runs(f"rowid > ? AND {condition} ORDER BY rowid LIMIT {RUNS}", [last, *values])
-            yield from self._readable(page)
-            if len(page) < RUNS:
+            page = sqliteruns.rows(
+                self._tables, f"rowid > ? AND {condition} ORDER BY rowid LIMIT {size}", [last, *values]
+            )
+            yield page
+            if len(page) < size:
                 return
             last = page[-1][0]
 
     def _readable(self, page: Sequence[Any]) -> Iterator[Run]:
         """The runs in some rows; where the file is damaged in the place of one of them, that one is told."""
         try:
-            yield from self._whole(page)
+            yield from sqliteruns.whole(self._tables, page)
         except BadInputError:
             for row in page:
                 try:
-                    yield from self._whole([row])
+                    yield from sqliteruns.whole(self._tables, [row])
                 except BadInputError as error:
                     run_id = text(row[1])
                     self.found.problem(self.location, f"the run {run_id} was left out: {error.what}", run_id)
 
     def run(self, run_id: str) -> Run:
-        found = self._whole(self._rows_of_runs("run_uuid = ?", [run_id]))
+        found = sqliteruns.whole(self._tables, sqliteruns.rows(self._tables, "run_uuid = ?", [run_id]))
         if not found:
             raise unknown_run(run_id, self.location, (name for (name,) in self._db.rows("SELECT run_uuid FROM runs")))
         return found[0]
@@ -191,18 +207,26 @@ class SqliteStore:
             ((count,),) = self._db.rows(counted, [run_id, key, last])
             seen[text(key)] += count
 
-    def points(self, run_id: str, skip: Mapping[str, int] | None = None) -> Iterator[MetricPoint]:
+    def points(
+        self, run_id: str, skip: Mapping[str, int] | None = None, keys: Collection[str] | None = None
+    ) -> Iterator[MetricPoint]:
         left = Counter(skip or {})
-        for point in self._points(run_id, left):
+        for point in self._points(run_id, left, keys):
             if left[point.key] > 0:
                 left[point.key] -= 1
-            else:
+            elif keys is None or point.key in keys:
                 yield point
 
-    def _points(self, run_id: str, skip: Counter[str]) -> Iterator[MetricPoint]:
+    def summaries(
+        self, run_ids: Sequence[str], keys: Collection[str] | None = None, parts: Collection[str] = PARTS
+    ) -> Summaries:
+        return Summing(self._db, self).summaries(run_ids, keys, parts)
+
+    def _points(self, run_id: str, skip: Counter[str], keys: Collection[str] | None) -> Iterator[MetricPoint]:
         """In the order of their recording, which is that of SQLite's row ids; a page at a time.
 
         Pages that an earlier call has seen and that are skipped whole are not read again, and taken off `skip`.
+        Of some keys all that may be one of them is read.
         """
         columns = self._db.columns("metrics")
         if not columns:
@@ -210,16 +234,19 @@ class SqliteStore:
         step, is_nan = (name if name in columns else f"0 AS {name}" for name in ("step", "is_nan"))
         sql = (
             f"SELECT key, value, timestamp, {step}, {is_nan}, rowid FROM metrics {self._hint(_BY_RUN)} "  # noqa: S608
-            f"WHERE run_uuid = ? AND rowid > ? ORDER BY rowid LIMIT {PAGE}"
+            f"WHERE run_uuid = ? AND rowid > ? {{}} ORDER BY rowid LIMIT {PAGE}"
         )
-        last, seen, steps = self._marks.get(run_id, (-1, Counter(), Steps()))
+        some = sorted(keys)[:_ASKED] if keys is not None and len(keys) <= _ASKED else ()
+        # a name that is a BLOB may be any
+        sql = sql.format(f"AND (key IN ({', '.join('?' * len(some))}) OR typeof(key) != 'text')" if some else "")
+        last, seen, steps = (-1, Counter(), Steps()) if some else self._marks.get(run_id, (-1, Counter(), Steps()))
         if any(skip[key] < count for key, count in seen.items()):
             last, seen, steps = -1, Counter(), Steps()
         steps = steps.copy()
         skip.subtract(seen)
         while True:
             try:
-                page = self._db.rows(sql, [run_id, last])
+                page = self._db.rows(sql, [run_id, last, *some])
             except BadInputError as error:
                 self.found.problem(self.location, f"points of the run were left out: {error.what}", run_id)
                 return
@@ -227,7 +254,8 @@ class SqliteStore:
             yield from points
             last = page[-1][-1] if page else last
             seen = seen + Counter(point.key for point in points)
-            self._marks[run_id] = last, seen, steps.copy()
+            if not some:
+                self._marks[run_id] = last, seen, steps.copy()
             if len(page) < PAGE:
                 return
 
@@ -301,73 +329,6 @@ class SqliteStore:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _rows_of_runs(self, condition: str, values: Iterable[Any]) -> list[Any]:
-        fields = (
-            *("rowid", "run_uuid", "experiment_id", "name", "user_id", "status", "start_time", "end_time"),
-            *("lifecycle_stage", "artifact_uri"),
-        )
-        return self._tables.select("runs", fields, condition, values)
-
-    def _whole(self, page: Sequence[Any]) -> list[Run]:
-        """Rows of runs, with all that belongs to them."""
-        if not page:
-            return []
-        ids = [row[1] for row in page]
-        params = self._tables.texts("params", "run_uuid", only=ids)
-        tags = self._tables.texts("tags", "run_uuid", only=ids)
-        inputs = self._inputs(ids)
-        read = self._links(ids, "RUN_INPUT", "MODEL_INPUT")
-        made = self._links(ids, "RUN_OUTPUT", "MODEL_OUTPUT")
-        gone = {number for (number,) in self._db.rows(_GONE)}
-        runs = []
-        for _, row, experiment, name, user, status, start, end, stage, uri in page:
-            run_id, labels = text(row), tags.get(row, {})
-            begun = self._tables.time(start, self.location, "start time", run_id)
-            ended = self._tables.time(end, self.location, "end time", run_id)
-            runs.append(
-                Run(
-                    run_id, text(experiment), text(name) or labels.get("mlflow.runName", ""), text(user),
-                    text(status) or "RUNNING", begun, ended or None,
-                    DELETED if experiment in gone else text(stage) or ACTIVE, text(uri),
-                    params.get(row, {}), labels, tuple(inputs.get(row, ())),
-                    tuple(ModelLink(model) for model, _ in read.get(row, ())),
-                    tuple(ModelLink(model, step) for model, step in made.get(row, ())),
-                )
-            )  # fmt: skip
-        return runs
-
-    def _inputs(self, ids: Sequence[str]) -> dict[str, list[DatasetInput]]:
-        found: dict[str, list[DatasetInput]] = defaultdict(list)
-        marks = ", ".join("?" * len(ids))
-        links = self._tables.select(
-            "inputs", ("destination_id", "source_id", "input_uuid"),
-            f"source_type = 'DATASET' AND destination_type = 'RUN' AND destination_id IN ({marks}) ORDER BY rowid", ids,
-        )  # fmt: skip
-        if not links:
-            return found
-        fields = ("name", "digest", "dataset_source_type", "dataset_source", "dataset_schema", "dataset_profile")
-        for run_id, dataset, link in links:
-            tags = self._tables.texts("input_tags", "input_uuid", ("name", "value"), [link]).get(link, {})
-            rows = self._tables.select("datasets", fields, "dataset_uuid = ?", [dataset])
-            if not rows:
-                what = f"a dataset of the run is not in it ({text(dataset)}) and was left out"
-                self.found.problem(self.location, what, text(run_id))
-            for row in rows:
-                name, digest, kind, source, schema, profile = map(text, row)
-                found[run_id].append(DatasetInput(name, digest, kind, source, schema or None, profile or None, tags))
-        return found
-
-    def _links(self, ids: Sequence[str], source: str, destination: str) -> dict[Any, list[Any]]:
-        marks = ", ".join("?" * len(ids))
-        found = defaultdict(list)
-        for run_id, model, step in self._tables.select(
-            "inputs", ("source_id", "destination_id", "step"),
-            f"source_type = ? AND destination_type = ? AND source_id IN ({marks}) ORDER BY rowid",
-            [source, destination, *ids],
-        ):  # fmt: skip
-            found[run_id].append((text(model), floor(step)))
-        return found
 
 
 def unknown_run(run_id: str, location: str, known: Iterable[str]) -> BadInputError:

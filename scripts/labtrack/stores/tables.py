@@ -14,6 +14,7 @@ from labtrack.stores.numbers import floor, text
 _BESIDE_RUNS = (
     *("experiment_tags", "logged_model", "registered_model", "model_version", "trace_", "spans", "assessments"),
 )
+_SHORT, _KNOWN = 64, 100_000  # characters of a text, and texts, that are kept for the next run
 
 
 class Tables:
@@ -21,6 +22,7 @@ class Tables:
 
     def __init__(self, database: Database, location: str, found: Findings) -> None:
         self.database, self.location, self.found = database, location, found
+        self._known: dict[str, str] = {}  # one object for names and values that many runs have
 
     def select(self, table: str, fields: Sequence[str], condition: str, values: Iterable[Any] = ()) -> list[Any]:
         """Rows of a table that may not be there, with NULL for columns that aren't.
@@ -43,24 +45,19 @@ class Tables:
         columns = ", ".join(name if name in there or name == "rowid" else f"NULL AS {name}" for name in fields)
         return self.database.rows(f"SELECT {columns} FROM {table} WHERE {condition}", values)  # noqa: S608 names we know
 
-    def grouped(
-        self, table: str, by: str, fields: Sequence[str], only: Sequence[Any] | None = None
-    ) -> dict[Any, list[Any]]:
-        """The rows of a table by one column; `only` those of some of its values."""
-        condition = f"{by} IN ({', '.join('?' * len(only))})" if only is not None else "1"
-        found = defaultdict(list)
-        for first, *rest in self.select(table, (by, *fields), f"{condition} ORDER BY rowid", only or ()):
-            found[first].append(rest)
-        return found
-
     def texts(
         self, table: str, by: str, fields: tuple[str, str] = ("key", "value"), only: Sequence[Any] | None = None
     ) -> dict[Any, dict[str, str]]:
         """Keys and values by one column, as texts whatever they were written as."""
-        return {
-            owner: {text(key): text(value) for key, value in rows}
-            for owner, rows in self.grouped(table, by, fields, only).items()
-        }
+        condition = f"{by} IN ({', '.join('?' * len(only))})" if only is not None else "1"
+        found: defaultdict[Any, dict[str, str]] = defaultdict(dict)
+        known = self._known
+        for owner, key, value in self.select(table, (by, *fields), f"{condition} ORDER BY rowid", only or ()):
+            name, said = text(key), text(value)
+            if len(said) < _SHORT and len(known) < _KNOWN:
+                name, said = known.setdefault(name, name), known.setdefault(said, said)
+            found[owner][name] = said
+        return found
 
     def time(
         self, value: Any, place: str, name: str, run_id: str | None = None, experiment_id: str | None = None

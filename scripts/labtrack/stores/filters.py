@@ -16,6 +16,7 @@ from typing import Any
 
 from labtrack.errors import BadInputError
 from labtrack.stores.model import Run, Store
+from labtrack.stores.summary import LAST
 
 _ATTRIBUTES: dict[str, Callable[[Run], Any]] = {
     "status": lambda run: run.status,
@@ -65,9 +66,8 @@ class _Comparison:
             return run.tags.get(self.name)
         if self.kind == "attributes":
             return _ATTRIBUTES[self.name](run)
-        points = [one for one in store.points(run.id) if one.key == self.name]
-        # the latest as MLflow has it: by step, then time, then value
-        return max(points, key=lambda one: (one.step, one.timestamp, one.value)).value if points else None
+        found = store.summaries([run.id], [self.name], {LAST})[run.id].get(self.name)
+        return found.last if found else None
 
 
 Wanted = Callable[[Store, Run], bool]

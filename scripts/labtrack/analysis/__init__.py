@@ -1,0 +1,1 @@
+"""Looking at results: runs of any store as a table, and what is made of it."""
