@@ -28,7 +28,7 @@ _NOT_PASSED = frozenset(
     ("host", "origin", "cookie", "connection", "keep-alive", "proxy-connection", "upgrade", "te", "expect")
 )
 # what would write into a run's own artifact folder; everything else changes only the snapshot
-_WRITES = re.compile(r"/mlflow/upload-artifact\b|/mlflow-artifacts/|/mlflow/logged-models/[^/]+/artifacts\b")
+_WRITES = re.compile(r"/mlflow/upload-artifact\b|/mlflow-artifacts/|promptlab|/mlflow/logged-models/[^/]+/artifacts\b")
 _ASSISTANT = re.compile(r"/mlflow/assistant\b")  # runs programs as the person who started the server
 _NO_COOKIE = (
     "This page is somebody's own. Open the link that `labtrack ui` printed; each link works once, and after "

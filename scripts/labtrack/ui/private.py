@@ -25,26 +25,24 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 _KEPT = ("MLFLOW_S3_", "MLFLOW_BOTO_", "MLFLOW_AZURE_", "MLFLOW_GCS_")  # how artifacts in a store are reached
+_LONGEST = 80  # bytes of a folder whose sockets can be opened: their paths have 104 at most
 _ENDS = 10.0  # seconds for the keeper to clear away
 
 
 class Private:
-    """A context manager.  folder: the session's, 0700."""
+    """A context manager.  folder: the session's, 0700.  sockets: the same, or another whose path is short enough."""
 
     def __init__(self) -> None:
-        base = Path(tempfile.gettempdir())
-        _sweep(base)
-        try:
-            self.folder = Path(tempfile.mkdtemp(prefix=_prefix(), dir=base)).absolute()
-        except OSError as error:
-            raise LabtrackError(f"No folder can be made in {base}: {error.strerror}.", "set TMPDIR to one.") from error
         self._groups: list[int] = []
-        self._lock = self._locked()
+        self._locks: list[int] = []
+        self.folder = self._made(Path(tempfile.gettempdir()))
+        too_long = len(os.fsencode(self.folder)) > _LONGEST
+        self.sockets = self._made(Path("/tmp")) if too_long else self.folder  # noqa: S108 it is made 0700
         script = self.folder / "keeper.py"
         script.write_text((files("labtrack.ui") / "keeper.py").read_text(encoding="utf-8"), encoding="utf-8")
         self._keeper = subprocess.Popen(
-            [sys.executable, "-I", "-S", script, self.folder], cwd="/", stdin=subprocess.PIPE, text=True,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, pass_fds=[self._lock],
+            [sys.executable, "-I", "-S", script, *self._folders], cwd="/", stdin=subprocess.PIPE, text=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, pass_fds=self._locks,
         )  # fmt: skip
 
     def start(self, program: Path, *arguments: str, out: IO[bytes] | int, **more: str) -> subprocess.Popen[bytes]:
@@ -62,12 +60,13 @@ class Private:
 
     def close(self) -> None:
         """Ends the programs and removes the folder."""
+        keeper.end(self._groups, self._folders)
         with contextlib.suppress(OSError):
             cast("IO[str]", self._keeper.stdin).close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._keeper.wait(_ENDS)
-        keeper.end(self._groups, str(self.folder))  # of what somebody ended the keeper of
-        os.close(self._lock)
+        for descriptor in self._locks:
+            os.close(descriptor)
 
     def __enter__(self) -> Private:
         return self
@@ -75,15 +74,25 @@ class Private:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _locked(self) -> int:
-        """A lock that is held as long as the session or its keeper lives."""
-        part = self.folder / "lock.part"
-        descriptor = os.open(part, os.O_RDWR | os.O_CREAT, 0o600)
+    @property
+    def _folders(self) -> list[str]:
+        return [str(one) for one in {self.folder, self.sockets}]
+
+    def _made(self, base: Path) -> Path:
+        """A folder with a lock that is held as long as the session or its keeper lives."""
+        _sweep(base)
+        try:
+            folder = Path(tempfile.mkdtemp(prefix=_prefix(), dir=base)).absolute()
+            part = folder / "lock.part"
+            descriptor = os.open(part, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise LabtrackError(f"No folder can be made in {base}: {error.strerror}.", "set TMPDIR to one.") from error
+        self._locks.append(descriptor)
         with contextlib.suppress(OSError):
             if fcntl is not None:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-                part.rename(self.folder / keeper.LOCK)
-        return descriptor
+                part.rename(folder / keeper.LOCK)
+        return folder
 
 
 def environment() -> dict[str, str]:

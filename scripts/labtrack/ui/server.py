@@ -24,12 +24,13 @@ def start(mlflow: Mlflow, private: Private, database: str) -> subprocess.Popen[b
 
     database: as in SQLAlchemy's sqlite:///, from the private folder.  It is opened at the first question to it.
     """
+    place = str(private.sockets / SOCKET)
     # what `mlflow server` itself starts, without the second time that it takes to import MLflow
     if mlflow.on_uvicorn:
-        program = ["uvicorn", "--uds", SOCKET, "--workers", "1", "--log-level", "warning", "--no-access-log"]
+        program = ["uvicorn", "--uds", place, "--workers", "1", "--log-level", "warning", "--no-access-log"]
         program += ["--no-server-header", "mlflow.server.fastapi_app:app"]
     else:
-        program = ["gunicorn", "-b", f"unix:{SOCKET}", "-w", "1", "--threads", "8", "--timeout", "600"]
+        program = ["gunicorn", "-b", f"unix:{place}", "-w", "1", "--threads", "8", "--timeout", "600"]
         program += ["--log-level", "warning", "mlflow.server:app"]
     with (private.folder / LOG).open("wb") as log:
         return private.start(
@@ -46,7 +47,7 @@ def wait(process: subprocess.Popen[bytes], private: Private) -> None:
         if process.poll() is not None:
             raise failed(private, f"MLflow's server ended with exit code {process.returncode}")
         with contextlib.suppress(OSError, http.client.HTTPException):
-            status, said = _ask(private.folder / SOCKET, "/ajax-api/2.0/mlflow/experiments/search?max_results=1")
+            status, said = _ask(private.sockets / SOCKET, "/ajax-api/2.0/mlflow/experiments/search?max_results=1")
             if status == http.HTTPStatus.OK:
                 return
             # it has come, and can't read the database

@@ -6,7 +6,6 @@ import contextlib
 import os
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,7 +22,6 @@ from labtrack.ui.snapshot import Snapshot
 
 PORT = 5000
 _TRIED = 100  # ports after PORT that are tried before any free one is taken
-_LONGEST = 100  # bytes of the path of a socket
 _OURS = "127.0.0.1"
 _LOOPBACK = ("localhost", _OURS, "::1", "[::1]")
 
@@ -111,7 +109,7 @@ def view(
     mlflow = find_mlflow(settings.mlflow)
     with contextlib.ExitStack() as stack:
         private = stack.enter_context(Private())
-        listening = stack.enter_context(_listening(settings, private, stack))
+        listening = stack.enter_context(_listening(settings, private))
         shown = None
         (private.folder / "artifacts").mkdir()
         if settings.live:
@@ -124,7 +122,7 @@ def view(
         server.wait(process, private)
         here = View(mlflow, shown, listening, private)
         gate = Gate(
-            listening, private.folder / server.SOCKET, read_only=not settings.live,
+            listening, private.sockets / server.SOCKET, read_only=not settings.live,
             used=lambda link: used(here._address(link)),
         )  # fmt: skip
         stack.callback(gate.close)
@@ -149,14 +147,14 @@ def _link(source: str, mlflow: Mlflow, private: Private) -> None:
     (private.folder / snapshot.DATABASE).symlink_to(path)
 
 
-def _listening(settings: Settings, private: Private, stack: contextlib.ExitStack) -> socket.socket:
+def _listening(settings: Settings, private: Private) -> socket.socket:
     if settings.host not in _LOOPBACK:
         raise BadInputError(
             f"--host {settings.host} would show it to others; only this machine's own address is taken (127.0.0.1).",
             "leave --host away and use the ssh line that is printed; for everybody there is the lab's server.",
         )
     if settings.socket:
-        return _unix(private, stack)
+        return _unix(private)
     wanted = [settings.port] if settings.port is not None else [*range(PORT, PORT + _TRIED), 0]
     for port in wanted:
         found = socket.socket()
@@ -175,15 +173,11 @@ def _listening(settings: Settings, private: Private, stack: contextlib.ExitStack
     )
 
 
-def _unix(private: Private, stack: contextlib.ExitStack) -> socket.socket:
-    place = private.folder / "ui.sock"
-    if len(os.fsencode(place)) > _LONGEST:
-        short = stack.enter_context(tempfile.TemporaryDirectory(prefix="labtrack-", dir="/tmp"))
-        place = Path(short) / "ui.sock"
+def _unix(private: Private) -> socket.socket:
     found = socket.socket(socket.AF_UNIX)
     mask = os.umask(0o177)
     try:
-        found.bind(str(place))
+        found.bind(str(private.sockets / "ui.sock"))
     finally:
         os.umask(mask)
     return found
