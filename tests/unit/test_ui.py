@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -20,6 +21,8 @@ import pytest
 import recorded
 
 from labtrack.errors import BadInputError
+from labtrack.portable import export
+from labtrack.stores import open_store
 from labtrack.ui import Settings, View, tunnel, view
 from labtrack.ui.program import find_mlflow
 
@@ -39,6 +42,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "t"
     folder.mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("tempfile.tempdir", None)
     return folder
 
@@ -277,6 +281,65 @@ def test_find_mlflow_says_what_to_install(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("PATH", str(script.parent), prepend=os.pathsep)
     for found in (find_mlflow(), find_mlflow(script), find_mlflow(mlflow), find_mlflow(mlflow / "bin/python")):
         assert (found.version, found.python) == ("3.17.2", mlflow / "bin/python")
+
+
+def shown_by(found: View) -> sqlite3.Connection:
+    """The database that MLflow has been given."""
+    return sqlite3.connect(f"file:{found.page().with_name('mlflow.db')}?mode=ro", uri=True)
+
+
+@pytest.mark.parametrize("version", ["1.30.1", "3.17.2"])
+def test_runs_that_no_mlflow_here_can_upgrade_are_written_anew(
+    version: str, mlflow: Path, place: Path, tmp_path: Path
+) -> None:
+    kind = {"1.30.1": "sqlite", "3.17.2": "files"}[version]
+    folder = recorded.unpack(version, tmp_path / "recorded")
+    witness = recorded.witness(version, kind)
+    for _ in range(2):  # the second time with the tables that were kept
+        with view(str(folder / recorded.KINDS[kind]), Settings(mlflow=str(mlflow), port=0)) as found:
+            made = shown_by(found)
+            names = dict(made.execute("SELECT name, lifecycle_stage FROM experiments"))
+            assert names == {one["name"]: one["lifecycle_stage"] for one in witness["experiments"].values()}
+            for run_id, run in witness["runs"].items():
+                latest = dict(made.execute("SELECT key, value FROM latest_metrics WHERE run_uuid = ?", [run_id]))
+                assert set(latest) == set(run["metrics"])
+                points = made.execute("SELECT count(*) FROM metrics WHERE run_uuid = ?", [run_id]).fetchone()[0]
+                assert points == sum(map(len, run["metrics"].values()))
+                read = "SELECT name FROM datasets JOIN inputs ON source_id = dataset_uuid WHERE destination_id = ?"
+                assert sorted(made.execute(read, [run_id])) == [(one["name"],) for one in run["inputs"]]
+                (place_of,) = made.execute("SELECT artifact_uri FROM runs WHERE run_uuid = ?", [run_id]).fetchone()
+                if run["artifacts"]:
+                    assert (Path(place_of) / "readme.txt").read_text() == "hello\n"
+            assert made.execute("PRAGMA foreign_key_check").fetchall() == []
+            assert made.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+            made.close()
+    assert [one.name for one in (tmp_path / "cache/labtrack/ui").iterdir()]
+
+
+def test_exported_file_brings_its_artifacts(source: Path, mlflow: Path, place: Path, tmp_path: Path) -> None:
+    run_id = next(
+        one for one, run in recorded.witness("3.17.2", "sqlite")["runs"].items() if run["name"] == "parent"
+    )  # fmt: skip
+    with open_store(source) as store:
+        export(store, [run_id], tmp_path / "one.zip")
+    with view(str(tmp_path / "one.zip"), Settings(mlflow=str(mlflow), port=0)) as found:
+        with contextlib.closing(shown_by(found)) as made:
+            ((address,),) = made.execute("SELECT artifact_uri FROM runs").fetchall()
+        assert (Path(address) / "plots/fig 1.svg").read_text() == "<svg/>"
+        assert place in Path(address).parents
+
+
+def test_artifacts_of_others_are_not_shown(mlflow: Path, place: Path, tmp_path: Path) -> None:
+    (run_id,) = recorded.make_sqlite(tmp_path / "theirs.db")
+    with sqlite3.connect(tmp_path / "theirs.db") as made:
+        (schema,) = sqlite3.connect(mlflow / "empty.db").execute("SELECT * FROM alembic_version").fetchone()
+        made.execute("INSERT INTO alembic_version VALUES (?)", [schema])
+        made.execute("UPDATE runs SET artifact_uri = ?", [str(Path.home())])
+    made.close()
+    with view(str(tmp_path / "theirs.db"), Settings(mlflow=str(mlflow), port=0)) as found:
+        with contextlib.closing(shown_by(found)) as copy:
+            ((address,),) = copy.execute("SELECT artifact_uri FROM runs").fetchall()
+        assert address.endswith(f"/missing/{run_id}")
 
 
 def start(source: Path, mlflow: Path, *more: str, by: tuple[str, ...] = ()) -> subprocess.Popen[str]:

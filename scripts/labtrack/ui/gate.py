@@ -63,6 +63,7 @@ class Gate:
         # cookies are kept by host, whatever the port: sessions side by side need names of their own
         self._name = f"labtrack_ui_{secrets.token_hex(4)}"
         self._secret, self._token = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
+        self._tasks: set[asyncio.Task[None] | None] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="labtrack-ui-gate", daemon=True)
         self._thread.start()
@@ -92,6 +93,8 @@ class Gate:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        self._tasks.add(task)  # asyncio itself holds it weakly
         try:
             with contextlib.suppress(OSError, asyncio.TimeoutError, asyncio.IncompleteReadError):
                 try:
@@ -102,6 +105,7 @@ class Gate:
                     _say(writer, refused.status, refused.said)
                 await writer.drain()
         finally:
+            self._tasks.discard(task)
             writer.close()
 
     async def _request(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

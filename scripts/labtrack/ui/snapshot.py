@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labtrack.errors import LabtrackError
+from labtrack.files import home, make_private_folder, write_private
 from labtrack.stores import Store, open_stores
 from labtrack.stores.sqlite import SqliteStore
 from labtrack.ui import gathering, places
@@ -91,12 +93,24 @@ def _copied(stores: list[Store], mlflow: Mlflow, private: Private, step: Callabl
 
 def _gathered(stores: list[Store], mlflow: Mlflow, private: Private, step: Callable[[str], None]) -> None:
     folder = private.folder
-    part = folder / "part.db"
-    making = private.start(mlflow.python, "-c", _EMPTY, out=subprocess.PIPE)
+    part, database, kept = folder / "part.db", folder / DATABASE, _empty_database(mlflow)
+    making = None if kept.exists() else private.start(mlflow.python, "-c", _EMPTY, out=subprocess.PIPE)
     gathering.gather(stores, part, folder / "artifacts", step)
-    _finish(making)
-    gathering.pour(part, folder / DATABASE)
+    if making is None:
+        shutil.copyfile(kept, database)
+    else:
+        _finish(making)
+        with contextlib.suppress(LabtrackError):  # the next one takes as long
+            make_private_folder(kept.parent)
+            write_private(kept, database.read_bytes())
+    gathering.pour(part, database)
     part.unlink()
+
+
+def _empty_database(mlflow: Mlflow) -> Path:
+    """Where the tables of this MLflow are kept: it takes 70 migrations to make them."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(home(os.environ) / ".cache")
+    return Path(base) / "labtrack" / "ui" / f"mlflow-{mlflow.version}-{mlflow.schema}.db"
 
 
 def _need_room(path: Path, folder: Path) -> None:
