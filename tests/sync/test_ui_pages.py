@@ -140,6 +140,7 @@ def test_page_lists_the_runs_and_draws_the_curve(eyes: Eyes, here: View, results
     eyes.visit(f"/#/experiments/{experiment}/runs")
     for name in ("run 1", "run 2"):
         expect(page.get_by_role("link", name=name).first).to_be_visible()
+    expect(page.get_by_text("Welcome to MLflow Assistant")).to_have_count(0)
     eyes.check(results / "ui-1-runs.png")
     run = f"/#/experiments/{experiment}/runs/{runs['run 1']['info']['run_id']}"
     eyes.visit(f"{run}/model-metrics")

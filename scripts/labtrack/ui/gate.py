@@ -34,10 +34,16 @@ _NO_COOKIE = (
     "This page is somebody's own. Open the link that `labtrack ui` printed; each link works once, and after "
     "it has been used the next one is printed."
 )
-_WELCOME = (
-    '<!doctype html><html lang="en"><meta charset="utf-8"><title>labtrack ui</title>'
-    '<meta http-equiv="refresh" content="0; url=/"><p><a href="/">MLflow</a></p></html>\n'
-)
+# MLflow would open its assistant, which is switched off here, and show the pages for traces first
+_WELCOME = """<!doctype html><html lang="en"><meta charset="utf-8"><title>labtrack ui</title>
+<script>
+for (const [key, value] of [["mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true"],
+    ["mlflow.assistant.panelOpen_v1", "false"], ["mlflow.workflowType_v1", '"machine_learning"']])
+  if (localStorage.getItem(key) === null) localStorage.setItem(key, value);
+location.replace("/");
+</script>
+<noscript><meta http-equiv="refresh" content="0; url=/"></noscript><p><a href="/">MLflow</a></p></html>
+"""
 
 
 class Refused(Exception):
