@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from labtrack.errors import LabtrackError as LabtrackError
     from labtrack.library import sync as sync
     from labtrack.library import verify as verify
+    from labtrack.local.experiment import BaseExperiment as BaseExperiment
+    from labtrack.local.experiment import experiment as experiment
     from labtrack.stores import open_store as open_store
     from labtrack.stores.model import Store as Store
     from labtrack.sync.main import Options as Options
@@ -32,6 +34,8 @@ __version__ = "0.1.0"
 _PLACES = {
     "open_store": "labtrack.stores",
     "verify": "labtrack.library",
+    "experiment": "labtrack.local.experiment",
+    "BaseExperiment": "labtrack.local.experiment",
     "Store": "labtrack.stores.model",
     "Options": "labtrack.sync.main",
     "Report": "labtrack.sync.report",
@@ -41,7 +45,7 @@ _PLACES = {
     "ServerError": "labtrack.tracking.answers",
 }
 __all__ = [  # noqa: RUF022 - in the order of the reference
-    "open_store", "sync", "verify", "Options", "Report", "Store",
+    "open_store", "sync", "verify", "experiment", "BaseExperiment", "Options", "Report", "Store",
     "LabtrackError", "BadInputError", "ServerError", "Exit",
 ]  # fmt: skip
 

@@ -7,7 +7,7 @@ import sys
 import click
 
 from labtrack import __version__
-from labtrack.cli import admin, output, portable, researcher, sync, ui
+from labtrack.cli import admin, local, output, portable, researcher, sync, ui
 from labtrack.cli.bucket import bucket
 from labtrack.errors import Exit, LabtrackError
 
@@ -27,7 +27,15 @@ def cli() -> None:
     """
 
 
-for command in (*admin.COMMANDS, bucket, *researcher.COMMANDS, *sync.COMMANDS, *portable.COMMANDS, *ui.COMMANDS):
+for command in (
+    *admin.COMMANDS,
+    bucket,
+    *researcher.COMMANDS,
+    *sync.COMMANDS,
+    *portable.COMMANDS,
+    *ui.COMMANDS,
+    *local.COMMANDS,
+):
     cli.add_command(command)
 for command in admin.ENV_COMMANDS:
     researcher.env.add_command(command)

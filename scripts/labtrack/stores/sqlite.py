@@ -299,6 +299,11 @@ class SqliteStore:
         found = self._db.rows("SELECT version_num FROM alembic_version") if self._db.columns("alembic_version") else ()
         return text(found[0][0]) if found else ""
 
+    def free_bytes(self) -> int:
+        """What SQLite's VACUUM would free."""
+        facts = [self._db.rows(f"PRAGMA {name}")[0][0] for name in ("freelist_count", "page_size")]
+        return int(facts[0]) * int(facts[1])
+
     def copy_to(self, target: Path) -> None:
         """Writes all of the file, as it is at one moment, into a new one: see `Database.copy_to`."""
         self._db.copy_to(target)

@@ -44,8 +44,7 @@ def _lives(group: int) -> bool:
 
 
 def main() -> None:
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT):
-        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT})
     groups = [int(line) for line in sys.stdin]
     end(groups, sys.argv[1:])
 
