@@ -208,9 +208,9 @@ def backup(source: str, folder: Path, keep: int | None, as_data: bool) -> None:
 
 
 @click.command()
-@click.argument("database", type=click.Path(path_type=Path))
+@click.argument("file", metavar="DATABASE")
 @click.option("--json", "as_data", is_flag=True, help="Print JSON.")
-def who(database: Path, as_data: bool) -> None:
+def who(file: str, as_data: bool) -> None:
     """Say who has DATABASE open or locked: process, user, command, batch job.
 
     Only processes of this machine can be seen; on a shared file system another machine may hold it.
@@ -219,9 +219,8 @@ def who(database: Path, as_data: bool) -> None:
     """
     from labtrack.local.holders import holders
 
-    text = str(database)
-    if text.startswith("sqlite:///"):
-        database = Path(text[len("sqlite:///") :])
+    prefix = "sqlite:///"
+    database = Path(file[len(prefix) :] if file.startswith(prefix) else file).expanduser()
     if not database.is_file():
         raise BadInputError(f"There is no file {database}.", "name the SQLite file, often mlflow.db.")
     found = holders(database)

@@ -7,6 +7,7 @@ import datetime
 import os
 import re
 import sqlite3
+import stat
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,7 @@ def backup(source: str, folder: Path, keep: int | None = None) -> Backup:
         try:
             store.copy_to(part)
             runs = _checked(part, store.path)
+            part.chmod(stat.S_IMODE(store.path.stat().st_mode) & 0o666)  # for those who may read the original
             file = _placed(part, folder, stem)
         except OSError as error:
             raise LabtrackError(f"No backup in {folder}: {error.strerror}.", f"look at `df -h {folder}`.") from error

@@ -80,7 +80,7 @@ class Database:
         deadline = time.monotonic() + self.patience
         while True:
             self.rows("SELECT count(*) FROM sqlite_master")  # what has to be recovered first comes up here
-            target.unlink(missing_ok=True)
+            target.write_bytes(b"")  # of an earlier try; its mode stays
             try:
                 with contextlib.closing(sqlite3.connect(target, isolation_level=None)) as copy:
                     self._backup(copy, deadline)
