@@ -173,7 +173,8 @@ class Experiment:
             del os.environ[_RUN]
 
     def _report(self) -> None:
-        facts = {"run_id": self.run_id, "status": "RUNNING", "start_time": self._born, "tags": self._code.tags()}
+        facts: dict[str, Any] = {"run_id": self.run_id, "status": "RUNNING", "tags": self._code.tags()}
+        facts.update(start_time=self._born, end_time=None)
         try:
             self._reports = Reports(self.folder, self.config, facts, self._code.diff)
             for name, file in self._figures.items():
