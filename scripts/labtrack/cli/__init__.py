@@ -20,7 +20,8 @@ def cli() -> None:
     """A research lab's own MLflow server: deployed, handed out, checked.
 
     For the lab's admin: preflight, secrets, bucket, env, users, verify.
-    For researchers: doctor, sync, export, import, and env check.
+    For researchers: doctor, sync, export, import, ui, and env check.
+    Without a server: project, usage, clean, prune, backup, who.
 
     Exit codes: 0 fine, 1 something failed, 2 wrong usage or input, 75 another call is at work.
     doctor, verify and env check: 0 ok, 1 warnings, 2 failed.

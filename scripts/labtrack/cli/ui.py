@@ -29,7 +29,7 @@ _LOOKED = 0.5  # seconds between two looks at whether the session has ended
 @click.option("--socket", "socket", is_flag=True, help="Listen on a Unix socket; nothing on a port.")
 @click.option("--mlflow", metavar="PATH", help="The `mlflow` to use, or its environment.  [default: where labtrack is]")
 @click.option("--browser/--no-browser", default=None, help="Open a browser.  [default: where there is a display]")
-@click.option("-v", "--verbose", is_flag=True, help="Say what is done, step by step.")
+@click.option("-v", "--verbose", is_flag=True, help="Say what is done, also into a file.")
 def ui(source: str | None, browser: bool | None, verbose: bool, **given: Any) -> None:
     """Show SOURCE in MLflow's own pages, to you alone.
 
@@ -45,7 +45,8 @@ def ui(source: str | None, browser: bool | None, verbose: bool, **given: Any) ->
     from labtrack.ui.tunnel import has_display
 
     parent, outlives = os.getppid(), _heed_signals()
-    said = (lambda text: output.line(f"... {text}", err=True)) if verbose else (lambda _: None)
+    shows = verbose or sys.stderr.isatty()
+    said = (lambda text: output.line(f"... {text}", err=True)) if shows else (lambda _: None)
     where = source or os.environ.get("MLFLOW_TRACKING_URI") or "."
 
     def used(url: str) -> None:

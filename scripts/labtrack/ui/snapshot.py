@@ -53,14 +53,16 @@ def make(where: str, mlflow: Mlflow, private: Private, step: Callable[[str], Non
         upgraded = _copied(stores, mlflow, private, step)
         if upgraded is None:
             _gathered(stores, mlflow, private, step)
-        problems = tuple(str(problem) for store in stores for problem in store.problems() if problem.damage)
+        problems = [str(problem) for store in stores for problem in store.problems() if problem.damage]
+        if upgraded is None:
+            problems += [f"{store.location}: its traces" for store in stores if any(True for _ in store.traces())]
         location = ", ".join(store.location for store in stores[:3]) + ", ..." * (len(stores) > 3)  # noqa: PLR2004
     finally:
         for store in stores:
             store.close()
     with contextlib.closing(sqlite3.connect(private.folder / DATABASE)) as made:
         counts = [made.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("experiments", "runs")]  # noqa: S608
-    return Snapshot(location, counts[0], counts[1], taken, bool(upgraded), problems)
+    return Snapshot(location, counts[0], counts[1], taken, bool(upgraded), tuple(problems))
 
 
 def _copied(stores: list[Store], mlflow: Mlflow, private: Private, step: Callable[[str], None]) -> bool | None:
