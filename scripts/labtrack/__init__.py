@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from labtrack.errors import LabtrackError as LabtrackError
     from labtrack.library import sync as sync
     from labtrack.library import verify as verify
+    from labtrack.local.experiment import BaseExperiment as BaseExperiment
+    from labtrack.local.experiment import experiment as experiment
     from labtrack.stores import open_store as open_store
     from labtrack.stores.model import Store as Store
     from labtrack.sync.main import Options as Options
@@ -36,6 +38,8 @@ _PLACES = {
     "frame": "labtrack.analysis.frame",
     "Frame": "labtrack.analysis.frame",
     "verify": "labtrack.library",
+    "experiment": "labtrack.local.experiment",
+    "BaseExperiment": "labtrack.local.experiment",
     "Store": "labtrack.stores.model",
     "Options": "labtrack.sync.main",
     "Report": "labtrack.sync.report",
@@ -45,7 +49,8 @@ _PLACES = {
     "ServerError": "labtrack.tracking.answers",
 }
 __all__ = [  # noqa: RUF022 - in the order of the reference
-    "open_store", "frame", "sync", "verify", "Options", "Report", "Frame", "Store",
+    "open_store", "frame", "sync", "verify", "experiment", "BaseExperiment",
+    "Options", "Report", "Frame", "Store",
     "LabtrackError", "BadInputError", "ServerError", "Exit",
 ]  # fmt: skip
 

@@ -51,6 +51,26 @@ def write_private(path: Path, data: bytes) -> None:
 
     Raises LabtrackError when the disk is full or the folder can't be written to; the old content stays.
     """
+    _write(path, data, None)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """The same with the mode that the file has, or that new files get here."""
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError:
+        mode = 0o666 & ~umask()
+    _write(path.resolve() if path.is_symlink() else path, data, mode)
+
+
+def umask() -> int:
+    """The mode bits that new files don't get."""
+    found = os.umask(0o077)
+    os.umask(found)
+    return found
+
+
+def _write(path: Path, data: bytes, mode: int | None) -> None:
     try:
         for left_over in path.parent.glob(f".{path.name}.*.tmp"):  # of a call that was killed
             left_over.unlink(missing_ok=True)
@@ -61,6 +81,8 @@ def write_private(path: Path, data: bytes) -> None:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
+            if mode is not None:
+                temporary.chmod(mode)
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)

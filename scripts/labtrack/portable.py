@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from labtrack.errors import BadInputError, LabtrackError
+from labtrack.files import umask
 from labtrack.stores.model import LoggedModel, Owner, RegisteredModel, Run, Store
 from labtrack.stores.portable import DATABASE, artifact_name
 from labtrack.stores.writing import Writer
@@ -64,7 +65,7 @@ def export(
             done = _write(store, runs, out, Path(folder) / DATABASE, step or (lambda _: None))
             out.flush()
             os.fsync(out.fileno())
-        Path(name).chmod(0o666 & ~_umask())
+        Path(name).chmod(0o666 & ~umask())
         Path(name).replace(file)
     except BaseException as error:
         if name:
@@ -151,12 +152,6 @@ def _pack(packed: zipfile.ZipFile, name: str, source: BinaryIO) -> None:
     with packed.open(entry, "w", force_zip64=True) as target:
         target.write(sample)
         shutil.copyfileobj(source, target, _CHUNK)
-
-
-def _umask() -> int:
-    found = os.umask(0o077)
-    os.umask(found)
-    return found
 
 
 def _cannot(file: Path, error: OSError | sqlite3.Error) -> LabtrackError:

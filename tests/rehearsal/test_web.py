@@ -7,36 +7,25 @@ import re
 import shlex
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from playwright.sync_api import Browser, Page, Request, Response, expect, sync_playwright
+from eyes import WAIT, Eyes, chromium, watched
+from playwright.sync_api import Browser, expect
 
 from labtrack.envfile import read_envfile
 
 if TYPE_CHECKING:
     from conftest import Rehearsal
 
-CHROMIUM = Path("/usr/bin/chromium")
-ARGUMENTS = [
-    "--no-sandbox",  # Chromium's own sandbox refuses to run as root
-    "--disable-background-networking", "--disable-component-update", "--disable-quic", "--disable-sync",
-]  # fmt: skip
-WAIT = 30_000  # milliseconds; two busy cores are slow to draw
-QUIET = 10  # tenths of a second without a request, after which a page is drawn
-
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Debian's chromium, without a window."""
-    if not CHROMIUM.exists():
-        pytest.skip("needs Debian's chromium")
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield chromium
-        chromium.close()
+    with chromium() as found:
+        yield found
 
 
 # What is closed on purpose, and what the page asks for all the same; each answer says so in words.
@@ -46,10 +35,6 @@ CLOSED = (
     "/mlflow/ui-telemetry",
     "404 GET https://mlflow.rehearsal.test/model-versions/get-artifact?path=MLmodel",  # the version has no files
     "403 POST https://mlflow.rehearsal.test/ajax-api/3.0/mlflow/traces/search",  # of the judges page
-)
-# The page's own words for something that it did not expect.
-BROKEN = re.compile(
-    r"something went wrong|an error occurred|unexpected error|page not found|can.t be rendered|failed to load", re.I
 )
 # Two runs with all kinds of artifacts, and a version of a model.
 RECORD = """
@@ -109,36 +94,6 @@ def recorded(rehearsal: Rehearsal) -> Iterator[Recorded]:
     python(FORGET)
 
 
-@dataclass
-class Eyes:
-    """A page of the browser, and what went wrong on it."""
-
-    page: Page
-    url: str
-    refused: list[str]
-    errors: list[str]
-    pending: set[Request] = field(default_factory=set)
-
-    def visit(self, path: str) -> None:
-        """Go to a page."""
-        # a change after # alone would not load the page again
-        self.page.goto("about:blank")
-        self.page.goto(self.url + path)
-
-    def check(self, picture: Path) -> None:
-        """Take a picture, and fail if the page was refused anything unexpected or shows that it is broken."""
-        deadline, quiet = time.monotonic() + WAIT / 1000, 0
-        while quiet < QUIET and time.monotonic() < deadline:
-            self.page.wait_for_timeout(100)
-            quiet = 0 if self.pending else quiet + 1
-        self.page.screenshot(path=picture)
-        broken = BROKEN.search(self.page.inner_text("body"))
-        assert not broken, f"{picture} shows: {broken[0]}"
-        surprising = [line for line in self.refused if not any(part in line for part in CLOSED)]
-        assert not surprising, "the page was refused:\n" + "\n".join(surprising)
-        assert not self.errors, "the page's console has:\n" + "\n".join(self.errors)
-
-
 @pytest.fixture
 def eyes(browser: Browser, rehearsal: Rehearsal) -> Iterator[Eyes]:
     """A page on which Ada has logged in."""
@@ -148,30 +103,7 @@ def eyes(browser: Browser, rehearsal: Rehearsal) -> Iterator[Eyes]:
         viewport={"width": 1400, "height": 1000},
         ignore_https_errors=True,  # the browser's own store doesn't know the lab's CA; curl checks it elsewhere
     )
-    page = context.new_page()
-    page.set_default_timeout(WAIT)
-    expect.set_options(timeout=WAIT)
-    eyes = Eyes(page, rehearsal.url, [], [])
-
-    def answered(answer: Response) -> None:
-        if answer.status >= 400:
-            eyes.refused.append(f"{answer.status} {answer.request.method} {answer.url}")
-
-    def sent(request: Request) -> None:
-        # a worker's script is never said to have come
-        if request.resource_type in ("fetch", "xhr"):
-            eyes.pending.add(request)
-
-    def ended(request: Request) -> None:
-        eyes.pending.discard(request)
-
-    context.route(lambda url: not url.startswith(rehearsal.url), lambda route: route.abort())  # there is no internet
-    page.on("response", answered)
-    page.on("request", sent)
-    page.on("requestfinished", ended)
-    page.on("requestfailed", ended)
-    page.on("pageerror", lambda error: eyes.errors.append(str(error)))
-    yield eyes
+    yield watched(context, rehearsal.url, CLOSED)
     context.close()
 
 

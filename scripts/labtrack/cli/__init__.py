@@ -7,7 +7,7 @@ import sys
 import click
 
 from labtrack import __version__
-from labtrack.cli import admin, boards, output, portable, researcher, results, sync
+from labtrack.cli import admin, boards, local, output, portable, researcher, results, sync, ui
 from labtrack.cli.bucket import bucket
 from labtrack.errors import Exit, LabtrackError
 
@@ -20,8 +20,9 @@ def cli() -> None:
     """A research lab's own MLflow server: deployed, handed out, checked.
 
     For the lab's admin: preflight, secrets, bucket, env, users, verify.
-    For researchers: doctor, sync, export, import, and env check.
+    For researchers: doctor, sync, export, import, ui, and env check.
     For their results: leaderboard, compare, diff, sweep, table, dataset, lineage, runs, query, snapshot.
+    Without a server: project, usage, clean, prune, backup, who.
 
     Exit codes: 0 fine, 1 something failed, 2 wrong usage or input, 3 a recording is damaged,
     75 another call is at work.
@@ -37,6 +38,8 @@ for command in (
     *portable.COMMANDS,
     *boards.COMMANDS,
     *results.COMMANDS,
+    *ui.COMMANDS,
+    *local.COMMANDS,
 ):
     cli.add_command(command)
 for command in admin.ENV_COMMANDS:

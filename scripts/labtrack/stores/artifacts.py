@@ -135,7 +135,7 @@ class LocalArtifacts:
             return None
         here = scheme != "windows" and not path.is_absolute()
         # the folder of an experiment, that of all experiments, and the job's, which may have only its database
-        above = (place, place.parent, *place.parents[1:-1][:1])
+        above = (place, place.parent, *list(place.parents)[1:-1][:1])  # no slices of parents before Python 3.10
         here = here or any(map(tree.is_folder, above)) or self.root in place.parents
         if not here and not any(self._here(place.parent, place.parent.name)):
             what = f"artifacts were recorded there, and are neither there nor beside {self.root}"

@@ -27,6 +27,8 @@ _WAL_VERSION = 2  # bytes 18 and 19 of the header (https://sqlite.org/fileformat
 _BESIDE = ("-journal", "-wal")
 _Looks = tuple[tuple[int, int, int], ...]
 _NEEDS_RECOVERY = "readonly database"  # SQLITE_READONLY_ROLLBACK and _RECOVERY: a hot journal or log
+_STEP = 2000  # pages of a copy that are read at once: a few ms, for which a writer may have to wait
+_IN_STEPS = 10.0  # seconds: a file that is written all the time is then read in one go
 _SHARED = ("nfs", "nfs4", "lustre", "gpfs", "beegfs", "cifs", "smb3", "smbfs", "ceph", "panfs", "afs", "orangefs", "9p")
 
 
@@ -69,6 +71,48 @@ class Database:
                 return found  # as it was when the copy was made
             self.close()  # somebody began to write: what was read is old, or torn
             self._open()
+
+    def copy_to(self, target: Path) -> None:
+        """Writes the whole file, as it is at one moment, into a new one by SQLite's backup interface.
+
+        Commits of a job that writes meanwhile pass.  The copy is in no WAL mode.  Raises what `rows` raises, and
+        LabtrackError when the disk is full.
+        """
+        deadline = time.monotonic() + self.patience
+        while True:
+            self.rows("SELECT count(*) FROM sqlite_master")  # what has to be recovered first comes up here
+            target.write_bytes(b"")  # of an earlier try; its mode stays
+            try:
+                with contextlib.closing(sqlite3.connect(target, isolation_level=None)) as copy:
+                    self._backup(copy, deadline)
+                    copy.execute("PRAGMA journal_mode = DELETE")
+            except sqlite3.OperationalError as error:
+                if "disk is full" in str(error):
+                    what = f"The disk is full: {self.path} was not copied to {target}."
+                    raise LabtrackError(what, f"free some space (`df -h {target.parent}`).") from error
+                self._recover(error, deadline)
+                continue
+            except sqlite3.DatabaseError as error:
+                raise _damaged(self.path, error) from error
+            if self._watched is None or self._watched == _looks(self.path) or time.monotonic() > deadline:
+                return
+            self.close()
+            self._open()
+
+    def _backup(self, copy: sqlite3.Connection, deadline: float) -> None:
+        begun = time.monotonic()
+
+        def watch(status: int, left: int, pages: int) -> None:
+            if left and time.monotonic() > begun + _IN_STEPS:
+                raise TimeoutError
+            if status and time.monotonic() > deadline:
+                raise sqlite3.OperationalError("database is locked")
+
+        try:
+            # after each step a writer may come in between; then SQLite begins anew
+            self._live().backup(copy, pages=_STEP, progress=watch, sleep=0.01)
+        except TimeoutError:
+            self._live().backup(copy)
 
     def columns(self, table: str) -> frozenset[str]:
         """The names of a table's columns; none where there is no such table."""

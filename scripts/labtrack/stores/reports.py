@@ -36,7 +36,9 @@ from labtrack.stores.summary import PARTS, Summaries
 from labtrack.stores.summing import of_points
 
 CONFIG, METRICS = "config.yaml", "metrics.json"
-_KEPT = (CONFIG, METRICS, "figures")  # the folder may hold a whole project beside them
+# what `labtrack.experiment` writes beside them: id, status, times and tags of the run, and what git has not committed
+FACTS, DIFF, FIGURES = "run.json", "git.diff", "figures"
+_KEPT = (CONFIG, METRICS, FIGURES, DIFF)  # the folder may hold a whole project beside them
 _STEPS = ("step", "global_step", "iteration", "iter", "epoch")  # the first that a record has is its step
 _TIMES = ("timestamp", "time")
 _SECONDS = 10**11  # a time below is in seconds, and else in milliseconds
@@ -157,6 +159,8 @@ class ReportsStore:
         measured = json.loads(data.get(METRICS, b"{}"))
         # the same results are the same run wherever the folder is; new ones in the same folder are another
         run_id = hashlib.sha256(b"\0".join(data.get(name, b"") for name in (CONFIG, METRICS))).hexdigest()[:32]
+        facts = _facts(folder)
+        run_id = facts.get("run_id", run_id)
         times = [path.stat().st_mtime_ns // 1_000_000 for path in parts.values()]
         inside = folder.absolute().parent.name if folder.name == "reports" else folder.name
         name = str(config.get("name") or inside)
@@ -165,16 +169,38 @@ class ReportsStore:
             str(config.get("mlflow_experiment_name") or name),
             name,
             _owner(next(iter(parts.values()))),
-            "FINISHED",
-            min(times),
-            max(times),
+            facts.get("status", "FINISHED"),
+            facts.get("start_time", min(times)),
+            facts.get("end_time", max(times)),
             artifact_uri=str(folder.absolute()),
-            params={key: _text(value) for key, value in _flat(config)},
-            tags={"mlflow.runName": name},
+            params=params_of(config),
+            tags={**facts.get("tags", {}), "mlflow.runName": name},
         )
         self._files.prefer(run, folder.absolute())
         self._points[run_id] = list(_measured(measured, max(times)))
         self._runs[run_id] = run
+
+
+def params_of(config: Mapping[Any, Any]) -> dict[str, str]:
+    """A configuration as a run's parameters: what is nested has its names joined by dots."""
+    return {key: _text(value) for key, value in _flat(config)}
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    """What run.json says, as far as it is what `labtrack.experiment` writes."""
+    try:
+        said = json.loads((folder / FACTS).read_bytes())
+    except FileNotFoundError:
+        return {}
+    if not isinstance(said, dict) or not re.fullmatch("[0-9a-f]{32}", str(said.get("run_id"))):
+        return {}  # of some other program
+    kinds: dict[str, tuple[type, ...]] = {
+        "run_id": (str,), "status": (str,), "start_time": (int,), "end_time": (int, type(None)), "tags": (dict,),
+    }  # fmt: skip
+    found = {name: said[name] for name, kind in kinds.items() if isinstance(said.get(name), kind) and name in said}
+    if "tags" in found:
+        found["tags"] = {str(key): str(value) for key, value in found["tags"].items()}
+    return found
 
 
 def folders_of_reports(root: Path) -> list[Path]:

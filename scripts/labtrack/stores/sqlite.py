@@ -321,6 +321,21 @@ class SqliteStore:
         danger = [Problem(str(self.path), self._db.danger, damage=False)] if self._db.danger else []
         return danger + self.found.problems()
 
+    @property
+    def schema(self) -> str:
+        """The revision of MLflow's schema that the file says it has; empty where it says none."""
+        found = self._db.rows("SELECT version_num FROM alembic_version") if self._db.columns("alembic_version") else ()
+        return text(found[0][0]) if found else ""
+
+    def free_bytes(self) -> int:
+        """What SQLite's VACUUM would free."""
+        facts = [self._db.rows(f"PRAGMA {name}")[0][0] for name in ("freelist_count", "page_size")]
+        return int(facts[0]) * int(facts[1])
+
+    def copy_to(self, target: Path) -> None:
+        """Writes all of the file, as it is at one moment, into a new one: see `Database.copy_to`."""
+        self._db.copy_to(target)
+
     def close(self) -> None:
         self._db.close()
 

@@ -75,12 +75,11 @@ class Journal:
     def __init__(self, folder: Path, server: str, store: str) -> None:
         self.trouble = ""
         self._lock = threading.Lock()
-        self._entries: dict[str, Entry] = {}
         self._file: TextIO | None = None
         self._left = _COMPACT  # characters until it is written anew
         name = hashlib.sha256(f"{server}\n{store}".encode()).hexdigest()[:24]
         self.path = folder / f"{name}.jsonl"
-        self._read()
+        self._entries = _read(self.path)
         self._open()
 
     def entry(self, run_id: str, copy: str, state: str) -> Entry | None:
@@ -115,17 +114,6 @@ class Journal:
                 with contextlib.suppress(OSError):
                     self._file.close()
                 self._file = None
-
-    def _read(self) -> None:
-        with contextlib.suppress(OSError), self.path.open(encoding="utf-8", errors="replace") as file:
-            for text in file:
-                # a torn line of a killed call, or anything else: what it said is asked of the server
-                with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
-                    line = json.loads(text)
-                    known = self._entries.get(line["run"])
-                    if line.get("new") or known is None or known.copy != line["copy"]:
-                        known = self._entries[line["run"]] = Entry(line["copy"])
-                    known.take(line)
 
     def _open(self) -> None:
         try:
@@ -163,6 +151,29 @@ class Journal:
             f"interruption asks the server what it has.  To fix: free some space (`df -h {self.path.parent}`), "
             "or export XDG_STATE_HOME=a folder that you may write to."
         )
+
+
+def acknowledged(folder: Path) -> dict[str, list[Entry]]:
+    """What the journals in a folder know of each run, one entry for each server that it was sent to."""
+    found: dict[str, list[Entry]] = {}
+    for path in folder.glob("*.jsonl"):
+        for run_id, entry in _read(path).items():
+            found.setdefault(run_id, []).append(entry)
+    return found
+
+
+def _read(path: Path) -> dict[str, Entry]:
+    entries: dict[str, Entry] = {}
+    with contextlib.suppress(OSError), path.open(encoding="utf-8", errors="replace") as file:
+        for text in file:
+            # a torn line of a killed call, or anything else: what it said is asked of the server
+            with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+                line = json.loads(text)
+                known = entries.get(line["run"])
+                if line.get("new") or known is None or known.copy != line["copy"]:
+                    known = entries[line["run"]] = Entry(line["copy"])
+                known.take(line)
+    return entries
 
 
 def fingerprint(text: str) -> str:

@@ -1,0 +1,183 @@
+"""One session: a snapshot, MLflow's server over it, and the gate in front; gone together."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from labtrack.errors import BadInputError, LabtrackError
+from labtrack.stores import open_store
+from labtrack.stores.sqlite import SqliteStore
+from labtrack.ui import server, snapshot, tunnel
+from labtrack.ui.gate import Gate
+from labtrack.ui.private import Private
+from labtrack.ui.program import Mlflow, find_mlflow
+from labtrack.ui.snapshot import Snapshot
+
+PORT = 5000
+_TRIED = 100  # ports after PORT that are tried before any free one is taken
+_OURS = "127.0.0.1"
+_LOOPBACK = ("localhost", _OURS, "::1", "[::1]")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How it is shown.
+
+    live: the file itself, not a snapshot.  port: None for 5000 or the next that is free.  host: a name of loopback.
+    socket: a Unix socket in the place of a port.  mlflow: see `find_mlflow`.
+    """
+
+    live: bool = False
+    port: int | None = None
+    host: str = _OURS
+    socket: bool = False
+    mlflow: str | None = None
+
+
+class View:
+    """A session that is running.
+
+    shown: the snapshot, None where the file itself is shown.  port: the port here, or to choose at the other end.
+    socket: the path of the Unix socket.  seconds: from the start to a page that answers.
+    """
+
+    def __init__(self, mlflow: Mlflow, shown: Snapshot | None, listening: socket.socket, private: Private) -> None:
+        self.mlflow, self.shown = mlflow, shown
+        name = listening.getsockname()
+        self.socket = Path(name) if isinstance(name, str) else None
+        self.port = PORT if isinstance(name, str) else int(name[1])
+        self.seconds = 0.0
+        self._private = private
+        self._gate: Gate | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """The address that opens the page in a browser; it works once."""
+        return self._address(self._gate.link if self._gate else "/")
+
+    @property
+    def ssh(self) -> str:
+        """The command by which one's own computer reaches it."""
+        return tunnel.ssh_line(self.port, str(self.socket) if self.socket else f"{_OURS}:{self.port}")
+
+    @property
+    def alive(self) -> bool:
+        """Whether MLflow's server is still there."""
+        return self._process is not None and self._process.poll() is None
+
+    def failure(self) -> LabtrackError:
+        """Why the server is not there any more."""
+        return server.failed(self._private, "MLflow's server has ended")
+
+    def page(self) -> Path:
+        """A file that leads to the page, for a program that opens a browser: its arguments can be seen by others."""
+        file = self._private.folder / "open.html"
+        file.write_text(f'<!doctype html><meta http-equiv="refresh" content="0; url={self.url}">\n', encoding="utf-8")
+        return file
+
+    def _address(self, path: str) -> str:
+        return f"http://{_OURS}:{self.port}{path}"
+
+    def _serve(self, gate: Gate, process: subprocess.Popen[bytes], seconds: float) -> None:
+        self._gate, self._process, self.seconds = gate, process, seconds
+
+
+@contextlib.contextmanager
+def view(
+    source: str,
+    settings: Settings | None = None,
+    *,
+    step: Callable[[str], None] = lambda _: None,
+    used: Callable[[str], None] = lambda _: None,
+) -> Iterator[View]:
+    """Shows what was recorded until the context is left; then nothing is left of it.
+
+    source: what `open_store` takes, or a folder with many recordings.  step: told what is done.  used: called with the
+    next address each time one was used.
+    Raises BadInputError where there is no such source, no MLflow or no such port, LabtrackError where MLflow fails.
+    """
+    settings = settings or Settings()
+    begun = time.monotonic()
+    mlflow = find_mlflow(settings.mlflow)
+    with contextlib.ExitStack() as stack:
+        private = stack.enter_context(Private())
+        listening = stack.enter_context(_listening(settings, private))
+        shown = None
+        (private.folder / "artifacts").mkdir()
+        if settings.live:
+            _link(source, mlflow, private)
+        # it imports MLflow for seconds, and opens the database only when it is asked
+        process = server.start(mlflow, private, snapshot.DATABASE)
+        if not settings.live:
+            shown = snapshot.make(source, mlflow, private, step)
+        step("wait for MLflow's server")
+        server.wait(process, private)
+        here = View(mlflow, shown, listening, private)
+        gate = Gate(
+            listening, private.sockets / server.SOCKET, read_only=not settings.live,
+            used=lambda link: used(here._address(link)),
+        )  # fmt: skip
+        stack.callback(gate.close)
+        here._serve(gate, process, time.monotonic() - begun)
+        yield here
+
+
+def _link(source: str, mlflow: Mlflow, private: Private) -> None:
+    """Puts a link to the file itself where a snapshot would be.  Raises BadInputError where that can't be shown."""
+    with open_store(source) as store:
+        if type(store) is not SqliteStore:
+            raise BadInputError(
+                f"--live shows a SQLite file itself, and {store.location} is none.", "leave --live away: a snapshot."
+            )
+        schema, path = store.schema, store.path.absolute()
+    if schema != mlflow.schema:
+        raise BadInputError(
+            f"{path} has the schema {schema or 'of an old version'}, and MLflow {mlflow.version} has {mlflow.schema}: "
+            "it would have to be upgraded, and then no other version could write it.",
+            "leave --live away: the snapshot is upgraded, the file is not.",
+        )
+    (private.folder / snapshot.DATABASE).symlink_to(path)
+
+
+def _listening(settings: Settings, private: Private) -> socket.socket:
+    if settings.host not in _LOOPBACK:
+        raise BadInputError(
+            f"--host {settings.host} would show it to others; only this machine's own address is taken (127.0.0.1).",
+            "leave --host away and use the ssh line that is printed; for everybody there is the lab's server.",
+        )
+    if settings.socket:
+        return _unix(private)
+    wanted = [settings.port] if settings.port is not None else [*range(PORT, PORT + _TRIED), 0]
+    for port in wanted:
+        found = socket.socket()
+        try:
+            if os.name != "nt":  # where it would let two programs have the port
+                found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            found.bind((_OURS, port))
+            found.listen()
+            return found
+        except (OSError, OverflowError) as error:
+            found.close()
+            trouble = error
+    raise BadInputError(
+        f"The port {settings.port} can't be had: {getattr(trouble, 'strerror', None) or trouble}.",
+        "leave --port away: a free one is found.",
+    )
+
+
+def _unix(private: Private) -> socket.socket:
+    found = socket.socket(socket.AF_UNIX)
+    mask = os.umask(0o177)
+    try:
+        found.bind(str(private.sockets / "ui.sock"))
+    finally:
+        os.umask(mask)
+    return found
