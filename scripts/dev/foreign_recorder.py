@@ -1,0 +1,181 @@
+"""Records one training with another tracker; run by make_foreign_fixtures.py in an environment of that tracker.
+
+    python foreign_recorder.py FORMAT FOLDER
+
+All values are exact as 32-bit floats, which is what TensorBoard keeps.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+T0 = 1_750_000_000.0  # seconds since 1970
+EXPERIMENT = "denoising"
+HOST, USER = "node01", "ada"
+
+
+class Point(NamedTuple):
+    """A value as it is logged; time: seconds since 1970."""
+
+    key: str
+    value: float
+    step: int
+    time: float
+
+
+class Training(NamedTuple):
+    """A run."""
+
+    name: str
+    start: float
+    params: dict[str, Any]
+    points: list[Point]
+
+
+def trainings() -> list[Training]:
+    """Two runs of 20 steps, with an evaluation at every fifth."""
+    return [_training("small", T0, 16, 3), _training("large", T0 + 1000, 64, 5)]
+
+
+def _training(name: str, start: float, width: int, factor: int) -> Training:
+    params = {"lr": 0.25, "batch_size": 32, "width": width, "optimizer": "adam", "augment": True}
+    points = []
+    for step in range(20):
+        now = start + 10 * step + 0.125
+        points.append(Point("train/loss", factor / (1 << step % 10) + step / 1024, step, now))
+        if (step + 1) % 5 == 0:
+            points.append(Point("val_acc", 1 - factor / (8 + step * 8), step, now))
+    points.append(Point("grad_norm", math.inf, 5, start + 50.125))
+    points.append(Point("grad_norm", math.nan, 6, start + 60.125))
+    return Training(name, start, params, sorted(map(_single, points), key=lambda one: one.time))
+
+
+def _single(point: Point) -> Point:
+    """The same with a value that a 32-bit float can hold: 11 bits behind the point are enough for these."""
+    finite = math.isfinite(point.value)
+    return point._replace(value=round(point.value * 2048) / 2048) if finite else point
+
+
+def steps(training: Training) -> Iterator[tuple[int, float, dict[str, float]]]:
+    """Step, time and values of each moment."""
+    for (moment, step), points in itertools.groupby(training.points, key=lambda one: (one.time, one.step)):
+        yield step, moment, {one.key: one.value for one in points}
+
+
+class Clock:
+    """The time that all of this process sees."""
+
+    now = T0
+
+    @classmethod
+    def time(cls) -> float:
+        return cls.now
+
+
+def tensorboard(place: Path) -> None:
+    """By tensorboardX, which writes what torch does, and by TensorBoard's own, which writes what TensorFlow 2 does."""
+    from tensorboardX import SummaryWriter
+
+    for training in trainings():
+        Clock.now = training.start
+        with SummaryWriter(str(place / "runs" / training.name)) as writer:
+            writer.add_hparams(training.params, {}, name="hparams", global_step=0)
+            for point in training.points:
+                writer.add_scalar(point.key, point.value, point.step, walltime=point.time)
+    _in_two(place, SummaryWriter)
+    _other_kinds(place, SummaryWriter)
+    _sweep(place, SummaryWriter)
+    _tensors(place)
+
+
+def _in_two(place: Path, writes: Any) -> None:
+    """A run that was resumed from step 10, and logs that step again."""
+    training = _training("resumed", T0 + 20000, 16, 3)
+    for first, last in ((0, 10), (10, 19)):
+        Clock.now = training.start + 10 * first
+        with writes(str(place / "resumed" / "run")) as writer:
+            for point in training.points:
+                if first <= point.step <= last:
+                    writer.add_scalar(point.key, point.value, point.step, walltime=Clock.now + point.step)
+
+
+def _other_kinds(place: Path, writes: Any) -> None:
+    import numpy
+
+    Clock.now = T0 + 5000
+    with writes(str(place / "media")) as writer:
+        writer.add_scalar("loss", 0.5, 1, walltime=Clock.now)
+        writer.add_image("sample", numpy.zeros((3, 200, 200), dtype=numpy.uint8), 1, walltime=Clock.now)
+        writer.add_histogram("weights", numpy.array([1.0, 2.0]), 1, walltime=Clock.now)
+        writer.add_text("note", "hello", 1, walltime=Clock.now)
+        writer.add_pr_curve("pr", numpy.array([0, 1]), numpy.array([0.25, 0.5]), 1, walltime=Clock.now)
+        writer.add_scalar("loss", 0.25, 2, walltime=Clock.now + 1)
+
+
+def _sweep(place: Path, writes: Any) -> None:
+    """One writer for many trials, as in torch's tutorial."""
+    Clock.now = T0 + 6000
+    with writes(str(place / "sweep")) as writer:
+        for trial in range(3):
+            Clock.now += 10
+            writer.add_hparams({"lr": 0.5**trial, "trial": trial}, {"hparam/accuracy": trial / 4}, name=str(Clock.now))
+
+
+def _tensors(place: Path) -> None:
+    from tensorboard.compat.proto import event_pb2
+    from tensorboard.plugins.hparams import plugin_data_pb2, summary_v2
+    from tensorboard.summary import Writer
+    from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+    training = _training("train", T0 + 30000, 16, 3)
+    Clock.now = training.start
+    folder = str(place / "keras" / "train")
+    writer = EventFileWriter(folder)
+    start = summary_v2.hparams_pb(training.params, trial_id="1", start_time_secs=training.start)
+    writer.add_event(event_pb2.Event(wall_time=Clock.now, summary=start))
+    writer.close()
+    Clock.now += 1
+    values = Writer(folder)
+    for point in training.points:
+        Clock.now = point.time
+        values.add_scalar(point.key, point.value, point.step)
+    values.close()
+    end = plugin_data_pb2.HParamsPluginData(
+        session_end_info={"status": "STATUS_FAILURE", "end_time_secs": training.start + 500}, version=0
+    )
+    from tensorboard.compat.proto import summary_pb2
+
+    Clock.now = training.start + 500
+    writer = EventFileWriter(folder)
+    metadata = summary_pb2.SummaryMetadata(
+        plugin_data=summary_pb2.SummaryMetadata.PluginData(plugin_name="hparams", content=end.SerializeToString())
+    )
+    summary = summary_pb2.Summary()
+    summary.value.add(tag="_hparams_/session_end_info", metadata=metadata)
+    writer.add_event(event_pb2.Event(wall_time=Clock.now, summary=summary))
+    writer.close()
+
+
+FORMATS: dict[str, Callable[[Path], None]] = {"tensorboard": tensorboard}
+
+
+def main() -> None:
+    name, place = sys.argv[1], Path(sys.argv[2])
+    socket.gethostname = lambda: HOST
+    os.getpid = lambda: 4242
+    time.time = Clock.time
+    place.mkdir(parents=True)
+    os.chdir(place)
+    FORMATS[name](place)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""Which tracker recorded what is in a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from labtrack.errors import BadInputError
+from labtrack.stores.foreign import tensorboard
+from labtrack.stores.foreign.walk import META, walk
+from labtrack.stores.gathered import GatheredStore
+
+_MOST = 20_000  # folders that are looked into
+_MLFLOW = ("mlflow.db", "mlruns.db")
+_NAMED = 3
+
+
+class Format(NamedTuple):
+    """A tracker's way to record.
+
+    words: what its files are called.  claims: whether a folder with these files and folders in it is a run.
+    file: whether a file of this name stands for the folder that it is in.
+    """
+
+    kind: str
+    words: str
+    claims: Callable[[Path, list[str], list[str]], bool]
+    file: Callable[[str], bool]
+    opens: Callable[[Path], GatheredStore]
+
+
+FORMATS = (
+    Format(
+        tensorboard.KIND,
+        "event files of TensorBoard",
+        tensorboard.claims,
+        tensorboard.is_event_file,
+        tensorboard.TensorBoardStore,
+    ),
+)
+
+
+def find(root: Path) -> dict[str, list[Path]]:
+    """The folders of runs below a folder, or the folder itself, by what recorded them: see `Format.kind`.
+
+    Stores of MLflow among them are found, as `mlflow`, and not looked into.
+    """
+    found: dict[str, list[Path]] = {}
+    for folder, names, folders in islice(walk(root, lambda *_: None), _MOST):
+        if folder != root and META in names:
+            found.setdefault("mlflow", []).append(folder.parent)
+        elif any(name in names for name in _MLFLOW):
+            found.setdefault("mlflow", []).append(folder)
+        for one in FORMATS:
+            if one.claims(folder, names, folders):
+                found.setdefault(one.kind, []).append(folder)
+    return found
+
+
+def open_folder(root: Path) -> GatheredStore | None:
+    """The store that a folder is; None where no known tracker recorded in it.
+
+    Raises BadInputError where there are several kinds, with words on what to name instead.
+    """
+    found = find(root)
+    here = [one for one in FORMATS if one.kind in found]
+    if not here:
+        return None
+    if len(found) > 1:
+        said = [f"{one.words} ({_some(found[one.kind])})" for one in here]
+        said += [f"runs of MLflow ({_some(found['mlflow'])})"] if "mlflow" in found else []
+        raise BadInputError(
+            f"{root} holds more than one kind of recording: {', '.join(said)}.",
+            "name the folder, or one of the files, of the kind that is meant; then the other, if its runs are others.",
+        )
+    return here[0].opens(root)
+
+
+def open_file(path: Path) -> GatheredStore | None:
+    """The store of the folder that a file stands for; None where the file is none of a known tracker's."""
+    one = of_file(path)
+    return one.opens(path.parent) if one else None
+
+
+def of_file(path: Path) -> Format | None:
+    """Which tracker names its files so."""
+    return next((one for one in FORMATS if one.file(path.name)), None)
+
+
+def is_foreign(root: Path) -> bool:
+    """Whether a folder is or holds runs of a known tracker."""
+    return any(one.kind in find(root) for one in FORMATS)
+
+
+def _some(folders: Iterable[Path]) -> str:
+    names = [str(one) for one in dict.fromkeys(folders)]
+    return ", ".join(names[:_NAMED]) + ", ..." * (len(names) > _NAMED)

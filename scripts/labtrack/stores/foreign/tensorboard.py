@@ -1,0 +1,229 @@
+"""Folders of TensorBoard: one run for each folder with event files.
+
+A run that was resumed has several files, which are joined in the order in which they were begun.  `add_hparams` of
+torch writes a subfolder of its own: the first one below a run has the run's parameters, any other is a run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from labtrack.stores.foreign.events import EventFile
+from labtrack.stores.foreign.walk import walk
+from labtrack.stores.gathered import GatheredStore, Place, run_id_of
+from labtrack.stores.model import RUNNING, Findings, MetricPoint, Problem, Run
+from labtrack.stores.values import milliseconds, owner, params, read_yaml
+
+KIND = "tensorboard"
+_MARK, _EMPTY = "tfevents", ".profile-empty"
+_HPARAMS, _CHECKPOINTS = "hparams.yaml", "checkpoints"  # Lightning's logger keeps them beside the events
+QUIET = 3600.0  # seconds without a point, after which a run is taken for over
+
+
+def claims(folder: Path, files: Iterable[str], folders: Iterable[str]) -> bool:
+    """Whether a folder is a run of TensorBoard."""
+    return any(is_event_file(name) for name in files)
+
+
+def is_event_file(name: str) -> bool:
+    """By its name, as TensorBoard itself does."""
+    return _MARK in name and not name.endswith(_EMPTY)
+
+
+class TensorBoardStore(GatheredStore):
+    """A folder with event files, or with such folders at any depth."""
+
+    kind = KIND
+
+    def __init__(self, root: Path) -> None:
+        """Looks for event files.  Raises BadInputError where the folder can't be read."""
+        self._folders: dict[Path, _Folder] = {}
+        super().__init__(root)
+
+    def _look(self) -> Iterator[_Folder]:
+        there = {}
+        for folder, names, _ in walk(self.root, self.found.problem):
+            found = [name for name in names if is_event_file(name)]
+            if found:
+                there[folder] = found
+        base = self.root.resolve()
+        base = base.parent if self.root in there else base
+        for folder, names in there.items():
+            if folder not in self._folders:
+                name = folder.resolve().relative_to(base).as_posix()
+                self._folders[folder] = _Folder(folder, base.name, name)
+            self._folders[folder].take(names, self.found)
+        known = {folder: self._folders[folder] for folder in there if self._folders[folder].own}
+        for folder, session in _sessions(known).items():
+            known[folder].session = known.pop(session)
+        for one in known.values():
+            if one.scan():
+                yield one
+
+    def problems(self) -> list[Problem]:
+        found = Findings()
+        for one in self._folders.values():
+            one.tell(found)
+        return [*super().problems(), *found.problems()]
+
+
+class _Folder:
+    """A run.  own: its event files by name.  session: the subfolder with its hparams, where torch made one."""
+
+    def __init__(self, folder: Path, experiment: str, name: str) -> None:
+        self.folder, self._experiment, self._name = folder, experiment, name
+        self.own: dict[str, EventFile] = {}
+        self.session: _Folder | None = None
+        self._unread: dict[Path, str] = {}
+        self._config: dict[str, str] = {}
+
+    def take(self, names: Iterable[str], found: Findings) -> None:
+        """Takes the event files that are there now and have begun."""
+        for name in names:
+            file = self.own.get(name) or EventFile(self.folder / name)
+            try:
+                if file.head():
+                    self.own[name] = file
+                    continue
+                found.warning(file.path, "there is no event in it yet")
+            except OSError as error:
+                found.problem(file.path, f"it can't be read: {error.strerror}")
+
+    @property
+    def first(self) -> EventFile:
+        return min(self.own.values(), key=_order)
+
+    @property
+    def _files(self) -> list[EventFile]:
+        return sorted([*self.own.values(), *(self.session.own.values() if self.session else ())], key=_order)
+
+    @property
+    def id(self) -> str:
+        return run_id_of(KIND, self.first.path.name, self.first.head().hex())
+
+    @property
+    def appends(self) -> bool:
+        return len(self._files) == 1
+
+    def scan(self) -> bool:
+        """Looks at what is there now; whether there is anything that makes a run of it."""
+        for file in self._files:
+            try:
+                file.scan()
+                self._unread.pop(file.path, None)
+            except OSError as error:
+                self._unread[file.path] = f"it can't be read: {error.strerror}"
+        return any(file.seen.counts or file.seen.session.params for file in self._files)
+
+    def run(self) -> Run:
+        self.scan()
+        files = self._files
+        first, last = min(file.seen.first for file in files), max(file.seen.last for file in files)
+        status, end = self._ending(last)
+        return Run(
+            self.id,
+            self._experiment,
+            self._name,
+            owner(self.first.path),
+            status,
+            milliseconds(first) or None,
+            None if status == RUNNING else milliseconds(end) or None,
+            artifact_uri=str(self.folder.absolute()),
+            params=self._params(),
+            tags={"mlflow.runName": self._name, "labtrack.recorded_with": "tensorboard"},
+        )
+
+    def counts(self) -> dict[str, int]:
+        self.scan()
+        found: dict[str, int] = {}
+        for file in self._files:
+            for key, count in file.seen.counts.items():
+                found[key] = found.get(key, 0) + count
+        return found
+
+    def points(self, skip: Mapping[str, int]) -> Iterator[MetricPoint]:
+        left = dict(skip)
+        for file in self._files:
+            try:
+                for tag, value, moment, step in file.scalars(left):
+                    yield MetricPoint(tag, value, milliseconds(moment), step)
+            except OSError as error:
+                self._unread[file.path] = f"it can't be read: {error.strerror}"
+
+    def places(self) -> list[Place]:
+        return [Place(self.folder, (_HPARAMS, _CHECKPOINTS))]
+
+    def tell(self, found: Findings) -> None:
+        """Tells what could not be read, as far as the files were looked at."""
+        files = self._files
+        running = self._ending(max((file.seen.last for file in files), default=0.0))[0] == RUNNING
+        run_id = self.id if self.own else None
+        for path, why in self._unread.items():
+            found.problem(path, why, run_id)
+        for file in files:
+            seen = file.seen
+            if seen.damaged:
+                what = f"it is damaged in {seen.damaged} places, and what was recorded there is lost"
+                found.problem(file.path, what, run_id)
+            if seen.cut and running:
+                found.warning(file.path, "its last event is being written", run_id)
+            elif seen.cut:
+                found.problem(file.path, f"its last event is cut after {seen.cut} bytes and lost", run_id)
+        others: dict[str, dict[str, int]] = {}
+        for file in files:
+            for kind, tags in file.seen.others.items():
+                known = others.setdefault(kind, {})
+                for tag, count in tags.items():
+                    known[tag] = known.get(tag, 0) + count
+        if others:
+            said = ", ".join(f"{kind} {sum(tags.values())} ({_some(tags)})" for kind, tags in sorted(others.items()))
+            found.warning(self.folder, f"what is no number stays in the event files: {said}", run_id)
+        if self.own and not any(file.seen.counts or file.seen.session.params for file in files):
+            found.warning(self.folder, "no scalar and no parameter is recorded in it, so that it is no run")
+
+    def _ending(self, last: float) -> tuple[str, float]:
+        """Status and end: recorded by TensorFlow's hparams, and else by how long ago the last event was."""
+        for file in reversed(self._files):
+            if file.seen.session.status:
+                return file.seen.session.status, max(last, file.seen.session.end)
+        return (RUNNING if time.time() - last < QUIET else "FINISHED"), last
+
+    def _params(self) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for file in self._files:
+            found.update(file.seen.session.params)
+        config = self._hparams()
+        same = {key.replace(".", "/") for key in config}  # Lightning joins with slashes
+        return {**{key: value for key, value in found.items() if key not in same}, **config}
+
+    def _hparams(self) -> dict[str, str]:
+        """The params of Lightning's hparams.yaml, which still knows 1 from 1.0."""
+        path = self.folder / _HPARAMS
+        self._unread.pop(path, None)
+        try:
+            return params(read_yaml(path.read_bytes()))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            self._unread[path] = f"it can't be read: {' '.join(str(error).split())[:200]}"
+            return {}
+
+
+def _order(file: EventFile) -> tuple[float, str]:
+    return file.began(), file.path.name
+
+
+def _sessions(folders: Mapping[Path, _Folder]) -> dict[Path, Path]:
+    """The subfolder with the hparams of a run, by the run's folder."""
+    found: dict[Path, Path] = {}
+    for folder, one in sorted(folders.items(), key=lambda item: _order(item[1].first)):
+        if folder.parent in folders and one.first.is_session():
+            found.setdefault(folder.parent, folder)
+    return found
+
+
+def _some(tags: Iterable[str]) -> str:
+    names = sorted(tags)
+    return ", ".join(names[:3]) + ", ..." * (len(names) > 3)

@@ -1,0 +1,75 @@
+"""What other trackers recorded, sent to a server."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sync_server import TrackingServer, tag
+
+from foreign_recorder import Training, trainings
+from labtrack.sync import Report
+from make_foreign_fixtures import unpack
+
+Send = Callable[..., Report]
+LARGEST = 1.7976931348623157e308  # what MLflow's database keeps of infinity
+
+
+def kept(value: float) -> object:
+    return "nan" if math.isnan(value) else LARGEST if math.isinf(value) else value
+
+
+def expected(training: Training) -> dict[str, list[tuple[int, object]]]:
+    found: dict[str, list[tuple[int, object]]] = {}
+    for point in training.points:
+        found.setdefault(point.key, []).append((point.step, kept(point.value)))
+    return found
+
+
+def at_the_server(server: TrackingServer, run_id: str, keys: list[str]) -> dict[str, list[tuple[int, object]]]:
+    return {key: [(step, kept(value)) for _, step, value in server.history(run_id, key)] for key in keys}
+
+
+@pytest.mark.parametrize(("name", "folder"), [("tensorboard", "runs")])
+def test_trainings_arrive_once(tmp_path: Path, server: TrackingServer, send: Send, name: str, folder: str) -> None:
+    place = unpack(name, tmp_path / "recorded") / folder
+    experiment = f"foreign {name}"
+    report = send(place, experiment=experiment, verify=True)
+    assert (report.exit_code, report.differences) == (0, {}), report
+    runs = {run["info"]["run_name"]: run for run in server.runs(experiment)}
+    assert sorted(runs) == ["large", "small"]
+    for training in trainings():
+        run = runs[training.name]
+        assert at_the_server(server, run["info"]["run_id"], list(expected(training))) == expected(training)
+        params = {one["key"]: one["value"] for one in run["data"]["params"]}
+        assert params.items() >= {key: str(value) for key, value in training.params.items()}.items()
+        assert run["info"]["status"] == "FINISHED"
+        assert tag(run, "labtrack.recorded_with").startswith(name)
+    shutil.move(place, tmp_path / "moved")
+    again = send(tmp_path / "moved", experiment=experiment)
+    assert [one.todo for one in again.planned] == ["there", "there"]
+    assert set(again.calls) == {"POST experiments/search", "POST runs/search"}
+
+
+@pytest.mark.parametrize("grows", ["first", "second"])
+def test_growing_tensorboard_run(tmp_path: Path, server: TrackingServer, send: Send, grows: str) -> None:
+    """Whichever of the files of a resumed run grows: an old job may still write while the new one does."""
+    place = unpack("tensorboard", tmp_path / "recorded") / "resumed"
+    files = [path.rename(f"{path}.{grows}") for path in sorted((place / "run").iterdir())]  # another run for each case
+    file = files[grows == "second"]
+    whole = file.read_bytes()
+    experiment = f"foreign grows {grows}"
+    file.write_bytes(whole[: len(whole) // 2])
+    assert send(place, experiment=experiment).exit_code == 3, "the last event is cut"
+    (run,) = server.runs(experiment)
+    before = len(server.history(run["info"]["run_id"], "train/loss"))
+    file.write_bytes(whole)
+    report = send(place, experiment=experiment, verify=True)
+    assert (report.exit_code, report.differences) == (0, {}), report
+    (run,) = server.runs(experiment)
+    assert len(server.history(run["info"]["run_id"], "train/loss")) == 21 > before
+    assert [one.points for one in report.outcomes] == [sum(one.points for one in report.planned)]
+    assert [one.todo for one in send(place, experiment=experiment).planned] == ["there"]
