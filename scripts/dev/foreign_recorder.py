@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import shutil
 import socket
 import sys
 import time
@@ -164,13 +165,81 @@ def _tensors(place: Path) -> None:
     writer.close()
 
 
-FORMATS: dict[str, Callable[[Path], None]] = {"tensorboard": tensorboard}
+def wandb(place: Path) -> None:
+    """wandb's offline mode, any version of it; a run that was resumed, one that failed, and what is no number."""
+    import wandb as module
+
+    for training in trainings():
+        run = _begin(module, training.name, training.start, training.params)
+        for step, moment, values in steps(training):
+            Clock.now = moment
+            run.log(values, step=step)
+        run.finish()
+    if module.__version__ >= "0.18":  # others have another way to be told about host and program
+        _resumed(module)
+        _what_wandb_has_more(module)
+    for path in place.glob("wandb/[dl]*"):  # links to the last run
+        path.unlink()
+    for path in place.glob("wandb/*/*"):  # paths of this machine
+        if path.name in ("logs", "tmp"):
+            shutil.rmtree(path)
+    for path in place.glob("wandb/*/files/*.json"):
+        path.unlink()
+
+
+def _resumed(module: Any) -> None:
+    training = _training("resumed", T0 + 20000, 16, 3)
+    for first, last in ((0, 9), (10, 19)):
+        start = training.start + 10 * first
+        run = _begin(module, "resumed", start, {**training.params, "attempt": first})
+        for step, moment, values in steps(training):
+            if first <= step <= last:
+                Clock.now = moment
+                run.log(values, step=step)
+        run.finish(exit_code=0 if first else 1)
+
+
+def _begin(module: Any, name: str, start: float, config: dict[str, Any]) -> Any:
+    Clock.now = start
+    facts: dict[str, Any] = {"host": HOST, "username": USER, "program": "train.py"}
+    if module.__version__ < "0.18":
+        settings = module.Settings(host=HOST, username=USER, _disable_stats=True, _disable_meta=True)
+    else:
+        settings = module.Settings(
+            **facts, program_relpath="train.py", program_abspath="/home/ada/train.py", root_dir="/home/ada",
+            x_executable="python", x_disable_stats=True, x_disable_machine_info=True, x_start_time=start,
+            git_remote_url="https://git.example.org/denoising.git", git_commit="c0ffee" * 6 + "c0ff",
+        )  # fmt: skip
+    return module.init(
+        project=EXPERIMENT, name=name, id=f"{name}01", dir=".", config=config, settings=settings, resume="allow"
+    )
+
+
+def _what_wandb_has_more(module: Any) -> None:
+    import numpy
+
+    run = _begin(module, "more", T0 + 30000, {"model": {"width": 16, "sizes": [1, 2]}})
+    run.define_metric("acc", summary="max")
+    Clock.now += 10
+    run.log({"acc": 0.5, "loss": {"train": 1.0, "val": 2}, "done": True, "said": "hello"}, step=3)
+    Clock.now += 10
+    run.log({"acc": 0.25, "weights": module.Histogram([1, 2, 3])}, step=4)
+    run.log({"sample": module.Image(numpy.zeros((4, 4, 3), dtype=numpy.uint8))}, step=5)
+    run.config.update({"late": None})
+    run.summary["best"] = 0.75
+    run.summary["loss.train"] = 0.125
+    run.finish()
+
+
+FORMATS: dict[str, Callable[[Path], None]] = {"tensorboard": tensorboard, "wandb": wandb}
 
 
 def main() -> None:
     name, place = sys.argv[1], Path(sys.argv[2])
+    os.environ.update(WANDB_MODE="offline", PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION="python")
     socket.gethostname = lambda: HOST
-    os.getpid = lambda: 4242
+    if name == "tensorboard":
+        os.getpid = lambda: 4242
     time.time = Clock.time
     place.mkdir(parents=True)
     os.chdir(place)

@@ -34,6 +34,8 @@ class Tracker:
 
 TRACKERS = {
     "tensorboard": Tracker(("tensorboardX==2.6.5", "tensorboard==2.21.0"), "tensorboard"),
+    "wandb": Tracker(("wandb==0.31.0", "numpy", "pillow"), "wandb"),
+    "wandb-0.12": Tracker(("wandb==0.12.21", "setuptools<81", "protobuf<3.21", "numpy<2"), "wandb"),
 }
 
 

@@ -33,7 +33,7 @@ def at_the_server(server: TrackingServer, run_id: str, keys: list[str]) -> dict[
     return {key: [(step, kept(value)) for _, step, value in server.history(run_id, key)] for key in keys}
 
 
-@pytest.mark.parametrize(("name", "folder"), [("tensorboard", "runs")])
+@pytest.mark.parametrize(("name", "folder"), [("tensorboard", "runs"), ("wandb", "wandb")])
 def test_trainings_arrive_once(tmp_path: Path, server: TrackingServer, send: Send, name: str, folder: str) -> None:
     place = unpack(name, tmp_path / "recorded") / folder
     experiment = f"foreign {name}"

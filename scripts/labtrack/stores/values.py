@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+_WORDS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+_DEEPEST = 30  # levels of a configuration that become keys
+QUIET = 3600.0  # seconds without a point, after which a run with no recorded end is taken for over
+_LARGEST = 2**63
 _SECONDS = 10**11  # a time below is in seconds, and else in milliseconds
 
 
@@ -38,11 +43,22 @@ def read_yaml(data: bytes) -> dict[str, Any]:
     return found
 
 
+def read_json(data: bytes) -> dict[str, Any]:
+    """An object, with the words for infinities and nan that JSON has not.  Raises ValueError where it is none."""
+    try:
+        found = json.loads(data)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not isinstance(found, dict):
+        raise ValueError("it is not an object with keys and values")
+    return found
+
+
 def flat(data: Mapping[Any, Any], above: str = "") -> Iterator[tuple[str, Any]]:
     """Keys with dots and their values; a map in a list stays what it is."""
     for name, value in data.items():
         key = f"{above}{name}"
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict) and value and key.count(".") < _DEEPEST:
             yield from flat(value, f"{key}.")
         else:
             yield key, value
@@ -55,7 +71,12 @@ def params(config: Mapping[Any, Any]) -> dict[str, str]:
 
 def text(value: Any) -> str:
     """A value as a param: lists as JSON."""
-    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, (list, dict)) else str(value)
+    if not isinstance(value, (list, dict)):
+        return str(value)
+    try:
+        return json.dumps(value, ensure_ascii=False, default=str)
+    except (TypeError, ValueError, RecursionError):  # keys that are no texts; rings that YAML can make; too deep
+        return f"a {type(value).__name__} that can't be written as JSON"
 
 
 def is_number(value: Any) -> bool:
@@ -63,12 +84,23 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (int, float))
 
 
+def number_in(value: Any) -> float | None:
+    """A metric's value as JSON has it, with the words for what it has no numbers for; None where it is none."""
+    if isinstance(value, str):
+        return _WORDS.get(value)
+    try:
+        return float(value) if is_number(value) else None
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
 def milliseconds(seconds: float) -> int:
     """A time in seconds since 1970, with fractions, in whole milliseconds; 0 for none that can be meant."""
     try:
-        return round(seconds * 1000)
+        found = round(seconds * 1000)
     except (ValueError, OverflowError):
         return 0
+    return found if -_LARGEST <= found < _LARGEST else 0
 
 
 def moment(value: float) -> int:

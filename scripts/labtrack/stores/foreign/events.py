@@ -11,15 +11,18 @@ from __future__ import annotations
 import contextlib
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from labtrack.stores.foreign import protobuf
 from labtrack.stores.foreign.crc32c import masked
+from labtrack.stores.foreign.logs import Log, Seen
 from labtrack.stores.foreign.tfrecord import Damage, Record, records
+from labtrack.stores.model import MetricPoint
+from labtrack.stores.values import milliseconds
 
 _HPARAMS = "hparams"
 _SESSION_START = "_hparams_/session_start_info"
@@ -38,15 +41,6 @@ _FIXED, _SINGLE, _DOUBLE = struct.Struct("<xd"), struct.Struct("<f"), struct.Str
 _TIME, _STEP, _TIME_SIZE = 0x09, 0x10, 9  # the first bytes of the fields, and a time with its own
 
 
-class Scalar(NamedTuple):
-    """A value of a tag; time: seconds since 1970."""
-
-    tag: str
-    value: float
-    time: float
-    step: int
-
-
 @dataclass
 class Session:
     """What the hparams plugin wrote."""
@@ -57,37 +51,33 @@ class Session:
 
 
 @dataclass
-class Seen:
-    """What a file has up to a place."""
+class Events(Seen):
+    """What an event file has up to a place; times in seconds since 1970."""
 
-    offset: int = 0
-    counts: dict[str, int] = field(default_factory=dict)
-    others: dict[str, dict[str, int]] = field(default_factory=dict)  # by kind and tag, what is no metric
     session: Session = field(default_factory=Session)
     first: float = math.inf
     last: float = 0.0
-    damaged: int = 0  # places with bytes that are no records
-    cut: int = 0  # bytes at the end that are the beginning of a record
 
     def at(self, time: float) -> None:
         """Notes the time of an event."""
         self.first = min(self.first, time)
         self.last = max(self.last, time)
 
-    def other(self, kind: str, tag: str) -> None:
-        tags = self.others.setdefault(kind, {})
-        tags[tag] = tags.get(tag, 0) + 1
 
-
-class EventFile:
-    """A file of events, which may be growing.  Only what is new is read to say how much there is."""
+class EventFile(Log[Events]):
+    """A file of events."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.seen = Seen()
+        super().__init__(path)
         self._head = b""
         self._is_session = False
         self._forms: dict[bytes, tuple[str, struct.Struct]] = {}
+
+    def _nothing(self) -> Events:
+        return Events()
+
+    def _records(self, file: BinaryIO, start: int) -> Iterator[Record | Damage]:
+        return records(file, start)
 
     def head(self) -> bytes:
         """The first record, which never changes; empty where there is none yet.  Raises OSError."""
@@ -111,94 +101,39 @@ class EventFile:
             self._is_session = all(any(tag in data for data in first) for tag in (b"_hparams_/experiment", _START))
         return self._is_session
 
-    def scan(self) -> Seen:
-        """What is there now.  Raises OSError."""
-        seen = self.seen
-        size = self.path.stat().st_size
-        if size < seen.offset:
-            seen = self.seen = Seen()
-        if size > seen.offset + seen.cut:
-            counts = seen.counts
-            for tag, _, _, _ in self._read(seen.offset, seen):
-                counts[tag] = counts.get(tag, 0) + 1
-        return seen
-
-    def scalars(self, left: dict[str, int]) -> Iterator[Scalar]:
-        """The scalars without the first left[tag] of each tag, which are counted down.  Raises OSError."""
-        seen, start = self.seen, 0
-        if all(left.get(tag, 0) >= count for tag, count in seen.counts.items()):
-            start = seen.offset
-            for tag, count in seen.counts.items():
-                left[tag] -= count
-        for one in self._read(start, None):
-            if left.get(one.tag):
-                left[one.tag] -= 1
-            else:
-                yield one
-
-    def _read(self, start: int, seen: Seen | None) -> Iterator[Scalar]:
-        """The scalars from a place on; what else is found there is noted in `seen`."""
-        with self.path.open("rb") as file:
-            for record in records(file, start):
-                if isinstance(record, Damage):
-                    if seen is not None:
-                        self._note_damage(record, seen)
-                    continue
-                end, data, unchecked = record
-                usual = self._usual(data) if unchecked is None else None
-                if usual is not None:
-                    yield usual
-                    if seen is not None:
-                        seen.at(usual.time)
-                else:
-                    yield from self._whole(data, unchecked, seen)
+    def _points(self, record: Record, seen: Events | None) -> Iterable[MetricPoint]:
+        _, data, unchecked = record
+        if unchecked is None:
+            step, at = _split(data)
+            form = self._forms.get(data[at:-4]) or self._forms.get(data[at:-8])
+            if form is not None:  # an event with one scalar, in a form that was seen before
+                tag, number = form
+                (time,) = _FIXED.unpack_from(data)
                 if seen is not None:
-                    seen.offset, seen.cut = end, 0
+                    seen.at(time)
+                (value,) = number.unpack_from(data, len(data) - number.size)
+                return (MetricPoint(tag, value, milliseconds(time), step),)
+        return self._whole(data, unchecked, seen)
 
-    def _note_damage(self, damage: Damage, seen: Seen) -> None:
-        if damage.cut:
-            seen.cut = damage.end - damage.start
-            return
-        seen.damaged += 1
-        seen.offset = damage.end
-        seen.cut = 0
-
-    def _usual(self, data: bytes) -> Scalar | None:
-        """An event with one scalar, in a form that was seen before."""
-        step, at = _split(data)
-        form = self._forms.get(data[at:-4]) or self._forms.get(data[at:-8])
-        if form is None:
-            return None
-        tag, number = form
-        return Scalar(tag, number.unpack_from(data, len(data) - number.size)[0], _FIXED.unpack_from(data)[0], step)
-
-    def _whole(self, data: bytes, unchecked: int | None, seen: Seen | None) -> Iterator[Scalar]:
-        """The scalars of any event."""
-        try:
-            event = _event(data)
-        except ValueError:
-            if seen is not None:
-                seen.damaged += 1
-            return
-        scalars = []
+    def _whole(self, data: bytes, unchecked: int | None, seen: Events | None) -> list[MetricPoint]:
+        """The points of any event."""
+        event = _event(data)
         numbers = [one for one in event.values if one.number is not None]
         read = numbers or any(one.plugin == _HPARAMS for one in event.values)
         if read and unchecked is not None and masked(data) != unchecked:
-            if seen is not None:
-                seen.damaged += 1
-            return
-        for one in event.values:
-            if one.number is not None:
-                scalars.append(Scalar(one.tag, one.number, event.time, event.step))
-            elif seen is not None:
-                _note(one, seen)
+            raise ValueError("its checksum is another")
         if seen is not None:
             seen.at(event.time)
-        if len(event.values) == len(scalars) == 1 and len(self._forms) < _MOST_KNOWN:
-            self._remember(data, scalars[0])
-        yield from scalars
+            for one in event.values:
+                if one.number is None:
+                    _note(one, seen)
+        at = milliseconds(event.time)
+        found = [MetricPoint(one.tag, one.number, at, event.step) for one in numbers if one.number is not None]
+        if len(event.values) == len(found) == 1 and len(self._forms) < _MOST_KNOWN:
+            self._remember(data, found[0])
+        return found
 
-    def _remember(self, data: bytes, scalar: Scalar) -> None:
+    def _remember(self, data: bytes, scalar: MetricPoint) -> None:
         """Remembers the form of an event whose last bytes are its value."""
         step, at = _split(data)
         for number in (_SINGLE, _DOUBLE):
@@ -211,7 +146,7 @@ class EventFile:
             with contextlib.suppress(ValueError):
                 event = _event(data[:-size] + number.pack(-scalar.value))
                 if [one.number for one in event.values] == [-scalar.value]:
-                    self._forms[data[at:-size]] = (scalar.tag, number)
+                    self._forms[data[at:-size]] = (scalar.key, number)
 
 
 class _Value(NamedTuple):
@@ -320,18 +255,15 @@ def _first(form: str, wire: int, value: protobuf.Value, *, signed: bool) -> floa
     return float(protobuf.signed(found) if signed else found)
 
 
-def _note(one: _Value, seen: Seen) -> None:
+def _note(one: _Value, seen: Events) -> None:
     """Notes a value that is no metric."""
     if one.plugin != _HPARAMS:
         seen.other(one.kind or "value", one.tag)
         return
-    try:
-        if one.tag == _SESSION_START:
-            seen.session.params.update(_params(one.content))
-        elif one.tag == _SESSION_END:
-            _ending(one.content, seen.session)
-    except ValueError:
-        seen.damaged += 1
+    if one.tag == _SESSION_START:
+        seen.session.params.update(_params(one.content))
+    elif one.tag == _SESSION_END:
+        _ending(one.content, seen.session)
 
 
 def _params(content: bytes) -> Iterator[tuple[str, str]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from labtrack.errors import BadInputError
-from labtrack.stores.foreign import tensorboard
+from labtrack.stores.foreign import tensorboard, wandb
 from labtrack.stores.foreign.walk import META, walk
 from labtrack.stores.gathered import GatheredStore
 
@@ -21,7 +21,7 @@ class Format(NamedTuple):
     """A tracker's way to record.
 
     words: what its files are called.  claims: whether a folder with these files and folders in it is a run.
-    file: whether a file of this name stands for the folder that it is in.
+    file: whether a file of this name stands for the folder that it is in.  alone: whether no runs are below a run.
     """
 
     kind: str
@@ -29,6 +29,7 @@ class Format(NamedTuple):
     claims: Callable[[Path, list[str], list[str]], bool]
     file: Callable[[str], bool]
     opens: Callable[[Path], GatheredStore]
+    alone: bool = True
 
 
 FORMATS = (
@@ -38,7 +39,9 @@ FORMATS = (
         tensorboard.claims,
         tensorboard.is_event_file,
         tensorboard.TensorBoardStore,
+        alone=False,
     ),
+    Format(wandb.KIND, "folders of wandb", wandb.claims, wandb.is_log, wandb.WandbStore),
 )
 
 
@@ -56,6 +59,7 @@ def find(root: Path) -> dict[str, list[Path]]:
         for one in FORMATS:
             if one.claims(folder, names, folders):
                 found.setdefault(one.kind, []).append(folder)
+                folders[:] = [] if one.alone else folders
     return found
 
 

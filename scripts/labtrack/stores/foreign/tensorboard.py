@@ -10,16 +10,17 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from labtrack.stores import tree
 from labtrack.stores.foreign.events import EventFile
+from labtrack.stores.foreign.logs import LoggedRun
 from labtrack.stores.foreign.walk import walk
 from labtrack.stores.gathered import GatheredStore, Place, run_id_of
-from labtrack.stores.model import RUNNING, Findings, MetricPoint, Problem, Run
-from labtrack.stores.values import milliseconds, owner, params, read_yaml
+from labtrack.stores.model import RUNNING, Findings, Problem, Run
+from labtrack.stores.values import QUIET, milliseconds, owner, params, read_yaml
 
 KIND = "tensorboard"
 _MARK, _EMPTY = "tfevents", ".profile-empty"
 _HPARAMS, _CHECKPOINTS = "hparams.yaml", "checkpoints"  # Lightning's logger keeps them beside the events
-QUIET = 3600.0  # seconds without a point, after which a run is taken for over
 
 
 def claims(folder: Path, files: Iterable[str], folders: Iterable[str]) -> bool:
@@ -59,7 +60,7 @@ class TensorBoardStore(GatheredStore):
         for folder, session in _sessions(known).items():
             known[folder].session = known.pop(session)
         for one in known.values():
-            if one.scan():
+            if one.is_run():
                 yield one
 
     def problems(self) -> list[Problem]:
@@ -69,14 +70,14 @@ class TensorBoardStore(GatheredStore):
         return [*super().problems(), *found.problems()]
 
 
-class _Folder:
+class _Folder(LoggedRun[EventFile]):
     """A run.  own: its event files by name.  session: the subfolder with its hparams, where torch made one."""
 
     def __init__(self, folder: Path, experiment: str, name: str) -> None:
-        self.folder, self._experiment, self._name = folder, experiment, name
+        super().__init__(folder)
+        self._experiment, self._name = experiment, name
         self.own: dict[str, EventFile] = {}
         self.session: _Folder | None = None
-        self._unread: dict[Path, str] = {}
         self._config: dict[str, str] = {}
 
     def take(self, names: Iterable[str], found: Findings) -> None:
@@ -96,32 +97,22 @@ class _Folder:
         return min(self.own.values(), key=_order)
 
     @property
-    def _files(self) -> list[EventFile]:
+    def logs(self) -> list[EventFile]:
         return sorted([*self.own.values(), *(self.session.own.values() if self.session else ())], key=_order)
 
     @property
     def id(self) -> str:
         return run_id_of(KIND, self.first.path.name, self.first.head().hex())
 
-    @property
-    def appends(self) -> bool:
-        return len(self._files) == 1
-
-    def scan(self) -> bool:
-        """Looks at what is there now; whether there is anything that makes a run of it."""
-        for file in self._files:
-            try:
-                file.scan()
-                self._unread.pop(file.path, None)
-            except OSError as error:
-                self._unread[file.path] = f"it can't be read: {error.strerror}"
-        return any(file.seen.counts or file.seen.session.params for file in self._files)
+    def is_run(self) -> bool:
+        """Whether there is anything that makes a run of it."""
+        self.scan()
+        return any(file.seen.counts or file.seen.session.params for file in self.logs)
 
     def run(self) -> Run:
         self.scan()
-        files = self._files
-        first, last = min(file.seen.first for file in files), max(file.seen.last for file in files)
-        status, end = self._ending(last)
+        first = min(file.seen.first for file in self.logs)
+        status, end = self._ending()
         return Run(
             self.id,
             self._experiment,
@@ -135,64 +126,29 @@ class _Folder:
             tags={"mlflow.runName": self._name, "labtrack.recorded_with": "tensorboard"},
         )
 
-    def counts(self) -> dict[str, int]:
-        self.scan()
-        found: dict[str, int] = {}
-        for file in self._files:
-            for key, count in file.seen.counts.items():
-                found[key] = found.get(key, 0) + count
-        return found
-
-    def points(self, skip: Mapping[str, int]) -> Iterator[MetricPoint]:
-        left = dict(skip)
-        for file in self._files:
-            try:
-                for tag, value, moment, step in file.scalars(left):
-                    yield MetricPoint(tag, value, milliseconds(moment), step)
-            except OSError as error:
-                self._unread[file.path] = f"it can't be read: {error.strerror}"
-
     def places(self) -> list[Place]:
         return [Place(self.folder, (_HPARAMS, _CHECKPOINTS))]
 
-    def tell(self, found: Findings) -> None:
-        """Tells what could not be read, as far as the files were looked at."""
-        files = self._files
-        running = self._ending(max((file.seen.last for file in files), default=0.0))[0] == RUNNING
-        run_id = self.id if self.own else None
-        for path, why in self._unread.items():
-            found.problem(path, why, run_id)
-        for file in files:
-            seen = file.seen
-            if seen.damaged:
-                what = f"it is damaged in {seen.damaged} places, and what was recorded there is lost"
-                found.problem(file.path, what, run_id)
-            if seen.cut and running:
-                found.warning(file.path, "its last event is being written", run_id)
-            elif seen.cut:
-                found.problem(file.path, f"its last event is cut after {seen.cut} bytes and lost", run_id)
-        others: dict[str, dict[str, int]] = {}
-        for file in files:
-            for kind, tags in file.seen.others.items():
-                known = others.setdefault(kind, {})
-                for tag, count in tags.items():
-                    known[tag] = known.get(tag, 0) + count
-        if others:
-            said = ", ".join(f"{kind} {sum(tags.values())} ({_some(tags)})" for kind, tags in sorted(others.items()))
-            found.warning(self.folder, f"what is no number stays in the event files: {said}", run_id)
-        if self.own and not any(file.seen.counts or file.seen.session.params for file in files):
-            found.warning(self.folder, "no scalar and no parameter is recorded in it, so that it is no run")
+    def status(self) -> str:
+        return self._ending()[0]
 
-    def _ending(self, last: float) -> tuple[str, float]:
+    def tell(self, found: Findings) -> None:
+        if self.own:
+            super().tell(found)
+            if not any(file.seen.counts or file.seen.session.params for file in self.logs):
+                found.warning(self.folder, "no scalar and no parameter is recorded in it, so that it is no run")
+
+    def _ending(self) -> tuple[str, float]:
         """Status and end: recorded by TensorFlow's hparams, and else by how long ago the last event was."""
-        for file in reversed(self._files):
+        last = max(file.seen.last for file in self.logs)
+        for file in reversed(self.logs):
             if file.seen.session.status:
                 return file.seen.session.status, max(last, file.seen.session.end)
         return (RUNNING if time.time() - last < QUIET else "FINISHED"), last
 
     def _params(self) -> dict[str, str]:
         found: dict[str, str] = {}
-        for file in self._files:
+        for file in self.logs:
             found.update(file.seen.session.params)
         config = self._hparams()
         same = {key.replace(".", "/") for key in config}  # Lightning joins with slashes
@@ -201,14 +157,9 @@ class _Folder:
     def _hparams(self) -> dict[str, str]:
         """The params of Lightning's hparams.yaml, which still knows 1 from 1.0."""
         path = self.folder / _HPARAMS
-        self._unread.pop(path, None)
-        try:
-            return params(read_yaml(path.read_bytes()))
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError) as error:
-            self._unread[path] = f"it can't be read: {' '.join(str(error).split())[:200]}"
-            return {}
+        if tree.is_file(path):
+            self.reading(path, lambda: self._config.update(params(read_yaml(path.read_bytes()))))
+        return self._config
 
 
 def _order(file: EventFile) -> tuple[float, str]:
@@ -222,8 +173,3 @@ def _sessions(folders: Mapping[Path, _Folder]) -> dict[Path, Path]:
         if folder.parent in folders and one.first.is_session():
             found.setdefault(folder.parent, folder)
     return found
-
-
-def _some(tags: Iterable[str]) -> str:
-    names = sorted(tags)
-    return ", ".join(names[:3]) + ", ..." * (len(names) > 3)

@@ -28,7 +28,7 @@ class Record(NamedTuple):
 
     end: int
     data: bytes
-    unchecked: int | None
+    unchecked: int | None = None
 
 
 class Damage(NamedTuple):
