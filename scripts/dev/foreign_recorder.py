@@ -7,6 +7,7 @@ All values are exact as 32-bit floats, which is what TensorBoard keeps.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import os
@@ -231,7 +232,106 @@ def _what_wandb_has_more(module: Any) -> None:
     run.finish()
 
 
-FORMATS: dict[str, Callable[[Path], None]] = {"tensorboard": tensorboard, "wandb": wandb}
+def csvlogger(place: Path) -> None:
+    """Lightning's CSVLogger: what it notes of the epochs is left out, as the others have none."""
+    from foreign_lightning import csv_logger
+
+    for training in trainings():
+        logger = csv_logger()(str(place), name="runs", version=training.name, flush_logs_every_n_steps=5)
+        logger.log_hyperparams(training.params)
+        for step, _, values in steps(training):
+            logger.log_metrics(values, step=step)
+        logger.finalize("success")
+    logger = csv_logger()(str(place), name="lightning_logs")
+    logger.log_hyperparams({"model": {"width": 16, "sizes": (1, 2)}, "lr": 1.0, "note": None})
+    for epoch in range(3):
+        logger.log_metrics({"loss_step": 1 / (1 + epoch), "epoch": epoch}, step=epoch * 10 + 9)
+        logger.log_metrics({"val,loss": 0.5, "epoch": epoch, "ok": True}, step=epoch * 10 + 9)
+        logger.save()
+    (place / "lightning_logs" / "version_0" / "checkpoints").mkdir()
+    (place / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt").write_bytes(b"weights")
+
+
+def dvclive(place: Path) -> None:
+    """DVCLive, without DVC."""
+    from dvclive import Live
+    from PIL import Image
+
+    for training in trainings():
+        with Live(str(place / "runs" / training.name), save_dvc_exp=False, dvcyaml=None, report="md") as live:
+            live.log_params(training.params)
+            for step, moment, values in steps(training):
+                Clock.now = moment
+                live.step = step
+                for key, value in values.items():
+                    live.log_metric(key, value, timestamp=True)
+                live.make_summary()
+    with Live(str(place / "dvclive"), save_dvc_exp=False, dvcyaml=None, report="html") as live:
+        live.log_param("model", {"width": 16})
+        for _ in range(3):
+            live.log_metric("train/loss", 0.5)
+            live.log_metric("state", "warm")
+            live.log_metric("lr", 0.25, plot=False)
+            live.log_image("sample.png", Image.new("RGB", (4, 4)))
+            live.log_sklearn_plot("confusion_matrix", [0, 1], [0, 1], name="cm.json")
+            live.next_step()
+        live.summary["best"] = 0.75
+        live.summary["of"] = {"all": 1}
+
+
+def sacred(place: Path) -> None:
+    """Sacred's observer of files."""
+    from sacred import Experiment
+    from sacred.observers import FileStorageObserver
+    from sacred.run import Run
+
+    def record(name: str, config: dict[str, Any], main: Callable[[Any], Any], folder: str) -> None:
+        experiment = Experiment(name, base_dir=str(place), save_git_info=False)
+        experiment.observers.append(FileStorageObserver(str(place / folder)))
+        experiment.add_config(config)
+        experiment.main(main)
+        run: Run = experiment._create_run()
+        run.host_info = {"hostname": HOST, "os": ["Linux", "Linux"], "python_version": "3.11"}
+        run.experiment_info = {**run.experiment_info, "base_dir": "/home/ada", "sources": [], "repositories": [
+            {"url": "https://git.example.org/denoising.git", "commit": "c0ffee" * 6 + "c0ff", "dirty": False}],
+            "mainfile": "train.py", "dependencies": []}  # fmt: skip
+        with contextlib.suppress(KeyboardInterrupt, ZeroDivisionError):
+            run()
+
+    for training in trainings():
+
+        def main(_run: Any, training: Training = training) -> float:
+            for point in training.points:
+                Clock.now = point.time
+                _run.log_scalar(point.key, point.value, point.step)
+            return training.points[-1].value
+
+        Clock.now = training.start
+        record(EXPERIMENT, training.params, main, "runs")
+
+    def fails(_run: Any) -> None:
+        print("it begins")
+        (place / "model.bin").write_bytes(b"weights")
+        _run.add_artifact(str(place / "model.bin"), "model.bin")
+        _run.info["best"] = 0.75
+        _run.log_scalar("loss", 0.5)
+        raise ZeroDivisionError
+
+    def stops(_run: Any) -> None:
+        raise KeyboardInterrupt
+
+    for main_ in (fails, stops):
+        Clock.now += 100
+        record("others", {"model": {"width": 16, "sizes": [1, 2]}}, main_, "others")
+    (place / "model.bin").unlink()
+    trace = place / "others" / "1" / "run.json"
+    text = trace.read_text().replace(sys.prefix, "/home/ada/venv").replace(str(Path(__file__).parent), "/home/ada")
+    trace.write_text(text.replace(str(place), "/home/ada"))
+
+
+FORMATS: dict[str, Callable[[Path], None]] = {
+    one.__name__: one for one in (tensorboard, wandb, csvlogger, dvclive, sacred)
+}
 
 
 def main() -> None:

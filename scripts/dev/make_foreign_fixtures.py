@@ -30,10 +30,18 @@ class Tracker:
     packages: tuple[str, ...]
     records: str
     python: str = "3.11"
+    options: tuple[str, ...] = ()
 
 
 TRACKERS = {
     "tensorboard": Tracker(("tensorboardX==2.6.5", "tensorboard==2.21.0"), "tensorboard"),
+    "csvlogger": Tracker(
+        ("pytorch-lightning==2.6.6", "lightning-utilities", "packaging", "pyyaml", "fsspec", "typing-extensions"),
+        "csvlogger",
+        options=("--no-deps",),
+    ),
+    "dvclive": Tracker(("dvclive==3.49.1", "pillow", "scikit-learn"), "dvclive"),
+    "sacred": Tracker(("sacred==0.8.7", "setuptools<81"), "sacred"),
     "wandb": Tracker(("wandb==0.31.0", "numpy", "pillow"), "wandb"),
     "wandb-0.12": Tracker(("wandb==0.12.21", "setuptools<81", "protobuf<3.21", "numpy<2"), "wandb"),
 }
@@ -44,7 +52,9 @@ def make(name: str, folder: Path) -> Path:
     tracker = TRACKERS[name]
     python = folder / f"venv-{name}" / "bin" / "python"
     subprocess.run([UV, "venv", "--quiet", "--python", tracker.python, python.parents[1]], check=True)
-    subprocess.run([UV, "pip", "install", "--quiet", "--python", python, *tracker.packages], check=True)
+    subprocess.run(
+        [UV, "pip", "install", "--quiet", "--python", python, *tracker.options, *tracker.packages], check=True
+    )
     place = folder / name
     home = folder / f"home-{name}"
     home.mkdir()

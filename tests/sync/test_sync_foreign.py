@@ -40,7 +40,7 @@ def test_trainings_arrive_once(tmp_path: Path, server: TrackingServer, send: Sen
     report = send(place, experiment=experiment, verify=True)
     assert (report.exit_code, report.differences) == (0, {}), report
     runs = {run["info"]["run_name"]: run for run in server.runs(experiment)}
-    assert sorted(runs) == ["large", "small"]
+    assert set(runs) >= {"large", "small"}
     for training in trainings():
         run = runs[training.name]
         assert at_the_server(server, run["info"]["run_id"], list(expected(training))) == expected(training)
@@ -50,7 +50,7 @@ def test_trainings_arrive_once(tmp_path: Path, server: TrackingServer, send: Sen
         assert tag(run, "labtrack.recorded_with").startswith(name)
     shutil.move(place, tmp_path / "moved")
     again = send(tmp_path / "moved", experiment=experiment)
-    assert [one.todo for one in again.planned] == ["there", "there"]
+    assert {one.todo for one in again.planned} == {"there"} and len(again.planned) == len(runs)
     assert set(again.calls) == {"POST experiments/search", "POST runs/search"}
 
 

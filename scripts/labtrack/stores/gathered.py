@@ -103,8 +103,11 @@ class GatheredStore:
     @property
     def identity(self) -> str:
         """Made from the oldest run, which stays the same when others come."""
-        first = min(self._runs(), key=lambda run: (run.start_time or 0, run.id), default=None)
-        return hashlib.sha256(f"{self.kind}\n{first.id if first else ''}".encode()).hexdigest()[:32]
+        return hashlib.sha256(f"{self.kind}\n{self._oldest()}".encode()).hexdigest()[:32]
+
+    def _oldest(self) -> str:
+        """The id of the oldest run; empty where there is none."""
+        return next((run.id for run in self._runs()), "")
 
     def experiments(self, *, deleted: bool = False) -> list[Experiment]:
         self._gather()

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 _WORDS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+_TRUTH = {"True": 1.0, "False": 0.0}
 _DEEPEST = 30  # levels of a configuration that become keys
 QUIET = 3600.0  # seconds without a point, after which a run with no recorded end is taken for over
 _LARGEST = 2**63
@@ -54,12 +55,14 @@ def read_json(data: bytes) -> dict[str, Any]:
     return found
 
 
-def flat(data: Mapping[Any, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Keys with dots and their values; a map in a list stays what it is."""
+def flat(
+    data: Mapping[Any, Any], above: str = "", joint: str = ".", deepest: int = _DEEPEST
+) -> Iterator[tuple[str, Any]]:
+    """Keys, joined by dots, and their values; a map in a list stays what it is."""
     for name, value in data.items():
         key = f"{above}{name}"
-        if isinstance(value, dict) and value and key.count(".") < _DEEPEST:
-            yield from flat(value, f"{key}.")
+        if isinstance(value, dict) and value and deepest:
+            yield from flat(value, f"{key}{joint}", joint, deepest - 1)
         else:
             yield key, value
 
@@ -92,6 +95,16 @@ def number_in(value: Any) -> float | None:
         return float(value) if is_number(value) else None
     except OverflowError:
         return math.inf if value > 0 else -math.inf
+
+
+def number_written(text: str) -> float | None:
+    """A metric's value in a table; None where it is none."""
+    if text in _TRUTH:
+        return _TRUTH[text]
+    try:
+        return float(text) if "_" not in text else None
+    except ValueError:
+        return None
 
 
 def milliseconds(seconds: float) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from labtrack.errors import BadInputError
-from labtrack.stores.foreign import tensorboard, wandb
+from labtrack.stores.foreign import csvlogger, dvclive, sacred, tensorboard, wandb
 from labtrack.stores.foreign.walk import META, walk
 from labtrack.stores.gathered import GatheredStore
 
@@ -32,6 +32,10 @@ class Format(NamedTuple):
     alone: bool = True
 
 
+def _never(_: str) -> bool:
+    return False
+
+
 FORMATS = (
     Format(
         tensorboard.KIND,
@@ -41,7 +45,17 @@ FORMATS = (
         tensorboard.TensorBoardStore,
         alone=False,
     ),
+    Format(
+        csvlogger.KIND,
+        "folders of Lightning's CSVLogger",
+        csvlogger.claims,
+        csvlogger.is_file,
+        csvlogger.CsvLoggerStore,
+        alone=False,
+    ),
     Format(wandb.KIND, "folders of wandb", wandb.claims, wandb.is_log, wandb.WandbStore),
+    Format(dvclive.KIND, "folders of DVCLive", dvclive.claims, _never, dvclive.DvcLiveStore),
+    Format(sacred.KIND, "runs of Sacred", sacred.claims, sacred.is_file, sacred.SacredStore),
 )
 
 
@@ -69,6 +83,10 @@ def open_folder(root: Path) -> GatheredStore | None:
     Raises BadInputError where there are several kinds, with words on what to name instead.
     """
     found = find(root)
+    both = found.get(csvlogger.KIND, [])
+    twice = bool(both) and set(both) <= set(found.get(tensorboard.KIND, ()))
+    if twice:  # Lightning wrote both, and only the events have times
+        del found[csvlogger.KIND]
     here = [one for one in FORMATS if one.kind in found]
     if not here:
         return None
@@ -79,7 +97,11 @@ def open_folder(root: Path) -> GatheredStore | None:
             f"{root} holds more than one kind of recording: {', '.join(said)}.",
             "name the folder, or one of the files, of the kind that is meant; then the other, if its runs are others.",
         )
-    return here[0].opens(root)
+    store = here[0].opens(root)
+    if twice:
+        what = f"the {csvlogger.METRICS} beside the event files are taken for records of the same runs and left out"
+        store.found.warning(root, what)
+    return store
 
 
 def open_file(path: Path) -> GatheredStore | None:

@@ -167,7 +167,11 @@ class LoggedRun(Generic[LogT]):
             for kind, keys in seen.others.items():
                 others.setdefault(kind, []).append(keys)
         if others:
-            found.warning(self.folder, f"what is no number is no metric: {_said(others)}", self.id)
+            found.warning(
+                self.folder,
+                f"what is no number is no metric: {said({kind: added(keys) for kind, keys in others.items()})}",
+                self.id,
+            )
 
 
 def added(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
@@ -179,10 +183,10 @@ def added(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
     return found
 
 
-def _said(others: Mapping[str, Iterable[Mapping[str, int]]]) -> str:
+def said(others: Mapping[str, Mapping[str, int]]) -> str:
+    """What is no number, in words: kinds, with how many there are and some of their keys."""
     parts = []
-    for kind, several in sorted(others.items()):
-        keys = added(several)
+    for kind, keys in sorted(others.items()):
         some = ", ".join(sorted(keys)[:_NAMED]) + ", ..." * (len(keys) > _NAMED)
         parts.append(f"{kind} {sum(keys.values())} ({some})")
     return ", ".join(parts)

@@ -13,7 +13,7 @@ from pathlib import Path
 from labtrack.stores import tree
 from labtrack.stores.foreign.events import EventFile
 from labtrack.stores.foreign.logs import LoggedRun
-from labtrack.stores.foreign.walk import walk
+from labtrack.stores.foreign.walk import placed, walk
 from labtrack.stores.gathered import GatheredStore, Place, run_id_of
 from labtrack.stores.model import RUNNING, Findings, Problem, Run
 from labtrack.stores.values import QUIET, milliseconds, owner, params, read_yaml
@@ -49,12 +49,9 @@ class TensorBoardStore(GatheredStore):
             found = [name for name in names if is_event_file(name)]
             if found:
                 there[folder] = found
-        base = self.root.resolve()
-        base = base.parent if self.root in there else base
         for folder, names in there.items():
             if folder not in self._folders:
-                name = folder.resolve().relative_to(base).as_posix()
-                self._folders[folder] = _Folder(folder, base.name, name)
+                self._folders[folder] = _Folder(folder, *placed(self.root, folder, there))
             self._folders[folder].take(names, self.found)
         known = {folder: self._folders[folder] for folder in there if self._folders[folder].own}
         for folder, session in _sessions(known).items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 from labtrack.stores import tree
@@ -35,3 +35,13 @@ def _is_looked_into(above: Path, name: str) -> bool:
     if name.startswith(".") or name in _NOBODYS or tree.is_clutter(name):
         return False
     return not (name == "artifacts" and _RUN_ID.fullmatch(above.name)) and not (above / name).is_symlink()
+
+
+def placed(root: Path, folder: Path, runs: Container[Path]) -> tuple[str, str]:
+    """What the experiment and the run of a folder are called: as the folder that is read, and by the way from there.
+
+    A folder that is a run itself is a part of the folder that it is in, so that both are read alike.
+    """
+    base = root.resolve()
+    base = base.parent if root in runs else base
+    return base.name or "Default", folder.resolve().relative_to(base).as_posix()
