@@ -16,6 +16,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -329,14 +330,50 @@ def sacred(place: Path) -> None:
     trace.write_text(text.replace(str(place), "/home/ada"))
 
 
+def trackio(place: Path) -> None:
+    """Trackio; its inbox too, which it uses where SQLite is not safe."""
+    import trackio as module
+    from trackio import fragments, utils
+
+    class Now(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]
+            return datetime.fromtimestamp(Clock.now, tz)
+
+    for name in ("trackio.run", "trackio.sqlite_storage"):  # it notes the time at which it writes what was logged
+        sys.modules[name].datetime = Now  # type: ignore[attr-defined]
+    for training in trainings():
+        Clock.now = training.start
+        module.init(project=EXPERIMENT, name=training.name, config=training.params, embed=False)
+        for step, moment, values in steps(training):
+            Clock.now = moment
+            module.log(values, step=step)
+        module.finish()
+    started = datetime.fromtimestamp(T0 + 20000, timezone.utc)
+    records = [
+        fragments.metric_record(
+            {"project": "others", "run": "inbox", "run_id": "1" * 32, "config": {"lr": 0.5}, "log_id": f"{step:032x}",
+             "step": step, "timestamp": (started + timedelta(seconds=step)).isoformat(),
+             "metrics": {"loss": 1 / (1 << step), "n": math.nan}}
+        )
+        for step in range(4)
+    ]  # fmt: skip
+    fragments.import_records(records[:3])
+    fragments.FragmentWriter("0" * 16).write_local(records[2:], utils.TRACKIO_DIR / "inbox")
+    for path in place.rglob("*.lock"):
+        path.unlink()
+
+
 FORMATS: dict[str, Callable[[Path], None]] = {
-    one.__name__: one for one in (tensorboard, wandb, csvlogger, dvclive, sacred)
+    one.__name__: one for one in (tensorboard, wandb, csvlogger, dvclive, sacred, trackio)
 }
 
 
 def main() -> None:
     name, place = sys.argv[1], Path(sys.argv[2])
-    os.environ.update(WANDB_MODE="offline", PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION="python")
+    os.environ.update(
+        TRACKIO_DIR=str(place / "trackio"), WANDB_MODE="offline", PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION="python"
+    )
     socket.gethostname = lambda: HOST
     if name == "tensorboard":
         os.getpid = lambda: 4242

@@ -42,6 +42,7 @@ TRACKERS = {
     ),
     "dvclive": Tracker(("dvclive==3.49.1", "pillow", "scikit-learn"), "dvclive"),
     "sacred": Tracker(("sacred==0.8.7", "setuptools<81"), "sacred"),
+    "trackio": Tracker(("trackio==0.43.0",), "trackio"),
     "wandb": Tracker(("wandb==0.31.0", "numpy", "pillow"), "wandb"),
     "wandb-0.12": Tracker(("wandb==0.12.21", "setuptools<81", "protobuf<3.21", "numpy<2"), "wandb"),
 }

@@ -6,6 +6,7 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sync_server import TrackingServer, tag
@@ -29,27 +30,41 @@ def expected(training: Training) -> dict[str, list[tuple[int, object]]]:
     return found
 
 
+def params_of(run: dict[str, Any]) -> dict[str, str]:
+    return {one["key"]: one["value"] for one in run["data"].get("params", [])}
+
+
 def at_the_server(server: TrackingServer, run_id: str, keys: list[str]) -> dict[str, list[tuple[int, object]]]:
     return {key: [(step, kept(value)) for _, step, value in server.history(run_id, key)] for key in keys}
 
 
-@pytest.mark.parametrize(("name", "folder"), [("tensorboard", "runs"), ("wandb", "wandb")])
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("tensorboard", "runs"),
+        ("wandb", "wandb"),
+        ("csvlogger", "runs"),
+        ("dvclive", "runs"),
+        ("sacred", "runs"),
+        ("trackio", "trackio"),
+    ],
+)
 def test_trainings_arrive_once(tmp_path: Path, server: TrackingServer, send: Send, name: str, folder: str) -> None:
     place = unpack(name, tmp_path / "recorded") / folder
     experiment = f"foreign {name}"
     report = send(place, experiment=experiment, verify=True)
     assert (report.exit_code, report.differences) == (0, {}), report
-    runs = {run["info"]["run_name"]: run for run in server.runs(experiment)}
-    assert set(runs) >= {"large", "small"}
+    runs = server.runs(experiment)
+    widths = {params_of(run).get("width"): run for run in runs if "attempt" not in params_of(run)}
     for training in trainings():
-        run = runs[training.name]
+        run = widths[str(training.params["width"])]
         assert at_the_server(server, run["info"]["run_id"], list(expected(training))) == expected(training)
-        params = {one["key"]: one["value"] for one in run["data"]["params"]}
-        assert params.items() >= {key: str(value) for key, value in training.params.items()}.items()
+        assert params_of(run).items() >= {key: str(value) for key, value in training.params.items()}.items()
         assert run["info"]["status"] == "FINISHED"
-        assert tag(run, "labtrack.recorded_with").startswith(name)
+        assert name in tag(run, "labtrack.recorded_with").lower()
+    (tmp_path / "moved").mkdir()
     shutil.move(place, tmp_path / "moved")
-    again = send(tmp_path / "moved", experiment=experiment)
+    again = send(tmp_path / "moved" / folder, experiment=experiment)
     assert {one.todo for one in again.planned} == {"there"} and len(again.planned) == len(runs)
     assert set(again.calls) == {"POST experiments/search", "POST runs/search"}
 

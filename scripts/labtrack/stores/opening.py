@@ -78,7 +78,7 @@ def is_portable(path: Path) -> bool:
     That is a zip, reports or another tracker's files, but not what `labtrack sync` is for, whatever is in that.
     """
     if not tree.is_folder(path):
-        return not path.exists() or _starts_with(path, _ZIP) or bool(formats.of_file(path)) or path.name == METRICS
+        return not path.exists() or _starts_with(path, _ZIP) or formats.is_file(path) or path.name == METRICS
     return not (_stores_in(path) or _store_around(path)) and bool(folders_of_reports(path) or formats.is_foreign(path))
 
 
@@ -155,7 +155,16 @@ def _of_file(path: Path, text: str) -> Store:
         return PortableStore(path)
     if path.name == METRICS:
         return formats.open_folder(path.parent) or ReportsStore(path.parent)
-    return formats.open_file(path) or SqliteStore(path)
+    other = formats.open_file(path)
+    if other:
+        return other
+    try:
+        return SqliteStore(path)
+    except BadInputError:
+        found = formats.open_database(path)
+        if found is None:
+            raise
+        return found
 
 
 def _hint(path: Path, text: str) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from labtrack.stores.foreign.tables import Files, Table, natural
+from labtrack.stores.foreign.tables import Files, Table, names_in_id, natural
 from labtrack.stores.foreign.walk import placed, walk
 from labtrack.stores.foreign.written import WrittenRun
 from labtrack.stores.gathered import GatheredStore, Place, run_id_of
@@ -88,10 +88,10 @@ class _Run(WrittenRun):
             first = next(self._table.rows(), None)
             if first is None:
                 return False
-            # of these nothing changes, and other runs of the same name with the same first row have other parameters
+            # of these nothing changes; other runs with the same first row have other parameters or another name
             cells = sorted((key, value) for key, value in first.items() if value)
-            whole = self.folder.resolve()
-            self.id = run_id_of(KIND, whole.parent.name, whole.name, sorted(self._params().items()), cells)
+            names = names_in_id(self.folder, (value for _, value in cells))
+            self.id = run_id_of(KIND, names, sorted(self._params().items()), cells)
         return True
 
     def run(self) -> Run:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from labtrack.stores import tree
-from labtrack.stores.foreign.tables import Files, Table, natural
+from labtrack.stores.foreign.tables import Files, Table, names_in_id, natural
 from labtrack.stores.foreign.walk import placed, walk
 from labtrack.stores.foreign.written import WrittenRun
 from labtrack.stores.gathered import GatheredStore, Place, run_id_of
@@ -85,9 +85,9 @@ class _Run(WrittenRun):
             if not first and not summary:
                 return False
             # a folder is used again for the next run, which has other parameters or another first step
-            whole = self.folder.resolve()
+            names = names_in_id(self.folder, (value for *_, value in first), usual=KIND)
             facts: list[tuple[object, ...]] = [*first] or sorted(summary.items(), key=str)
-            self.id = run_id_of(KIND, whole.parent.name, whole.name, sorted(self._params().items()), facts)
+            self.id = run_id_of(KIND, names, sorted(self._params().items()), facts)
         return True
 
     def run(self) -> Run:

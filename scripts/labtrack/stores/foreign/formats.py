@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from labtrack.errors import BadInputError
-from labtrack.stores.foreign import csvlogger, dvclive, sacred, tensorboard, wandb
+from labtrack.stores.foreign import csvlogger, dvclive, sacred, tensorboard, trackio, wandb
 from labtrack.stores.foreign.walk import META, walk
 from labtrack.stores.gathered import GatheredStore
 
@@ -55,6 +55,7 @@ FORMATS = (
     ),
     Format(wandb.KIND, "folders of wandb", wandb.claims, wandb.is_log, wandb.WandbStore),
     Format(dvclive.KIND, "folders of DVCLive", dvclive.claims, _never, dvclive.DvcLiveStore),
+    Format(trackio.KIND, "projects of Trackio", trackio.claims, _never, trackio.TrackioStore),
     Format(sacred.KIND, "runs of Sacred", sacred.claims, sacred.is_file, sacred.SacredStore),
 )
 
@@ -113,6 +114,16 @@ def open_file(path: Path) -> GatheredStore | None:
 def of_file(path: Path) -> Format | None:
     """Which tracker names its files so."""
     return next((one for one in FORMATS if one.file(path.name)), None)
+
+
+def is_file(path: Path) -> bool:
+    """Whether a file stands for runs of a known tracker."""
+    return of_file(path) is not None or trackio.is_project(path)
+
+
+def open_database(path: Path) -> GatheredStore | None:
+    """The store that a SQLite file is; None where no known tracker wrote it."""
+    return trackio.TrackioStore(path) if trackio.is_project(path) else None
 
 
 def is_foreign(root: Path) -> bool:

@@ -14,6 +14,7 @@ from labtrack.stores.model import RUNNING, Findings
 from labtrack.stores.values import QUIET
 
 _AT_ONCE = 60.0  # seconds: files that a copy has written are not further apart
+_MEASURED = re.compile(r"^-?[0.]*[1-9](?:\.?\d){5}")  # six digits or more
 _NATURAL = re.compile(r"(\d+)")
 Natural = tuple[tuple[int, Union[int, str]], ...]
 
@@ -83,6 +84,18 @@ class Files:
         """RUNNING where one was written in the last hour, and not all at once as by a copy; else FINISHED."""
         fresh = time.time() - self.last / 1000 < QUIET
         return RUNNING if fresh and self.last - self.first > _AT_ONCE * 1000 else "FINISHED"
+
+
+def names_in_id(folder: Path, cells: Iterable[str], usual: str = "") -> tuple[str, ...]:
+    """The names that are a part of a run's id, where nothing that is recorded is sure to be this run's alone.
+
+    cells: of its first row.  usual: a name that says nothing.  The name of the folder, since the same training may be
+    repeated into another; and where none of the cells looks measured (a learning rate, an epoch), that of the folder
+    above, too.
+    """
+    whole = folder.resolve()
+    name = whole.parent.name if whole.name == usual else whole.name
+    return (name,) if any(_MEASURED.search(cell) for cell in cells) else (whole.parent.name, whole.name)
 
 
 def natural(path: Path) -> Natural:
