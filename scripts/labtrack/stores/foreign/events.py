@@ -169,11 +169,14 @@ def _split(data: bytes) -> tuple[int, int]:
         return 0, 0
     if data[_TIME_SIZE] != _STEP:
         return 0, _TIME_SIZE
-    try:
-        step, at = protobuf.varint(data, _TIME_SIZE + 1)
-    except ValueError:
-        return 0, 0
-    return protobuf.signed(step), at
+    step, shift, at = 0, 0, _TIME_SIZE + 1
+    for byte in data[at : at + 10]:
+        step |= (byte & 0x7F) << shift
+        at += 1
+        if byte < 0x80:
+            return step if step < 1 << 63 else protobuf.signed(step), at
+        shift += 7
+    return 0, 0
 
 
 def _time(data: bytes) -> float:
