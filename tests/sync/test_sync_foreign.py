@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from sync_server import TrackingServer, tag
 
 from foreign_recorder import Training, trainings
+from labtrack import portable
+from labtrack.cli import cli
+from labtrack.stores import open_store
 from labtrack.sync import Report
 from make_foreign_fixtures import unpack
 
@@ -51,6 +55,8 @@ def at_the_server(server: TrackingServer, run_id: str, keys: list[str]) -> dict[
 )
 def test_trainings_arrive_once(tmp_path: Path, server: TrackingServer, send: Send, name: str, folder: str) -> None:
     place = unpack(name, tmp_path / "recorded") / folder
+    for other in place.glob("*resumed*"):  # which another test sends
+        shutil.rmtree(other)
     experiment = f"foreign {name}"
     report = send(place, experiment=experiment, verify=True)
     assert (report.exit_code, report.differences) == (0, {}), report
@@ -88,3 +94,57 @@ def test_growing_tensorboard_run(tmp_path: Path, server: TrackingServer, send: S
     assert len(server.history(run["info"]["run_id"], "train/loss")) == 21 > before
     assert [one.points for one in report.outcomes] == [sum(one.points for one in report.planned)]
     assert [one.todo for one in send(place, experiment=experiment).planned] == ["there"]
+
+
+def test_wandb_run_that_is_resumed_after_a_sync(tmp_path: Path, server: TrackingServer, send: Send) -> None:
+    """The folder of the second attempt comes later, and the first one's may still be half there."""
+    place = unpack("wandb", tmp_path / "recorded") / "wandb"
+    for folder in place.iterdir():
+        if "resumed" not in folder.name:
+            shutil.rmtree(folder)
+    first, second = sorted(place.iterdir())
+    second.rename(tmp_path / second.name)
+    log = next(first.glob("*.wandb"))
+    whole = log.read_bytes()
+    log.write_bytes(whole[: len(whole) * 2 // 3])
+    assert send(place, experiment="foreign resumed").exit_code == 3, "the last record is cut"
+    (run,) = server.runs("foreign resumed")
+    assert 0 < len(server.history(run["info"]["run_id"], "train/loss")) < 10
+    log.write_bytes(whole)
+    shutil.move(tmp_path / second.name, place)
+    report = send(place, experiment="foreign resumed", verify=True)
+    (differences,) = report.differences.values()
+    assert differences == ["param attempt is '0' at the server, '10' in the recording"], "MLflow lets nobody change it"
+    (run,) = server.runs("foreign resumed")
+    training = trainings()[0]
+    assert at_the_server(server, run["info"]["run_id"], list(expected(training))) == expected(training)
+    assert run["info"]["status"] == "FINISHED"
+    assert [one.todo for one in send(place, experiment="foreign resumed").planned] == ["there"]
+
+
+def test_commands_take_other_trackers_files(tmp_path: Path, server: TrackingServer) -> None:
+    place = unpack("tensorboard", tmp_path / "recorded") / "runs"
+    for path in place.rglob("events.*"):
+        path.rename(f"{path}.commands")  # other runs than those that are there
+    experiment = ["-d", server.url, "-e", "foreign commands"]
+    done = CliRunner().invoke(cli, ["import", str(place), *experiment, "--dry-run"])
+    assert done.exit_code == 0 and "small" in done.output, done.output
+    assert server.runs("foreign commands") == []
+    chosen = ["--filter", "params.width = '64' AND metrics.val_acc > 0.5"]
+    done = CliRunner().invoke(cli, ["sync", "-s", str(place), *experiment, *chosen])
+    assert done.exit_code == 0, done.output
+    assert [run["info"]["run_name"] for run in server.runs("foreign commands")] == ["large"]
+    done = CliRunner().invoke(cli, ["import", str(place), *experiment, "--verify", "--json"])
+    assert done.exit_code == 0, done.output
+    assert sorted(run["info"]["run_name"] for run in server.runs("foreign commands")) == ["large", "small"]
+
+
+def test_exported_run_of_another_tracker_is_the_same_run(tmp_path: Path, server: TrackingServer, send: Send) -> None:
+    place = unpack("sacred", tmp_path / "recorded") / "others"
+    experiment = "foreign exported"
+    send(place, experiment=experiment)
+    before = server.runs(experiment)
+    with open_store(place) as store:
+        portable.export(store, [run.id for run in store.runs()], tmp_path / "runs.zip")
+    send(tmp_path / "runs.zip", experiment=experiment)
+    assert len(server.runs(experiment)) == len(before) == 2
