@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import sqlite3
 import time
 from pathlib import Path
 
@@ -164,3 +168,138 @@ def test_large_folders_are_looked_through_quickly(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="holds no runs"):
         open_store(tmp_path)
     assert time.perf_counter() - before < 5
+
+
+LOSSES = ["0.6931471824645996", "0.512345671", "0.4"]
+
+
+def lightning(folder: Path, rows: int, lr: str = "0.1") -> Path:
+    """What CSVLogger writes, with values as they are measured."""
+    folder.mkdir(parents=True)
+    (folder / "hparams.yaml").write_text(f"lr: {lr}\n")
+    lines = ["epoch,loss,step", *(f"{index},{loss},{index * 50 + 49}" for index, loss in enumerate(LOSSES[:rows]))]
+    (folder / "metrics.csv").write_text("".join(f"{line}\r\n" for line in lines))
+    return folder
+
+
+def test_csv_grows_gets_columns_and_is_in_a_folder_that_is_renamed(tmp_path: Path) -> None:
+    place = lightning(tmp_path / "logs" / "version_0", 1)
+    with open_store(place) as store:
+        (run,) = store.runs()
+        assert read(store, run.id) == {"epoch": [(49, 0.0)], "loss": [(49, 0.6931471824645996)]}
+        (place / "metrics.csv").write_text(
+            f"acc,epoch,loss,step\r\n,0,{LOSSES[0]},49\r\n,1,{LOSSES[1]},99\r\n0.5,1,,99\r\n0.7"
+        )
+        (place / "metrics.csv").touch()
+        assert [(one.key, one.value) for one in store.points(run.id, {"epoch": 1, "loss": 1})] == [
+            ("epoch", 1.0), ("loss", 0.512345671), ("acc", 0.5), ("epoch", 1.0)
+        ]  # fmt: skip
+        assert store.metric_keys(run.id) == {"epoch": 3, "loss": 2, "acc": 1}
+        assert any("its last row" in one.what for one in store.problems())
+    (tmp_path / "logs").rename(tmp_path / "results")
+    with open_store(tmp_path / "results") as store:
+        assert [one.id for one in store.runs()] == [run.id]
+
+
+def test_csv_of_other_parameters_or_another_version_is_another_run(tmp_path: Path) -> None:
+    places = [lightning(tmp_path / f"version_{number}", 2, lr) for number, lr in enumerate(("0.1", "0.1", "0.2"))]
+    with open_store(tmp_path) as store:
+        assert len({run.id for run in store.runs()}) == len(places)
+        assert [run.params["lr"] for run in sorted(store.runs(), key=lambda one: one.name)] == ["0.1", "0.1", "0.2"]
+
+
+def test_csv_is_running_while_it_is_written(tmp_path: Path) -> None:
+    place = lightning(tmp_path / "version_0", 2)
+    now = time.time()
+    for began, written, status in ((0, 0, "FINISHED"), (-600, 0, "RUNNING"), (-9000, -4000, "FINISHED")):
+        os.utime(place / "hparams.yaml", (now + began, now + began))
+        os.utime(place / "metrics.csv", (now + written, now + written))
+        with open_store(place) as store:
+            (run,) = store.runs()
+            assert run.status == status, "a copy has all files at one time"
+
+
+def test_dvclive_what_only_the_summary_has(tmp_path: Path) -> None:
+    with open_store(foreign("dvclive") / "dvclive") as store:
+        (run,) = store.runs()
+        assert read(store, run.id) == {
+            "train/loss": [(0, 0.5), (1, 0.5), (2, 0.5)],
+            **{"lr": [(2, 0.25)], "best": [(2, 0.75)], "of/all": [(2, 1.0)]},
+        }
+        assert run.params == {"model.width": "16"}
+        names = ["metrics.json", "params.yaml", "plots/images/sample.png", "plots/sklearn/cm.json", "report.html"]
+        assert [one.path for one in store.artifacts(run)] == names
+        assert [one.what for one in store.problems()] == ["what is no number is no metric: text 3 (state)"]
+
+
+def test_dvclive_folder_that_is_used_again_is_another_run(tmp_path: Path) -> None:
+    ids = set()
+    place = tmp_path / "project" / "dvclive"
+    shutil.copytree(foreign("dvclive") / "dvclive", place)
+    for width in (16, 32):
+        (place / "params.yaml").write_text(f"model: {{width: {width}}}\n")
+        with open_store(tmp_path) as store:
+            (run,) = store.runs()
+            assert run.name == "project"
+            ids.add(run.id)
+    assert len(ids) == 2
+
+
+def test_sacred_endings_and_files() -> None:
+    with open_store(foreign("sacred") / "others") as store:
+        fails, stops = sorted(store.runs(), key=lambda one: one.name)
+        assert (fails.status, stops.status) == ("FAILED", "KILLED")
+        assert read(store, fails.id) == {"loss": [(0, 0.5)], "info.best": [(0, 0.75)]}
+        names = ["config.json", "cout.txt", "info.json", "model.bin", "run.json"]
+        assert [one.path for one in store.artifacts(fails)] == names
+        assert fails.tags["mlflow.source.git.commit"] == "c0ffee" * 6 + "c0ff"
+        assert (fails.experiment_id, fails.params["model.sizes"]) == ("others", "[1, 2]")
+
+
+def test_sacred_that_was_killed(tmp_path: Path) -> None:
+    place = Path(shutil.copytree(foreign("sacred") / "runs" / "1", tmp_path / "1"))
+    facts = json.loads((place / "run.json").read_text())
+    facts.update(status="RUNNING", stop_time=None, heartbeat="2025-06-15T15:00:00.5")
+    (place / "run.json").write_text(json.dumps(facts))
+    with open_store(place) as store:
+        (run,) = store.runs()
+        assert (run.status, run.end_time) == ("KILLED", 1_749_999_600_500)
+    (place / "run.json").write_text("{")
+    with open_store(tmp_path) as store:
+        assert list(store.runs()) == []
+        assert [one.place for one in store.problems() if one.damage] == [str(place / "run.json")]
+
+
+def test_trackio_inbox_is_read_and_nothing_twice() -> None:
+    with open_store(foreign("trackio") / "trackio") as store:
+        (run,) = [one for one in store.runs() if one.name == "inbox"]
+        assert read(store, run.id)["loss"] == [(step, 1 / (1 << step)) for step in range(4)]
+        assert (run.experiment_id, run.params) == ("others", {"lr": "0.5"})
+
+
+def test_trackio_before_it_had_ids_of_runs(tmp_path: Path) -> None:
+    """The run stays the same when a newer Trackio gives it an id."""
+    found = {}
+    for key in ("run_name", "run_id"):
+        with sqlite3.connect(tmp_path / "old.db") as made:
+            more = ", run_id TEXT" if key == "run_id" else ""
+            columns = f"id INTEGER PRIMARY KEY, timestamp TEXT, run_name TEXT, step, metrics{more}"
+            made.execute(f"CREATE TABLE metrics ({columns})")
+            made.execute(f"CREATE TABLE configs (run_name TEXT, config TEXT{more})")
+            said = '{"loss": 0.5, "t": "x", "h": {"_type": "trackio.histogram", "n": 1}}'
+            values = ["2025-06-15T15:00:00+00:00", "a", 3, said]
+            made.execute("INSERT INTO metrics (timestamp, run_name, step, metrics) VALUES (?, ?, ?, ?)", values)
+            made.execute('INSERT INTO configs (run_name, config) VALUES (\'a\', \'{"lr": 1, "_Username": "ada"}\')')
+            if more:
+                made.execute("UPDATE metrics SET run_id = 'x'")
+                made.execute("UPDATE configs SET run_id = 'x'")
+        made.close()
+        with open_store(tmp_path / "old.db") as store:
+            (run,) = store.runs()
+            assert read(store, run.id) == {"loss": [(3, 0.5)]}
+            assert (run.user_id, run.params) == ("ada", {"lr": "1"})
+            (problem,) = store.problems()
+            assert "text 1 (t), trackio.histogram 1 (h)" in problem.what
+            found[key] = run.id
+        (tmp_path / "old.db").unlink()
+    assert len(set(found.values())) == 1

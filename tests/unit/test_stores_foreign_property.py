@@ -103,7 +103,7 @@ def test_holes_give_no_other_values(kind: str, place: float, hole: int, filled: 
     at = int(place * len(data))
     points, told = read(name, data[:at] + (b"" if cuts else filled * min(hole, len(data) - at)) + data[at + hole :])
     assert is_subsequence(points, whole)
-    if len(points) < len(whole) and not (cuts and at + hole >= len(data)):
+    if len(points) < len(whole) and not cuts:  # whole records that are cut out leave no trace
         assert told
 
 

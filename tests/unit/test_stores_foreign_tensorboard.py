@@ -6,6 +6,7 @@ import shutil
 import struct
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from foreign_recorded import expected, foreign, read, times, trainings
@@ -219,3 +220,32 @@ def test_artifacts_of_mlflow_are_not_taken_for_runs(tmp_path: Path) -> None:
             open_store(part)
     with open_store(run / "artifacts" / "tensorboard_logs") as store:
         assert store.kind == tensorboard.KIND, "named in so many words"
+
+
+def test_links_out_of_the_folder_are_followed_once(tmp_path: Path) -> None:
+    """To runs on another file system; one to a run that is there, as `latest`, is that run, and a ring has an end."""
+    elsewhere = Path(shutil.copytree(foreign("tensorboard") / "keras", tmp_path / "scratch"))
+    place = copied("runs", tmp_path)
+    (place / "linked").symlink_to(elsewhere)
+    (place / "latest").symlink_to(place / "small")
+    (place / "up").symlink_to(tmp_path)
+    (elsewhere / "ring").symlink_to(elsewhere)
+    with open_store(place) as store:
+        assert sorted(run.name for run in store.runs()) == ["large", "linked/train", "small"]
+        assert told(store) == []
+
+
+def test_file_that_can_not_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = copied("runs", tmp_path)
+    refused = next((place / "small").glob("events*"))
+    opens = Path.open
+
+    def refuses(self: Path, *how: Any, **more: Any) -> Any:
+        if self == refused:
+            raise PermissionError(13, "Permission denied")
+        return opens(self, *how, **more)
+
+    monkeypatch.setattr(Path, "open", refuses)
+    with open_store(place) as store:
+        assert [run.name for run in store.runs()] == ["large"], "hparams of a run are no run without it"
+        assert (True, "it can't be read: Permission denied") in told(store)

@@ -67,6 +67,9 @@ class Recording(Protocol):
     def places(self) -> Iterable[Place]:
         """Where its artifacts are."""
 
+    def tell(self, found: Findings) -> None:
+        """Tells what could not be read, as far as it was looked at."""
+
 
 class GatheredStore:
     """A folder, or a file, with runs of one kind."""
@@ -77,15 +80,20 @@ class GatheredStore:
         """Looks for runs.  Raises BadInputError where `root` can't be read."""
         self.root = root
         self.found = Findings()
+        self.looked = Findings()  # what the last look told
         self._files = LocalArtifacts(root, self.found)
         self._recordings: dict[str, Recording] = {}
         self._gather()
 
     def _look(self) -> Iterable[Recording]:
-        """The runs that are there now; those that were known are the same objects again."""
+        """The runs that are there now; those that were known are the same objects again.
+
+        What can't be read, and is of no run, is told by `looked`.
+        """
         raise NotImplementedError
 
     def _gather(self) -> None:
+        self.looked = Findings()
         found: dict[str, Recording] = {}
         for one in self._look():
             known = found.setdefault(one.id, one)
@@ -93,7 +101,7 @@ class GatheredStore:
                 less, more = (known, one) if _size(known) < _size(one) else (one, known)
                 found[one.id] = more
                 what = f"it is a copy of the run in {shown(more.folder)}, which is read in its place"
-                self.found.warning(less.folder, what, one.id)
+                self.looked.warning(less.folder, what, one.id)
         self._recordings = found
 
     @property
@@ -163,7 +171,10 @@ class GatheredStore:
         return None
 
     def problems(self) -> list[Problem]:
-        return self.found.problems()
+        told = Findings()
+        for one in self._recordings.values():
+            one.tell(told)
+        return [*self.found.problems(), *self.looked.problems(), *told.problems()]
 
     def close(self) -> None:
         """Nothing is kept open."""

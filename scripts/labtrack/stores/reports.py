@@ -16,7 +16,7 @@ from typing import Any
 from labtrack.errors import BadInputError
 from labtrack.stores import numbers
 from labtrack.stores.gathered import GatheredStore, Place, counted, skipping
-from labtrack.stores.model import MetricPoint, Run
+from labtrack.stores.model import Findings, MetricPoint, Run
 from labtrack.stores.values import flat, is_number, moment, owner, params, read_yaml
 
 CONFIG, METRICS = "config.yaml", "metrics.json"
@@ -82,6 +82,9 @@ class _Report:
 
     def places(self) -> list[Place]:
         return [Place(self.folder, _KEPT)]
+
+    def tell(self, found: Findings) -> None:
+        """All has been read already."""
 
 
 def _read(folder: Path) -> _Report:

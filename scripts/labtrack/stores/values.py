@@ -122,8 +122,10 @@ def moment(value: float) -> int:
 
 
 def owner(path: Path) -> str:
-    """Who owns a file, by name where that is known here."""
+    """Who owns a file, by name where that is known here; empty where the file is gone."""
     try:
         return path.owner()
     except (KeyError, NotImplementedError, ImportError):  # a container without the cluster's accounts; Windows
         return str(path.stat().st_uid)
+    except OSError:
+        return ""

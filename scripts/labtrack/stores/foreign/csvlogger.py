@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from labtrack.stores.foreign.tables import Files, Table, names_in_id, natural
+from labtrack.stores.foreign.tables import Files, Table, first_row, names_in_id, natural
 from labtrack.stores.foreign.walk import placed, walk
 from labtrack.stores.foreign.written import WrittenRun
 from labtrack.stores.gathered import GatheredStore, Place, run_id_of
-from labtrack.stores.model import RUNNING, Findings, MetricPoint, Problem, Run
+from labtrack.stores.model import RUNNING, Findings, MetricPoint, Run
 from labtrack.stores.numbers import floor
 from labtrack.stores.values import number_written, owner, params, read_yaml
 
@@ -52,26 +52,19 @@ class CsvLoggerStore(GatheredStore):
 
     def _look(self) -> Iterator[_Run]:
         there = [
-            folder for folder, names, folders in walk(self.root, self.found.problem) if claims(folder, names, folders)
+            folder for folder, names, folders in walk(self.root, self.looked.problem) if claims(folder, names, folders)
         ]
         for folder in sorted(there, key=natural):
             one = self._runs_by_folder.setdefault(folder, _Run(folder, *placed(self.root, folder, there)))
-            try:
-                if one.begins():
-                    yield one
-                else:
-                    self.found.warning(folder / METRICS, "there is no row in it yet")
-            except OSError as error:
-                self.found.problem(folder / METRICS, f"it can't be read: {error.strerror}")
+            if one.begins():
+                yield one
+            elif one.unread:
+                one.tell(self.looked)
+            else:
+                self.looked.warning(folder / METRICS, "there is no row in it yet")
 
     def _oldest(self) -> str:
         return next(iter(self._recordings), "")
-
-    def problems(self) -> list[Problem]:
-        found = Findings()
-        for one in self._runs_by_folder.values():
-            one.tell(found)
-        return [*super().problems(), *found.problems()]
 
 
 class _Run(WrittenRun):
@@ -83,9 +76,9 @@ class _Run(WrittenRun):
         self._table = Table(folder / METRICS, ",")
 
     def begins(self) -> bool:
-        """Whether there is a row.  Raises OSError."""
+        """Whether there is a row, which says which run it is."""
         if not self.id:
-            first = next(self._table.rows(), None)
+            first = first_row(self._table, self.unread)
             if first is None:
                 return False
             # of these nothing changes; other runs with the same first row have other parameters or another name

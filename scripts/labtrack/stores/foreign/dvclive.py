@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from labtrack.stores import tree
-from labtrack.stores.foreign.tables import Files, Table, names_in_id, natural
+from labtrack.stores.foreign.tables import Files, Table, first_row, names_in_id, natural
 from labtrack.stores.foreign.walk import placed, walk
 from labtrack.stores.foreign.written import WrittenRun
 from labtrack.stores.gathered import GatheredStore, Place, run_id_of
-from labtrack.stores.model import RUNNING, Findings, MetricPoint, Problem, Run
+from labtrack.stores.model import RUNNING, Findings, MetricPoint, Run
 from labtrack.stores.numbers import floor
 from labtrack.stores.values import flat, number_in, number_written, owner, params, read_json, read_yaml
 
@@ -44,7 +44,7 @@ class DvcLiveStore(GatheredStore):
 
     def _look(self) -> Iterator[_Run]:
         there = []
-        for folder, names, folders in walk(self.root, self.found.problem):
+        for folder, names, folders in walk(self.root, self.looked.problem):
             if claims(folder, names, folders):
                 there.append(folder)
                 folders[:] = []
@@ -52,17 +52,13 @@ class DvcLiveStore(GatheredStore):
             one = self._known.setdefault(folder, _Run(folder, *placed(self.root, folder, there)))
             if one.begins():
                 yield one
+            elif one.unread:
+                one.tell(self.looked)
             else:
-                self.found.warning(folder, "no metric is in it yet")
+                self.looked.warning(folder, "no metric is in it yet")
 
     def _oldest(self) -> str:
         return next(iter(self._recordings), "")
-
-    def problems(self) -> list[Problem]:
-        found = Findings()
-        for one in self._known.values():
-            one.tell(found)
-        return [*super().problems(), *found.problems()]
 
 
 class _Run(WrittenRun):
@@ -77,7 +73,7 @@ class _Run(WrittenRun):
     def begins(self) -> bool:
         """Whether there is a first step, which says which run it is."""
         if not self.id:
-            firsts = [(key, row) for key, table in self._metrics() for row in [self._first(table)] if row]
+            firsts = [(key, row) for key, table in self._metrics() for row in [first_row(table, self.unread)] if row]
             values = [(key, row.get(_STEP, ""), tuple(row.values())[-1]) for key, row in firsts]
             steps = [floor(step) or 0 for _, step, _ in values]
             first = [one for one, step in zip(values, steps) if step == min(steps)]
@@ -159,13 +155,6 @@ class _Run(WrittenRun):
                 table = self._tables.setdefault(path, Table(path, "\t" if path.suffix == ".tsv" else ","))
                 found.append((path.relative_to(place).with_suffix("").as_posix(), table))
         return found
-
-    def _first(self, table: Table) -> dict[str, str] | None:
-        try:
-            return next(table.rows(), None)
-        except OSError as error:
-            self.unread[table.path] = f"it can't be read: {error.strerror}"
-            return None
 
     def _summary(self) -> dict[str, object]:
         """The last value of each metric, by its name as the tables have it."""

@@ -94,9 +94,10 @@ class EventFile(Log[Events]):
             return 0.0
 
     def is_session(self) -> bool:
-        """Whether it is one of those that torch's `add_hparams` begins.  Raises OSError."""
+        """Whether it is one of those that torch's `add_hparams` begins, as far as it can be read."""
         if not self._is_session:
-            with self.path.open("rb") as file:
+            first = []
+            with contextlib.suppress(OSError), self.path.open("rb") as file:
                 first = [one.data for one in islice(records(file), 3) if isinstance(one, Record)]
             self._is_session = all(any(tag in data for data in first) for tag in (b"_hparams_/experiment", _START))
         return self._is_session

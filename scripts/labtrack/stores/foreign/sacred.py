@@ -15,7 +15,7 @@ from labtrack.stores.foreign.tables import natural
 from labtrack.stores.foreign.walk import walk
 from labtrack.stores.foreign.written import WrittenRun
 from labtrack.stores.gathered import GatheredStore, Place, run_id_of
-from labtrack.stores.model import RUNNING, Findings, MetricPoint, Problem, Run
+from labtrack.stores.model import RUNNING, MetricPoint, Run
 from labtrack.stores.numbers import floor, number
 from labtrack.stores.values import QUIET, flat, number_in, owner, params, read_json
 
@@ -47,7 +47,7 @@ class SacredStore(GatheredStore):
 
     def _look(self) -> Iterator[_Run]:
         there = []
-        for folder, names, folders in walk(self.root, self.found.problem):
+        for folder, names, folders in walk(self.root, self.looked.problem):
             if claims(folder, names, folders):
                 there.append(folder)
                 folders[:] = []
@@ -55,14 +55,10 @@ class SacredStore(GatheredStore):
             one = self._known.setdefault(folder, _Run(folder))
             if one.begins():
                 yield one
-            elif not one.unread:
-                self.found.warning(folder / RUN, "it has no start, so that it is no run yet")
-
-    def problems(self) -> list[Problem]:
-        found = Findings()
-        for one in self._known.values():
-            one.tell(found)
-        return [*super().problems(), *found.problems()]
+            elif one.unread:
+                one.tell(self.looked)
+            else:
+                self.looked.warning(folder / RUN, "it has no start, so that it is no run yet")
 
 
 class _Run(WrittenRun):

@@ -68,6 +68,16 @@ class Table:
             found.problem(self.path, "its last row has no end and was left out", run_id)
 
 
+def first_row(table: Table, unread: dict[Path, str]) -> dict[str, str] | None:
+    """The first row; None where there is none yet, and where it can't be read, which is noted in `unread`."""
+    unread.pop(table.path, None)
+    try:
+        return next(table.rows(), None)
+    except OSError as error:
+        unread[table.path] = f"it can't be read: {error.strerror}"
+        return None
+
+
 class Files:
     """The times of the files of a run, in ms; all that is known of its own times where it notes none."""
 

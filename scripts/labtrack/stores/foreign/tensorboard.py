@@ -7,7 +7,7 @@ torch writes a subfolder of its own: the first one below a run has the run's par
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from labtrack.stores import tree
@@ -15,7 +15,7 @@ from labtrack.stores.foreign.events import EventFile
 from labtrack.stores.foreign.logs import LoggedRun
 from labtrack.stores.foreign.walk import placed, walk
 from labtrack.stores.gathered import GatheredStore, Place, run_id_of
-from labtrack.stores.model import RUNNING, Findings, Problem, Run
+from labtrack.stores.model import RUNNING, Findings, Run
 from labtrack.stores.values import QUIET, milliseconds, owner, params, read_yaml
 
 KIND = "tensorboard"
@@ -45,26 +45,25 @@ class TensorBoardStore(GatheredStore):
 
     def _look(self) -> Iterator[_Folder]:
         there = {}
-        for folder, names, _ in walk(self.root, self.found.problem):
-            found = [name for name in names if is_event_file(name)]
-            if found:
-                there[folder] = found
+        for folder, names, _ in walk(self.root, self.looked.problem):
+            events = [name for name in names if is_event_file(name)]
+            if events:
+                there[folder] = events
         for folder, names in there.items():
             if folder not in self._folders:
                 self._folders[folder] = _Folder(folder, *placed(self.root, folder, there))
-            self._folders[folder].take(names, self.found)
+            self._folders[folder].take(names, self.looked)
         known = {folder: self._folders[folder] for folder in there if self._folders[folder].own}
-        for folder, session in _sessions(known).items():
-            known[folder].session = known.pop(session)
+        for folder, session in _sessions(known, there).items():
+            found = known.pop(session)
+            if folder in known:
+                known[folder].session = found
         for one in known.values():
             if one.is_run():
                 yield one
-
-    def problems(self) -> list[Problem]:
-        found = Findings()
-        for one in self._folders.values():
-            one.tell(found)
-        return [*super().problems(), *found.problems()]
+            else:
+                one.tell(self.looked)
+                self.looked.warning(one.folder, "no scalar and no parameter is recorded in it, so that it is no run")
 
 
 class _Folder(LoggedRun[EventFile]):
@@ -129,12 +128,6 @@ class _Folder(LoggedRun[EventFile]):
     def status(self) -> str:
         return self._ending()[0]
 
-    def tell(self, found: Findings) -> None:
-        if self.own:
-            super().tell(found)
-            if not any(file.seen.counts or file.seen.session.params for file in self.logs):
-                found.warning(self.folder, "no scalar and no parameter is recorded in it, so that it is no run")
-
     def _ending(self) -> tuple[str, float]:
         """Status and end: recorded by TensorFlow's hparams, and else by how long ago the last event was."""
         last = max(file.seen.last for file in self.logs)
@@ -163,10 +156,10 @@ def _order(file: EventFile) -> tuple[float, str]:
     return file.began(), file.path.name
 
 
-def _sessions(folders: Mapping[Path, _Folder]) -> dict[Path, Path]:
-    """The subfolder with the hparams of a run, by the run's folder."""
+def _sessions(folders: Mapping[Path, _Folder], there: Container[Path]) -> dict[Path, Path]:
+    """The subfolder with the hparams of a run, by the run's folder; also of one that can't be read now."""
     found: dict[Path, Path] = {}
     for folder, one in sorted(folders.items(), key=lambda item: _order(item[1].first)):
-        if folder.parent in folders and one.first.is_session():
+        if folder.parent in there and one.first.is_session():
             found.setdefault(folder.parent, folder)
     return found

@@ -18,7 +18,7 @@ from labtrack.stores.database import HEADER, Database
 from labtrack.stores.foreign.walk import walk
 from labtrack.stores.foreign.written import WrittenRun
 from labtrack.stores.gathered import GatheredStore, Place, counted, run_id_of
-from labtrack.stores.model import RUNNING, Findings, MetricPoint, Problem, Run
+from labtrack.stores.model import RUNNING, Findings, MetricPoint, Run
 from labtrack.stores.numbers import floor
 from labtrack.stores.values import QUIET, flat, number_in, owner, params, read_json
 
@@ -37,18 +37,31 @@ def claims(folder: Path, files: Iterable[str], folders: Iterable[str]) -> bool:
 def is_project(path: Path) -> bool:
     """Whether a file is a project's database."""
     try:
-        with path.open("rb") as file:
-            if file.read(len(HEADER)) != HEADER:
-                return False
-        database = Database(path)
-    except (OSError, LabtrackError):
-        return False
-    try:
-        return database.columns("metrics") >= _COLUMNS and bool(database.columns("configs"))
+        database = _opened(path)
     except LabtrackError:
         return False
-    finally:
+    if database:
         database.close()
+    return database is not None
+
+
+def _opened(path: Path) -> Database | None:
+    """A project's database; None where it is another file.  Raises LabtrackError where it can't be read."""
+    try:
+        with path.open("rb") as file:
+            if file.read(len(HEADER)) != HEADER:
+                return None
+    except OSError as error:
+        raise LabtrackError(f"{path} can't be read: {error.strerror}.") from error
+    database = Database(path)
+    try:
+        if database.columns("metrics") >= _COLUMNS and database.columns("configs"):
+            return database
+    except BaseException:
+        database.close()
+        raise
+    database.close()
+    return None
 
 
 class TrackioStore(GatheredStore):
@@ -62,32 +75,37 @@ class TrackioStore(GatheredStore):
         self._file = not tree.is_folder(root)
         self._known: dict[str, _Run] = {}
         if self._file:
-            self._projects[root] = _Project(root)
+            found = _opened(root)
+            if found is None:
+                raise BadInputError(f"{root} is no project of Trackio.", "name the file <project>.db in its folder.")
+            self._projects[root] = _Project(root, found)
         super().__init__(root)
 
     def _look(self) -> Iterator[_Run]:
         if not self._file:
-            for folder, names, folders in walk(self.root, self.found.problem):
+            for folder, names, folders in walk(self.root, self.looked.problem):
                 folders[:] = [name for name in folders if name not in (_INBOX, _MEDIA)]
                 for path in (folder / name for name in names if name.endswith(".db")):
-                    if path not in self._projects and is_project(path):
-                        self._projects[path] = _Project(path)
+                    self._open(path)
         for project in self._projects.values():
-            for key, name in project.runs(self.found):
+            if project.database.danger:
+                self.looked.warning(project.path, project.database.danger)
+            for key, name in project.runs(self.looked):
                 began = project.began(key)
                 if began:
                     run_id = run_id_of(KIND, project.name, name, began)
                     yield self._known.setdefault(run_id, _Run(run_id, project, key, name, began))
 
-    def problems(self) -> list[Problem]:
-        found = Findings()
-        for one in self._recordings.values():
-            if isinstance(one, _Run):
-                one.tell(found)
-        for project in self._projects.values():
-            if project.database.danger:
-                found.warning(project.path, project.database.danger)
-        return [*super().problems(), *found.problems()]
+    def _open(self, path: Path) -> None:
+        if path in self._projects:
+            return
+        try:
+            found = _opened(path)
+        except LabtrackError as error:
+            self.looked.problem(path, f"it can't be read: {str(error).splitlines()[0]}")
+            return
+        if found:
+            self._projects[path] = _Project(path, found)
 
     def close(self) -> None:
         for project in self._projects.values():
@@ -97,12 +115,9 @@ class TrackioStore(GatheredStore):
 class _Project:
     """A database and its part of the inbox.  A run is known by its run_id, or by its name where there is none."""
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.name = path, path.stem
-        self.database = Database(path)
-        if not self.database.columns("metrics") >= _COLUMNS:
-            self.database.close()
-            raise BadInputError(f"{path} is no project of Trackio.", "name the file <project>.db in Trackio's folder.")
+    def __init__(self, path: Path, database: Database) -> None:
+        self.path, self.name, self.database = path, path.stem, database
+        self._parsed: tuple[object, list[dict[str, Any]]] = (), []
         self.key = "run_id" if "run_id" in self.database.columns("metrics") else "run_name"
 
     def runs(self, found: Findings) -> list[tuple[str, str]]:
@@ -151,27 +166,32 @@ class _Project:
         return found[-1] if found else None
 
     def inbox(self, found: Findings | None) -> list[dict[str, Any]]:
-        """The records that are not in the database yet."""
-        records = []
+        """The records that are not in the database yet.  found: where what can't be read is told."""
         place = self.path.parent / _INBOX
-        for path in sorted(place.glob("*/*.jsonl")) if tree.is_folder(place) else ():
-            try:
-                lines = path.read_bytes().splitlines()
-            except OSError as error:
-                if found is not None:
-                    found.problem(path, f"it can't be read: {error.strerror}")
-                continue
-            for line in lines:
-                try:
-                    record = read_json(line)
-                except ValueError:
-                    if line.strip() and found is not None:
-                        found.problem(path, "a line in it is no record and was left out")
-                    continue
-                if record.get("project") == self.name:
-                    records.append(record)
+        paths = sorted(place.glob("*/*.jsonl")) if tree.is_folder(place) else []
+        if found is not None or self._parsed[0] != paths:  # a file of it is never changed
+            self._parsed = paths, [one for path in paths for one in self._records(path, found or Findings())]
+        records = self._parsed[1]
         known = self._known([str(one["log_id"]) for one in records if one.get("log_id")])
         return [one for one in records if one.get("log_id") not in known]
+
+    def _records(self, path: Path, found: Findings) -> Iterator[dict[str, Any]]:
+        try:
+            lines = path.read_bytes().splitlines()
+        except FileNotFoundError:
+            return  # it has just been taken into the database
+        except OSError as error:
+            found.problem(path, f"it can't be read: {error.strerror}")
+            return
+        for line in lines:
+            try:
+                record = read_json(line)
+            except ValueError:
+                if line.strip():
+                    found.problem(path, "a line in it is no record and was left out")
+                continue
+            if record.get("project") == self.name:
+                yield record
 
     def _known(self, ids: list[str]) -> set[str]:
         known: set[str] = set()

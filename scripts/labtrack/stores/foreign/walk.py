@@ -18,23 +18,39 @@ _DEPTH = 12
 def walk(root: Path, tells: tree.Tells) -> Iterator[tuple[Path, list[str], list[str]]]:
     """Each folder with the sorted names of its files and folders, those above first.
 
-    Links to folders, hidden folders and those of MLflow are not entered, nor those that the caller takes from the list.
+    Hidden folders and those of MLflow are not entered, nor those that the caller takes from the list; a link to a
+    folder is where it leads out of `root`, since what is in there comes anyway.
     """
+    whole, seen = root.resolve(), set()
 
     def failed(error: OSError) -> None:
         tells(Path(error.filename or root), f"can't be read: {error.strerror}")
 
-    for place, folders, names in os.walk(root, onerror=failed):
+    for place, folders, names in os.walk(root, onerror=failed, followlinks=True):
         here = Path(place)
+        try:
+            facts = here.stat()
+        except OSError:
+            continue
+        if (facts.st_dev, facts.st_ino) in seen:
+            folders[:] = []
+            continue
+        seen.add((facts.st_dev, facts.st_ino))
         ends = (here != root and META in names) or len(here.parts) - len(root.parts) > _DEPTH
-        folders[:] = [] if ends else sorted(name for name in folders if _is_looked_into(here, name))
+        folders[:] = [] if ends else sorted(name for name in folders if _is_looked_into(here, name, whole))
         yield here, sorted(name for name in names if not tree.is_clutter(name)), folders
 
 
-def _is_looked_into(above: Path, name: str) -> bool:
+def _is_looked_into(above: Path, name: str, root: Path) -> bool:
     if name.startswith(".") or name in _NOBODYS or tree.is_clutter(name):
         return False
-    return not (name == "artifacts" and _RUN_ID.fullmatch(above.name)) and not (above / name).is_symlink()
+    if name == "artifacts" and _RUN_ID.fullmatch(above.name):
+        return False
+    path = above / name
+    try:
+        return not path.is_symlink() or root not in (path.resolve(), *path.resolve().parents)
+    except (OSError, RuntimeError):  # RuntimeError: a ring of links, in Python < 3.13
+        return False
 
 
 def placed(root: Path, folder: Path, runs: Container[Path]) -> tuple[str, str]:
@@ -44,4 +60,9 @@ def placed(root: Path, folder: Path, runs: Container[Path]) -> tuple[str, str]:
     """
     base = root.resolve()
     base = base.parent if root in runs else base
-    return base.name or "Default", folder.resolve().relative_to(base).as_posix()
+    return base.name or "Default", _below(folder, root, base)
+
+
+def _below(folder: Path, root: Path, base: Path) -> str:
+    """The way to a folder from `base`, by the names of links in it."""
+    return (root.resolve() / folder.relative_to(root)).relative_to(base).as_posix()

@@ -15,7 +15,7 @@ from labtrack.stores.foreign.logs import LoggedRun, added
 from labtrack.stores.foreign.walk import walk
 from labtrack.stores.foreign.wandblog import WandbLog, summarised
 from labtrack.stores.gathered import GatheredStore, Place, counted, run_id_of, skipping
-from labtrack.stores.model import RUNNING, Findings, MetricPoint, Problem, Run
+from labtrack.stores.model import RUNNING, Findings, MetricPoint, Run
 from labtrack.stores.values import QUIET, milliseconds, owner, params, read_json
 
 KIND = "wandb"
@@ -45,7 +45,7 @@ class WandbStore(GatheredStore):
 
     def _look(self) -> Iterator[_Run]:
         runs: dict[str, list[WandbLog]] = {}
-        for folder, names, folders in walk(self.root, self.found.problem):
+        for folder, names, folders in walk(self.root, self.looked.problem):
             for name in names:
                 if is_log(name):
                     folders[:] = []
@@ -58,19 +58,12 @@ class WandbStore(GatheredStore):
         try:
             log.scan()
         except OSError as error:
-            self.found.problem(log.path, f"it can't be read: {error.strerror}")
+            self.looked.problem(log.path, f"it can't be read: {error.strerror}")
             return False
         if not log.seen.facts and not log.seen.counts and not log.seen.damaged:
-            self.found.warning(log.path, "nothing is recorded in it yet")
+            self.looked.warning(log.path, "nothing is recorded in it yet")
             return False
         return True
-
-    def problems(self) -> list[Problem]:
-        found = Findings()
-        for one in self._recordings.values():
-            if isinstance(one, _Run):
-                one.tell(found)
-        return [*super().problems(), *found.problems()]
 
 
 def _id_of(log: WandbLog) -> str:
