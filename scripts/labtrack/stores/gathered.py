@@ -115,7 +115,7 @@ class GatheredStore:
 
     def _oldest(self) -> str:
         """The id of the oldest run; empty where there is none."""
-        return next((run.id for run in self._runs()), "")
+        return min(((run.start_time or 0, run.id) for run in self._runs()), default=(0, ""))[1]
 
     def experiments(self, *, deleted: bool = False) -> list[Experiment]:
         self._gather()
@@ -187,7 +187,7 @@ class GatheredStore:
 
     def _runs(self) -> list[Run]:
         found = [one.run() for one in self._recordings.values()]
-        return sorted(found, key=lambda run: (run.start_time or 0, run.id))
+        return sorted(found, key=lambda run: run.start_time or 0)
 
     def _recording(self, run_id: str) -> Recording:
         if run_id not in self._recordings:
