@@ -38,10 +38,10 @@ for name in ("labtrack.sync.main", "labtrack.doctor.run", "labtrack.cli", "labtr
 from pathlib import Path
 from labtrack import files
 from labtrack.envfile.read import check
-from labtrack.stores.reports import _owner
+from labtrack.stores.values import owner
 with files.lock(Path(sys.argv[1]) / "lock", "x", needed=False) as trouble:
     print("lock:", trouble)
-print("owner:", _owner(Path(sys.argv[1])))
+print("owner:", owner(Path(sys.argv[1])))
 Path(sys.argv[1], "file").write_text("x")
 print("file:", [one.seen for one in check(Path(sys.argv[1], "file"))][0])
 """

@@ -65,7 +65,7 @@ def test_a_report_is_a_run(tmp_path: Path) -> None:
         ({"train": {"loss": [3, 2, 1]}}, [("train.loss", 3.0, 0), ("train.loss", 2.0, 1), ("train.loss", 1.0, 2)]),
         (
             [{"epoch": 5, "loss": 0.5, "val": {"acc@5": 1}}, {"epoch": 6, "loss": 0.25, "best": "yes"}],
-            [("loss", 0.5, 5), ("val.acc_5", 1.0, 5), ("loss", 0.25, 6)],
+            [("loss", 0.5, 5), ("val.acc@5", 1.0, 5), ("loss", 0.25, 6)],
         ),
         ({"loss": [{"step": 10, "value": 0.5, "timestamp": 17e8}, {"step": 20, "value": 0.4}]},
          [("loss", 0.5, 10), ("loss", 0.4, 20)]),

@@ -48,7 +48,7 @@ def export(runs: tuple[str, ...], file: Path, source: str | None, as_data: bool,
 
 
 @click.command("import")
-@click.argument("file", metavar="FILE")
+@click.argument("file", metavar="PATH")
 @click.option(
     "-d", "--destination", metavar="URI", help="The server's address; MLFLOW_TRACKING_URI where it is not given."
 )
@@ -58,17 +58,24 @@ def export(runs: tuple[str, ...], file: Path, source: str | None, as_data: bool,
 @click.option("-v", "--verbose", is_flag=True, help="Say what is done, run by run.")
 @click.option("--json", "as_data", is_flag=True, help="Print a JSON report.")
 def import_(file: str, **given: Any) -> None:
-    """Bring runs to the server: a FILE of `labtrack export`, or a folder of reports.
+    """Bring runs to the server that MLflow did not record there: PATH is a file or a folder.
 
-    A folder of reports has config.yaml, metrics.json and figures/, or has subfolders of that kind: what is recorded
-    where MLflow is switched off.  The exit codes are those of `labtrack sync`, which does the work.
+    \b
+    - a FILE of `labtrack export`;
+    - event files of TensorBoard, or a folder with folders of them;
+    - a `wandb` folder with offline runs;
+    - folders of Lightning's CSVLogger, of DVCLive, of Sacred; Trackio's folder or one of its databases;
+    - reports: config.yaml, metrics.json and figures/, or subfolders of that kind, as recorded where MLflow is off.
+
+    Again, or after they have grown, only what is new is sent.  The exit codes are those of `labtrack sync`, which does
+    the work and takes the same PATH for its -s, with all its options.
     """
     from labtrack.cli.sync import run
     from labtrack.stores.opening import is_portable
 
     if "://" in file or not is_portable(Path(file)):
         raise BadInputError(
-            f"{file} is neither a file that `labtrack export` wrote nor a folder with metrics.json.",
+            f"{file} is neither a file that `labtrack export` wrote nor runs of a tracker other than MLflow.",
             f"for what MLflow recorded: labtrack sync -s {file}",
         )
     run({"sources": (file,), "run_ids": (), "deleted": True, "expression": None, "watch": None, "jobs": 4, **given})

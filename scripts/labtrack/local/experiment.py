@@ -25,7 +25,8 @@ import yaml
 from labtrack.errors import BadInputError, LabtrackError
 from labtrack.local import git
 from labtrack.local.reports import Reports, dumped
-from labtrack.stores.reports import CONFIG, DIFF, FIGURES, params_of
+from labtrack.stores.reports import CONFIG, DIFF, FIGURES
+from labtrack.stores.values import params as params_of
 
 SWITCH, NAME, FOLDER = "mlflow_tracking", "mlflow_experiment_name", "reports_dir"
 # a server that is gone holds one call for half a minute at most, not for four; what the user has set counts

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labtrack.errors import BadInputError, LabtrackError
-from labtrack.stores import Store, open_store
+from labtrack.stores import Store, filters, open_store
 from labtrack.stores.model import ACTIVE, Run
 from labtrack.stores.sqlite import SqliteStore
-from labtrack.sync import filters, state
+from labtrack.sync import state
 from labtrack.ui.private import environment
 from labtrack.ui.program import Mlflow, find_mlflow
 

@@ -160,6 +160,9 @@ class FileStore:
         except BrokenFileError:
             return False
 
+    def appends(self, run_id: str) -> bool:
+        return True
+
     def artifacts(self, owner: Owner) -> Iterator[Artifact]:
         return self._beside(owner).list(owner)
 

@@ -262,7 +262,7 @@ class Store(Protocol):
 
     @property
     def kind(self) -> str:
-        """`sqlite`, `files`, `server` or `reports`."""
+        """`sqlite`, `files`, `portable`, `server`, `reports`, or the tracker that recorded it, as `tensorboard`."""
 
     @property
     def location(self) -> str:
@@ -296,7 +296,13 @@ class Store(Protocol):
         """The points of all metrics of a run, without the first skip[key] of each key; only of `keys` if given.
 
         The order of the points of one key never changes, and new ones come at its end, so that
-        a count of points per key is a place to go on from.  How the keys are mixed is not defined.
+        a count of points per key is a place to go on from (but see `appends`).  How the keys are mixed is not defined.
+        """
+
+    def appends(self, run_id: str) -> bool:
+        """Whether new points of a metric of this run always come at its end, as `points` says.
+
+        False where its points are put into order by time from several places, one of which may be filled later.
         """
 
     def summaries(

@@ -14,8 +14,9 @@ from labtrack.stores import tree
 from labtrack.stores.database import HEADER, Database
 from labtrack.stores.files import FileStore
 from labtrack.stores.folders import META, holds_experiments, holds_runs
+from labtrack.stores.foreign import formats
 from labtrack.stores.portable import PortableStore
-from labtrack.stores.reports import ReportsStore, folders_of_reports
+from labtrack.stores.reports import METRICS, ReportsStore, folders_of_reports
 from labtrack.stores.sqlite import SqliteStore
 
 if TYPE_CHECKING:
@@ -72,8 +73,13 @@ def open_store(where: str | os.PathLike[str]) -> Store:
 
 
 def is_portable(path: Path) -> bool:
-    """Whether `path` is for `labtrack import`: a zip, or a folder of reports; also what isn't there, to be told so."""
-    return not path.exists() or _starts_with(path, _ZIP) or (path.is_dir() and bool(folders_of_reports(path)))
+    """Whether `path` is for `labtrack import`; also what isn't there, to be told so.
+
+    That is a zip, reports or another tracker's files, but not what `labtrack sync` is for, whatever is in that.
+    """
+    if not tree.is_folder(path):
+        return not path.exists() or _starts_with(path, _ZIP) or formats.is_file(path) or path.name == METRICS
+    return not (_stores_in(path) or _store_around(path)) and bool(folders_of_reports(path) or formats.is_foreign(path))
 
 
 def find_stores(where: str | os.PathLike[str]) -> list[str]:
@@ -147,7 +153,18 @@ def _of_file(path: Path, text: str) -> Store:
         raise BadInputError(f"{path} is not a file (a device, a pipe, a socket).", "name the file that MLflow wrote.")
     if _starts_with(path, _ZIP):
         return PortableStore(path)
-    return SqliteStore(path)
+    if path.name == METRICS:
+        return formats.open_folder(path.parent) or ReportsStore(path.parent)
+    other = formats.open_file(path)
+    if other:
+        return other
+    try:
+        return SqliteStore(path)
+    except BadInputError:
+        found = formats.open_database(path)
+        if found is None:
+            raise
+        return found
 
 
 def _hint(path: Path, text: str) -> str:
@@ -169,9 +186,20 @@ def _of_folder(folder: Path) -> Store:
         raise BadInputError(f"{folder} holds more than one store: {names}.", "name one of them, and then the other.")
     if found:
         return SqliteStore(found[0]) if tree.is_file(found[0]) else FileStore(found[0])
+    around = _store_around(folder)
+    if around:
+        raise BadInputError(f"{folder} holds no runs by itself: it is a part of a store of MLflow.", f"name {around}.")
+    other = formats.open_folder(folder)
+    if other:
+        return other
     if folders_of_reports(folder):
         return ReportsStore(folder)
-    raise BadInputError(f"{folder} holds no runs of MLflow: no mlflow.db, and no experiments.", _where_instead(folder))
+    databases = _databases_in(folder)
+    if databases:
+        return SqliteStore(databases[0])  # somebody else's, which is said
+    raise BadInputError(
+        f"{folder} holds no runs: no mlflow.db, no experiments, nothing of another tracker.", _where_instead(folder)
+    )
 
 
 def _stores_in(folder: Path) -> list[Path]:
@@ -183,8 +211,6 @@ def _stores_in(folder: Path) -> list[Path]:
     folders = [place for place in places if holds_experiments(place)]
     if databases or len(folders) > 1:  # MLflow's page makes an empty mlruns folder beside a database
         folders = [place for place in folders if holds_runs(place)] or folders[: not databases]
-    if not (databases or folders):
-        return others[:1]  # somebody else's, which is said when it is opened
     return [*databases, *folders]
 
 
@@ -209,15 +235,20 @@ def is_recording(path: Path) -> bool:
 
 
 def _where_instead(folder: Path) -> str:
-    whole = folder.absolute()
-    for above in (whole, *list(whole.parents)[:2]):
-        if (above / META).is_file() and holds_experiments(above.parent):
-            return f"{folder} is a part of a store: name {above.parent}."
     below = _below(folder)
     if below:
         more = f", and {len(below) - _LISTED} more" if len(below) > _LISTED else ""
         return f"there are stores further down: {', '.join(map(str, below[:_LISTED]))}{more}"
     return "name the folder that was MLflow's tracking location, often `mlruns`, or the SQLite file."
+
+
+def _store_around(folder: Path) -> Path | None:
+    """The mlruns folder that a folder of an experiment, of a run or of its artifacts is in."""
+    whole = folder.absolute()
+    for above in (whole, *list(whole.parents)[:2]):
+        if tree.is_file(above / META) and holds_experiments(above.parent):
+            return above.parent
+    return None
 
 
 def _below(folder: Path) -> list[Path]:

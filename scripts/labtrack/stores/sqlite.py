@@ -292,6 +292,9 @@ class SqliteStore:
         found = self._db.rows("SELECT 1 FROM sqlite_master WHERE type = 'index' AND name = ?", [index])
         return f"INDEXED BY {index}" if found else "NOT INDEXED" if index == _BY_RUN else ""
 
+    def appends(self, run_id: str) -> bool:
+        return True
+
     def artifacts(self, owner: Owner) -> Iterator[Artifact]:
         return self._files.list(owner)
 

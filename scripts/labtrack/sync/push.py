@@ -21,7 +21,7 @@ from labtrack.sync.journal import Entry, Journal, fingerprint
 from labtrack.sync.models import ModelSender
 from labtrack.sync.progress import Meter
 from labtrack.sync.rebuild import kept, rebuilt
-from labtrack.sync.source import SERVER_SOURCE, Source
+from labtrack.sync.source import Source
 from labtrack.tracking import names
 from labtrack.tracking.destination import Destination, point
 from labtrack.tracking.remote import RemoteRun
@@ -220,10 +220,10 @@ class _Push:
     def _stream(self) -> Iterator[MetricPoint]:
         """The points that the server has not: those that came behind what it has acknowledged.
 
-        A server gives points in the order of their times, so one may come anywhere: there what is missing is looked up.
+        Of a run whose new points may come anywhere, what is missing is looked up.
         """
         store, run, known = self.context.source.store, self.run, dict(self.entry.points)
-        if self.context.source.kind != SERVER_SOURCE or not self.copy.keys:
+        if store.appends(run.id) or not self.copy.keys:
             yield from store.points(run.id, known)
             return
         counts = store.metric_keys(run.id)

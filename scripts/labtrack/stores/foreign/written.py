@@ -1,0 +1,78 @@
+"""Runs in small files that are read whole, and of which those that did not change are not counted again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from labtrack.stores import tree
+from labtrack.stores.foreign.logs import said
+from labtrack.stores.gathered import counted, skipping
+from labtrack.stores.model import Findings, MetricPoint
+
+
+class WrittenRun:
+    """A run in a folder.  others: by kind and key, how many values there were that are no numbers."""
+
+    appends = True
+    id = ""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.others: dict[str, dict[str, int]] = {}
+        self.unread: dict[Path, str] = {}
+        self._counted: tuple[object, dict[str, int]] = (), {}
+
+    def files(self) -> list[Path]:
+        """The files that have the points."""
+        raise NotImplementedError
+
+    def read(self) -> Iterator[MetricPoint]:
+        """All points, and notes in `others` what is none."""
+        raise NotImplementedError
+
+    def counts(self) -> dict[str, int]:
+        state = self._state()
+        if self._counted[0] != state:
+            self._counted = state, counted(self._points())
+        return self._counted[1]
+
+    def points(self, skip: Mapping[str, int]) -> Iterator[MetricPoint]:
+        return skipping(self._points(), skip)
+
+    def tell(self, found: Findings) -> None:
+        """Tells what could not be read, as far as it was looked at."""
+        for path, why in self.unread.items():
+            found.problem(path, why, self.id or None)
+        if self.others:
+            found.warning(self.folder, f"what is no number is no metric: {said(self.others)}", self.id or None)
+
+    def other(self, kind: str, key: str) -> None:
+        """Notes something that can't be a metric."""
+        keys = self.others.setdefault(kind, {})
+        keys[key] = keys.get(key, 0) + 1
+
+    def reading(self, path: Path, read: Callable[[bytes], Mapping[str, object]]) -> dict[str, object]:
+        """What a file has; nothing where there is none, and where it can't be read, which will be told."""
+        self.unread.pop(path, None)
+        if not tree.is_file(path):
+            return {}
+        try:
+            return dict(read(path.read_bytes()))
+        except (OSError, ValueError) as error:
+            self.unread[path] = f"it can't be read: {' '.join(str(error).split())[:200]}"
+            return {}
+
+    def _points(self) -> Iterator[MetricPoint]:
+        self.others = {}
+        yield from self.read()
+
+    def _state(self) -> object:
+        found = []
+        for path in self.files():
+            try:
+                facts = path.stat()
+                found.append((path, facts.st_size, facts.st_mtime_ns))
+            except OSError:
+                continue
+        return found
