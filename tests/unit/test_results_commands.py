@@ -151,6 +151,12 @@ class TestRuns:
         code, out, _ = called("compare 00000001 00000002", kd)
         assert code == 0 and "Compare: 00000001 vs 00000002" in out
 
+    def test_by_its_id_and_with_itself(self, called: Called, kd: Path) -> None:
+        whole = "00000001000000000000000000001eef"
+        _, out, _ = called(f"compare {whole} {whole} --metric f1", kd)
+        assert "gat   test_01           f1  0.950000  0.950000  0.000000" in out
+        assert called(f"compare {whole} {'0' * 32}", kd)[2].startswith(f"Error: Run not found: '{'0' * 32}'")
+
     @pytest.mark.parametrize("command", ["compare {} 00000001", "diff 00000001 {}", "lineage {}"])
     def test_one_that_there_is_not(self, command: str, called: Called, kd: Path) -> None:
         code, _, err = called(command.format("hcrl_sa/teacher_evaluatio"), kd)

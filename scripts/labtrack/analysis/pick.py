@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -14,9 +15,11 @@ from labtrack.tracking.names import SOURCE_RUN
 
 if TYPE_CHECKING:
     from labtrack.stores.filters import Wanted
+    from labtrack.stores.model import Store
 
 _SHORTEST = 4  # characters of an id that are taken for one
 _LISTED = 5
+_ID = re.compile("[0-9a-f]{32}")
 
 
 def pick(
@@ -34,16 +37,37 @@ def pick(
     Raises BadInputError where there is none, or more than one.
     """  # fmt: skip
     with opened(sources) as (stores, problems):
-        frame = read(stores, Needs(), wanted, deleted=True, whole=None if every else _none)
+        frame = None if every or wanted else _by_id(stores, texts)
+        if frame is None:
+            frame = read(stores, Needs(), wanted, deleted=True, whole=None if every else _none)
         picked = [one_of(frame.rows, text) for text in texts]
         places = {store.location: store for store in stores}
-        for row in () if every else picked:
+        for row in () if every else {one.run.id: one for one in picked}.values():
             row.run = places[row.source].run(row.run.id)
         for store in stores:
             rows = {row.run.id: row for row in picked if row.source == store.location}
             read_metrics(store, list(rows.values()), needs)
         frame.problems = [*problems, *dict.fromkeys(one for store in stores for one in store.problems())]
     return picked, frame
+
+
+def _by_id(stores: Sequence[Store], texts: Sequence[str]) -> Frame | None:
+    """The runs with these ids, without looking at others; None where one of the texts is no id of any."""
+    found = Frame(sources=tuple(store.location for store in stores))
+    for text in dict.fromkeys(texts):
+        if not _ID.fullmatch(text):
+            return None
+        for store in stores:
+            try:
+                run = store.run(text)
+            except BadInputError:
+                continue
+            names = {one.id: one.name for one in store.experiments(deleted=True)}
+            found.rows.append(Row(run, names.get(run.experiment_id, run.experiment_id), store.location))
+            break
+        else:
+            return None
+    return found
 
 
 def _none(_: Frame) -> tuple[Row, ...]:

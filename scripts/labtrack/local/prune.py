@@ -24,12 +24,13 @@ _STATUS = ("FINISHED", "FAILED", "KILLED", "RUNNING", "SCHEDULED")
 _AT_ONCE = 500  # runs in one call of `mlflow gc`
 _SAID = 800  # characters of what MLflow says
 # through MLflow's client; tells each run that is done, so that what an interruption has left is known
-_DELETE = """
+_DELETE = r"""
 import json, os, sys, mlflow
 client = mlflow.MlflowClient(os.environ["LABTRACK_PRUNED"])
 for run_id in json.load(sys.stdin):
     client.delete_run(run_id)
-    print("deleted", run_id, flush=True)
+    sys.stdout.write(f"deleted {run_id}\n")
+    sys.stdout.flush()
 """
 
 

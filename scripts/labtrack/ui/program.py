@@ -16,7 +16,7 @@ from pathlib import Path
 
 from labtrack.errors import BadInputError
 
-_WHERE = "import importlib.util as u; s = u.find_spec('mlflow'); print((s and s.origin) or '')"
+_WHERE = "import importlib.util, sys; sys.stdout.write(getattr(importlib.util.find_spec('mlflow'), 'origin', '') or '')"
 _SHEBANG = re.compile(rb"""^(?:#!\s*|'''exec'\s+"?)(/[^"\n]*?python[^\s"]*)""", re.MULTILINE)
 _REVISION = re.compile(r"""^(revision|down_revision)\s*(?::[^=]+)?=\s*["'](\w+)["']""", re.MULTILINE)
 _ASKED = 60  # seconds for a Python on a cold network file system to say where MLflow is
