@@ -355,7 +355,7 @@ def test_a_port_that_was_deleted_by_hand_is_attached_again(lab: SecondLab, tenan
     """In the cloud.  Not asked: whether the guest takes the new port's address; the rehearsal's has no hotplug."""
     (port,) = tenant.network.ports(name=f"{NAME}-mlflow")
     tenant.network.delete_port(port)
-    only_the_cloud = ("-i", "localhost,", "--limit", "localhost")  # named, or a limit would leave nothing
+    only_the_cloud = ("-i", "localhost,", "-c", "local", "--limit", "localhost")  # named, for a limit to leave it
     lab.playbook(PROVISION, *YES, *only_the_cloud, check=True)
     (new,) = tenant.network.ports(name=f"{NAME}-mlflow")
     assert (new.id != port.id, new.device_id) == (True, lab.server["cloud_server_id"])
