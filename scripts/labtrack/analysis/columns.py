@@ -220,6 +220,9 @@ def unknown(name: str, known: Iterable[str]) -> BadInputError:
     return BadInputError(f"None of these runs has {name!r}.", near(name, known))
 
 
+_SHORT = 3  # letters; of fewer, one in two may be another
+
+
 def near(name: str, known: Iterable[str]) -> str:
     """Words on which of the known names may be meant."""
     names = list(dict.fromkeys(known))
@@ -227,9 +230,10 @@ def near(name: str, known: Iterable[str]) -> str:
     asked = name.partition(".")[2] if name.startswith((f"{PARAM}.", f"{TAG}.", f"{ATTRIBUTE}.")) else name
     found = [one for one in names if asked.lower() in (short[one].lower(), one.lower())]
     found += [one for one in names if short[one].lower().endswith(f".{asked.lower()}")]
-    found += difflib.get_close_matches(name, names, 3, 0.6)
-    found += [one for one in names if short[one] in difflib.get_close_matches(asked, set(short.values()), 3, 0.6)]
-    found += [one for one in names if len(asked) > 1 and asked.lower() in one.lower()]
+    alike = 0.6 if len(asked) > _SHORT else 0.5
+    found += difflib.get_close_matches(name, names, 3, alike)
+    found += [one for one in names if short[one] in difflib.get_close_matches(asked, set(short.values()), 3, alike)]
+    found += [one for one in names if len(asked) >= _SHORT and asked.lower() in one.lower()]
     some = list(dict.fromkeys(found))[:4]
     if some:
         return f"is it {' or '.join(map(quoted, some))}?"
