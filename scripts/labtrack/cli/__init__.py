@@ -7,7 +7,7 @@ import sys
 import click
 
 from labtrack import __version__
-from labtrack.cli import admin, boards, local, output, portable, researcher, results, sync, ui
+from labtrack.cli import admin, boards, curves, local, output, portable, researcher, results, sync, ui
 from labtrack.cli.bucket import bucket
 from labtrack.errors import Exit, LabtrackError
 
@@ -21,7 +21,8 @@ def cli() -> None:
 
     For the lab's admin: preflight, secrets, bucket, env, users, verify.
     For researchers: doctor, sync, export, import, ui, and env check.
-    For their results: leaderboard, compare, diff, sweep, table, dataset, lineage, runs, query, snapshot.
+    For their results: leaderboard, compare, diff, sweep, table, dataset, lineage, runs, query, snapshot,
+    plot, report.
     Without a server: project, usage, clean, prune, backup, who.
 
     Exit codes: 0 fine, 1 something failed, 2 wrong usage or input, 3 a recording is damaged,
@@ -38,6 +39,7 @@ for command in (
     *portable.COMMANDS,
     *boards.COMMANDS,
     *results.COMMANDS,
+    *curves.COMMANDS,
     *ui.COMMANDS,
     *local.COMMANDS,
 ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -13,6 +14,8 @@ from labtrack.doctor.result import Result, Status, as_json, worst
 from labtrack.printable import clean
 
 _COLORS = {Status.OK: "green", Status.SKIPPED: "bright_black", Status.WARNING: "yellow", Status.FAILED: "red"}
+
+_HOME, _REST_OF_LINE, _BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
 
 DOCTOR_EXIT = {Status.OK: 0, Status.SKIPPED: 0, Status.WARNING: 1, Status.FAILED: 2}
 
@@ -28,6 +31,22 @@ def line(text: str, *, err: bool = False) -> None:
 def _echo(text: str, *, err: bool = False) -> None:
     encoding = getattr(sys.stderr if err else sys.stdout, "encoding", None) or "utf-8"
     click.echo(text.encode(encoding, "backslashreplace").decode(encoding), err=err)
+
+
+def has_colors() -> bool:
+    """Whether escape sequences are understood: by a terminal that says no other."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "") != "dumb"
+
+
+def drawing(lines: Iterable[str], *, over: bool = False) -> None:
+    """Prints a drawing that was made to be printed as it is, with its colors.
+
+    over: a terminal's whole screen, in the place of what is there.
+    """
+    for number, text in enumerate(lines):
+        _echo((_HOME if over and not number else "") + text + (_REST_OF_LINE if over else ""))
+    if over:
+        click.echo(_BELOW, nl=False)
 
 
 def results(rows: Iterable[Result], *, as_data: bool) -> Status:
