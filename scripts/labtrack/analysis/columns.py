@@ -14,6 +14,7 @@ A name without anything in front is a metric; where no run has such a metric, an
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -213,6 +214,22 @@ def _resolved(column: Column, rows: Sequence[Row], metrics: Callable[[], Collect
     if column.kind == BARE:
         raise unknown(column.name, [*sorted(metrics()), *sorted(known), *ATTRIBUTES])
     raise unknown(f"{column.kind}.{column.name}", [*sorted(known), *sorted(metrics())])
+
+
+def means(text: str, metric: str) -> bool:
+    """Whether a text means a metric as a whole: by its name, as a column has it, or by a pattern as `val_*`.
+
+    Raises BadInputError for a column that is one value of a metric, or no metric.
+    """
+    if text == metric or ("*" in text and fnmatch.fnmatchcase(metric, text)):
+        return True
+    try:
+        column = parse(text)
+    except BadInputError:
+        return False
+    if column.kind not in (METRIC, BARE) or column.at or column.how != "last":
+        raise BadInputError(f"{text!r} is one value of a run, and a curve has all.", f"-m {quoted(column.name)}")
+    return column.name == metric
 
 
 def unknown(name: str, known: Iterable[str]) -> BadInputError:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from labtrack.analysis.columns import real
@@ -24,16 +24,29 @@ class Point(NamedTuple):
     y: float
 
 
-@dataclass
 class Curve:
-    """One metric of one run.  points: by step and time."""
+    """One metric of one run, by step or time; numbers in 16 bytes a point, as there are millions."""
 
-    points: list[Point] = field(default_factory=list)
+    __slots__ = ("_xs", "_ys")
+
+    def __init__(self, points: Iterable[tuple[float, float]] = ()) -> None:
+        self._xs, self._ys = array("d"), array("d")
+        for x, y in points:
+            self._xs.append(x)
+            self._ys.append(y)
+
+    def __len__(self) -> int:
+        return len(self._xs)
+
+    @property
+    def points(self) -> list[Point]:
+        """All points."""
+        return list(map(Point, self._xs, self._ys))
 
     @property
     def finite(self) -> list[Point]:
         """The points that can be drawn."""
-        return [one for one in self.points if abs(one.y) < LARGEST]
+        return [Point(x, y) for x, y in zip(self._xs, self._ys) if abs(y) < LARGEST]
 
     def pieces(self, above: float = -math.inf) -> list[list[Point]]:
         """The points between those that can't be drawn, which break the line.  above: smaller ones can't be either."""
@@ -48,7 +61,7 @@ class Curve:
     @property
     def unfinite(self) -> int:
         """How many are nan or infinite."""
-        return len(self.points) - len(self.finite)
+        return sum(not abs(y) < LARGEST for y in self._ys)
 
 
 class Mean(NamedTuple):
@@ -76,9 +89,9 @@ def curves(points: Iterable[MetricPoint], x: str = STEP, start: int | None = Non
         some = sorted(found[key], key=lambda one: one[:2])
         if x == TIME:
             some.sort(key=lambda one: one[1])
-            made[key] = Curve([Point((timestamp - (start or 0)) / 1000, y) for _, timestamp, y in some])
+            made[key] = Curve(((timestamp - (start or 0)) / 1000, y) for _, timestamp, y in some)
         else:
-            made[key] = Curve([Point(float(step), y) for step, _, y in some])
+            made[key] = Curve((step, y) for step, _, y in some)
     return made
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import math
 import sqlite3
 import time
@@ -93,7 +92,7 @@ class Plotter:
         metrics = sorted({key for _, some in found for key in some}, key=self._place)
         if len(metrics) * len(found) > MOST * 4 or len(metrics) > MOST:
             raise _too_many(f"{len(metrics)} metrics of {len(found)} runs")
-        marks = tuple(len(curve.points) for _, some in found for curve in some.values())
+        marks = tuple(len(curve) for _, some in found for curve in some.values())
         if not metrics:
             return Drawn(["no points yet"], running=running, marks=(*marks, running))
         height = max(LOWEST, min(HIGHEST, (paper.height - 1) // len(metrics) - 2))
@@ -110,7 +109,7 @@ class Plotter:
         return Drawn(lines, notes, running, (*marks, running))
 
     def _place(self, metric: str) -> tuple[int, str]:
-        named = [at for at, key in enumerate(self._keys) if _means(key, metric)]
+        named = [at for at, key in enumerate(self._keys) if columns.means(key, metric)]
         return (named[0] if named else len(self._keys)), metric
 
     def _asked(self, store: Store, run_id: str, *, waiting: bool) -> list[str]:
@@ -123,7 +122,7 @@ class Plotter:
             raise BadInputError("Which metric?", f"-m NAME; the run has {names}." if known else "the run has none.")
         found: dict[str, None] = {}
         for key in self._keys:
-            meant = [one for one in known if _means(key, one)]
+            meant = [one for one in known if columns.means(key, one)]
             if not meant and not waiting and len(self._rows) == 1:
                 raise BadInputError(f"The run has no metric {key!r}.", columns.near(key, known))
             found.update(dict.fromkeys(meant))
@@ -131,19 +130,6 @@ class Plotter:
             name = self._keys[0]
             raise BadInputError(f"The run {run_id} has no metric {name!r}.", columns.near(name, known))
         return list(found)
-
-
-def _means(key: str, metric: str) -> bool:
-    """Whether a metric is meant: by its name, as a column has it, or by a pattern."""
-    if key == metric or ("*" in key and fnmatch.fnmatchcase(metric, key)):
-        return True
-    try:
-        column = columns.parse(key)
-    except BadInputError:
-        return False
-    if column.kind not in (columns.METRIC, columns.BARE) or column.at or column.how != "last":
-        raise BadInputError(f"{key!r} is one value of a run, and a curve has all.", f"-m {columns.quoted(column.name)}")
-    return column.name == metric
 
 
 def _plotext() -> Any:
@@ -181,7 +167,7 @@ def _panel(
         if drawn < len(curve.finite):
             count = len(curve.finite) - drawn
             notes.append(f"{one_line(metric)}: {name}{_points(count)} 0 or less, which a log scale has no place for")
-        if len(curve.points) == 1:
+        if len(curve) == 1:
             notes.append(f"{one_line(metric)}: {name}1 point: a metric that was logged once")
         drawable.append((row, [fewer(piece, 4 * width) for piece in pieces]))
     shown = [(row, [one for piece in pieces for one in piece]) for row, pieces in drawable]
@@ -265,6 +251,8 @@ def watch(
         now = paper()
         try:
             drawn = plotter.draw(now, waiting=True)
+            if not drawn.running:
+                drawn.notes.append("no run is being recorded any more")
             if last is None or drawn.marks != last.marks or trouble or now != size:
                 yield drawn
             last, trouble, size = drawn, "", now

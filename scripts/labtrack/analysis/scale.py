@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 _ROUND = (1.0, 2.0, 2.5, 5.0, 10.0)
+_NEAR = 0.8  # of the step that was asked for
 _EXACT = 1e-9  # of a step, within which a number counts as on it
 
 
@@ -14,7 +15,7 @@ def ticks(low: float, high: float, count: int, *, whole: bool = False) -> list[f
         return [low]
     raw = high / count - low / count
     power = 10.0 ** math.floor(math.log10(raw))
-    step = next(one * power for one in _ROUND if one * power >= raw * 0.999 or one == _ROUND[-1])
+    step = next(one * power for one in _ROUND if one * power >= raw * _NEAR or one == _ROUND[-1])
     if whole:
         step = max(1.0, math.ceil(step))
     first, last = math.ceil(low / step - _EXACT), math.floor(high / step + _EXACT)

@@ -29,10 +29,10 @@ _SOURCE = (
 )
 
 
-def options(*, facts: bool = True, which: bool = True) -> Callable[[Any], Any]:
+def options(*, facts: bool = True, which: bool = True, forms: bool = True) -> Callable[[Any], Any]:
     """The options of every command about results.
 
-    facts: --dataset and its like.  which: those that choose runs.
+    facts: --dataset and its like.  which: those that choose runs.  forms: --format.
     """
     decorators = [click.option("-s", "--source", "sources", multiple=True, metavar="SOURCE", help=_SOURCE)]
     if facts:
@@ -47,13 +47,14 @@ def options(*, facts: bool = True, which: bool = True) -> Callable[[Any], Any]:
             click.option("--exclude-experiment", "exclude", multiple=True, metavar="NAME", help="Not of this one."),
             click.option("--all", "every", is_flag=True, help="Also runs that have not finished or have no value."),
         ]
-    decorators += [
-        click.option("--format", "form", type=click.Choice(_FORMATS), default="table", show_default=True),
-        click.option(
-            "--precision", type=click.IntRange(0, 17), default=6, show_default=True,
-            help="Digits behind the point; csv and json have all.",
-        ),
-    ]  # fmt: skip
+    if forms:
+        decorators += [
+            click.option("--format", "form", type=click.Choice(_FORMATS), default="table", show_default=True),
+            click.option(
+                "--precision", type=click.IntRange(0, 17), default=6, show_default=True,
+                help="Digits behind the point; csv and json have all.",
+            ),
+        ]  # fmt: skip
 
     def add(command: Any) -> Any:
         for decorator in reversed(decorators):
