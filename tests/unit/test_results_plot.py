@@ -21,6 +21,7 @@ from test_results_commands import Called, called
 
 from labtrack.analysis import scale
 from labtrack.analysis.plot import Drawn, Paper, Plotter, watch
+from labtrack.errors import Exit, LabtrackError
 
 __all__ = ["called"]
 LABTRACK = Path(sys.executable).with_name("labtrack")
@@ -176,6 +177,22 @@ class TestWatch:
         assert not found[-1].running and found[-1].lines == found[0].lines
         told = [note for one in found for note in one.notes if "can't be read at this moment" in note]
         assert told and all(one.lines == found[0].lines for one in found)
+
+    def test_a_recording_that_is_locked_at_first_is_waited_for(
+        self, live: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        plotter = Plotter([str(live)], [], ["loss"])
+        draw, errors = plotter.draw, [LabtrackError("it is locked", "", Exit.LOCKED)]
+
+        def locked(*given: Paper, **more: bool) -> Drawn:
+            if errors:
+                raise errors.pop()
+            return draw(*given, **more)
+
+        monkeypatch.setattr(plotter, "draw", locked)
+        self.end(live)
+        found = list(watch(plotter, Paper, 1.0, sleep=lambda _: None))
+        assert [one.running for one in found] == [True, False] and "it is locked" in found[0].notes[0]
 
     @pytest.mark.parametrize("on_a_terminal", [True, False])
     def test_ctrl_c_ends_with_130(self, live: Path, on_a_terminal: bool) -> None:
