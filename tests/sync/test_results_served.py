@@ -16,6 +16,8 @@ from labtrack.analysis import query
 from labtrack.analysis.board import Asked, leaderboard, runs
 from labtrack.analysis.frame import Needs
 from labtrack.analysis.pairs import compare
+from labtrack.analysis.plot import Paper, Plotter
+from labtrack.analysis.report import Wish, gather
 from labtrack.analysis.served import Served, cache_folder
 from labtrack.stores.server import ServerStore
 from labtrack.stores.summary import LAST, PARTS
@@ -117,3 +119,17 @@ def test_a_server_beside_a_file(served: tuple[str, str], env: dict[str, str]) ->
     found = frames.collect(list(served), Needs())
     assert len(found) == len(frames.collect([served[0]], Needs()))
     assert "in more than one source" in found.notes[0]
+
+
+def test_a_server_gives_the_curves_that_its_file_gives(served: tuple[str, str], env: dict[str, str]) -> None:
+    drawn, charts = [], []
+    for source in served:
+        plotter = Plotter([source], ["parent"], ["loss"])
+        drawn.append(plotter.draw(Paper()))
+        report = gather(Asked([source], every=True), Wish("loss"))
+        charts.append([
+            (one.metric, [[curve.points for _, curve in group.members] for group in one.drawn.values()])
+            for one in report.charts
+        ])  # fmt: skip
+    assert drawn[0] == drawn[1] and len(drawn[0].lines) > 5
+    assert repr(charts[0]) == repr(charts[1]) and charts[0]

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from labtrack.analysis.columns import real
 from labtrack.analysis.statistics import spread
-from labtrack.stores.model import MetricPoint
+from labtrack.stores.model import MetricPoint, Store
 from labtrack.stores.summing import mean_of
+
+if TYPE_CHECKING:
+    from labtrack.stores.server import ServerStore
 
 STEP, TIME = "step", "time"
 LARGEST = 1e300  # from here on there is no place for a number on an axis
@@ -93,6 +96,13 @@ def curves(points: Iterable[MetricPoint], x: str = STEP, start: int | None = Non
         else:
             made[key] = Curve((step, y) for step, _, y in some)
     return made
+
+
+def metrics_of(store: Store, run_id: str) -> dict[str, int]:
+    """Each metric's number of points; of a server, which tells none, 1 where it ends at step 0, else 2."""
+    if store.kind == "server":
+        return {key: 2 if one.step else 1 for key, one in cast("ServerStore", store).latest(run_id).items()}
+    return store.metric_keys(run_id)
 
 
 def unit(seconds: float) -> tuple[float, str]:

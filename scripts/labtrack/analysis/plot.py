@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from labtrack.analysis import columns, scale
-from labtrack.analysis.curves import STEP, TIME, Curve, Point, curves, fewer, unit
+from labtrack.analysis.curves import STEP, TIME, Curve, Point, curves, fewer, metrics_of, unit
 from labtrack.analysis.frame import OPEN, Needs, opened, read
 from labtrack.analysis.pick import one_of
 from labtrack.analysis.rows import Row
 from labtrack.errors import BadInputError, Exit, LabtrackError
 from labtrack.printable import one_line
 from labtrack.stores.model import Store
+from labtrack.stores.opening import open_store
 
 MOST = 20  # curves in one drawing, which is as many as can be told apart
 NARROWEST, LOWEST, HIGHEST = 30, 8, 24  # columns and lines of one drawing
@@ -82,8 +83,7 @@ class Plotter:
         found: list[tuple[Row, dict[str, Curve]]] = []
         running = False
         for row in self._rows:
-            with opened([row.source]) as (stores, _):
-                store = stores[0]
+            with open_store(row.source) as store:  # without a cache: the run may be growing
                 run = store.run(row.run.id)
                 running = running or run.status in OPEN
                 asked = self._asked(store, run.id, waiting=waiting)
@@ -114,7 +114,7 @@ class Plotter:
 
     def _asked(self, store: Store, run_id: str, *, waiting: bool) -> list[str]:
         """The metrics that are meant, of one run.  Raises BadInputError where a run has none of a name."""
-        known = store.metric_keys(run_id)
+        known = metrics_of(store, run_id)
         if not self._keys:
             if waiting or len(self._rows) > 1:
                 raise BadInputError("Which metric?", "-m loss")

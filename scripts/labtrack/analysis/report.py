@@ -10,7 +10,7 @@ from labtrack.analysis import board, columns, groups, statistics
 from labtrack.analysis.board import Asked
 from labtrack.analysis.choice import NO_CHOICE, Choice
 from labtrack.analysis.columns import Column
-from labtrack.analysis.curves import STEP, Curve, Mean, curves, fewer, mean
+from labtrack.analysis.curves import STEP, Curve, Mean, curves, fewer, mean, metrics_of
 from labtrack.analysis.frame import FINISHED, Frame, opened
 from labtrack.analysis.rows import Row
 from labtrack.analysis.table import NOTHING, Table
@@ -126,7 +126,7 @@ def usual(asked: Asked) -> str:
             looked = 0
             for run in store.runs():
                 if (wanted is None or wanted(store, run)) and (asked.every or run.status == FINISHED):
-                    count.update(store.metric_keys(run.id))
+                    count.update(list(metrics_of(store, run.id)))
                     looked += 1
                 if looked == METRICS:  # a recording's runs are much alike
                     break
@@ -150,32 +150,40 @@ def _ranked(frame: Frame, column: Column, wish: Wish, *, smallest: bool) -> tupl
     return grouping.names, [one for _, one in board.rank(cells, smallest=smallest)]
 
 
+def _chosen(found: Report, wish: Wish, places: dict[str, Store]) -> list[str]:
+    """The metrics that are drawn; what is not is noted in the report."""
+    most: Counter[str] = Counter()  # the largest number of points that a run has of a metric
+    runs: Counter[str] = Counter()
+    for group in found.groups[: found.shown]:
+        for row in group.rows:
+            counts = metrics_of(places[row.source], row.run.id)
+            runs.update(list(counts))
+            most |= Counter(counts)
+    several = [one for one in runs if most[one] > 1]
+    found.single = sorted(one for one in runs if most[one] <= 1)
+    if wish.metrics:
+        return [one for one in _asked_for(wish.metrics, runs) if one in several]
+    first = [found.column.name, *([found.column.at[1]] if found.column.at else ())]
+    order = sorted(several, key=lambda one: (one not in first, one.startswith("system/"), -runs[one], one))
+    found.undrawn = sorted(order[METRICS:])
+    return order[:METRICS]
+
+
 def _draw(found: Report, asked: Asked, wish: Wish) -> None:
     """Reads the histories of the groups that are drawn."""
     drawn = found.groups[: found.shown]
     with opened(asked.sources) as (stores, _):
         places: dict[str, Store] = {store.location: store for store in stores}
-        most: Counter[str] = Counter()  # the largest number of points that a run has of a metric
-        runs: Counter[str] = Counter()
-        for group in drawn:
-            for row in group.rows:
-                keys = places[row.source].metric_keys(row.run.id)
-                runs.update(keys)
-                most |= Counter(keys)
-        several = [one for one in runs if most[one] > 1]
-        found.single = sorted(one for one in runs if most[one] <= 1)
-        if wish.metrics:
-            wanted = _asked_for(wish.metrics, runs)
-            keys_drawn = [one for one in wanted if one in several]
-        else:
-            first = [found.column.name, *([found.column.at[1]] if found.column.at else ())]
-            order = sorted(several, key=lambda one: (one not in first, one.startswith("system/"), -runs[one], one))
-            keys_drawn, found.undrawn = order[:METRICS], sorted(order[METRICS:])
+        for store in stores:
+            if store.kind == "server":  # which tells the last values with the runs, a thousand to a call
+                list(store.runs())
+        keys_drawn = _chosen(found, wish, places)
         read: dict[str, dict[str, Curve]] = {}
         for group in drawn if keys_drawn else ():
             for row in group.rows:
                 points = places[row.source].points(row.run.id, keys=keys_drawn)
                 read[row.run.id] = curves(points, wish.x, row.run.start_time)
+    # a server tells only now how many points there are
     kept = sum(min(len(group.rows), MEMBERS) for group in drawn) * len(keys_drawn)
     each = max(_FEWEST, min(_SMOOTH, _POINTS // max(kept, 1)))
     for key in keys_drawn:
@@ -187,7 +195,9 @@ def _draw(found: Report, asked: Asked, wish: Wish) -> None:
                 line = mean([curve for _, curve in own], wish.spread) if wish.over is not None else []
                 members = [(row, Curve(fewer(curve.points, each))) for row, curve in own[:MEMBERS]]
                 chart.drawn[place] = Drawn(line, members, len(own))
-        if chart.drawn:
+        if not any(len(curve) > 1 for drawn_here in chart.drawn.values() for _, curve in drawn_here.members):
+            found.single.append(key)
+        elif chart.drawn:
             found.charts.append(chart)
 
 

@@ -91,13 +91,13 @@ class Served:
             found[run_id].update(summarise(points, parts))
         return found
 
+    def latest(self, run_id: str) -> dict[str, MetricPoint]:
+        """The last point of each metric of a run."""
+        return self._last_of(run_id)[1]
+
     def _last_of(self, run_id: str) -> tuple[Run, dict[str, MetricPoint]]:
         if run_id not in self._last:
-            keys = self._store.metric_keys(run_id)
-            last = {
-                key: max(self._store.history(run_id, key), key=lambda one: (one.step, one.timestamp)) for key in keys
-            }
-            self._last[run_id] = self._store.run(run_id), last
+            self._last[run_id] = self._store.run(run_id), self._store.latest(run_id)
         return self._last[run_id]
 
     def _histories(

@@ -119,15 +119,19 @@ class ServerStore:
 
     def metric_keys(self, run_id: str) -> dict[str, int]:
         """Counts by reading: MLflow tells no numbers.  What has not changed since is not read again."""
-        data = self._get("runs/get", {"run_id": run_id})["run"].get("data", {})
         counts = {}
-        for latest in data.get("metrics", ()):
-            key, mark = latest["key"], (latest.get("step"), latest["timestamp"], latest["value"])
+        for key, point in self.latest(run_id).items():
+            mark = point.step, point.timestamp, repr(point.value)
             known = self._counts.get((run_id, key))
             if known is None or known[0] != mark:
                 known = self._counts[run_id, key] = (mark, sum(1 for _ in self.history(run_id, key)))
             counts[key] = known[1]
         return counts
+
+    def latest(self, run_id: str) -> dict[str, MetricPoint]:
+        """The last point of each metric of a run, by one call."""
+        data = self._get("runs/get", {"run_id": run_id})["run"].get("data", {})
+        return {one["key"]: parsing.point(one) for one in data.get("metrics", ())}
 
     def points(
         self, run_id: str, skip: Mapping[str, int] | None = None, keys: Collection[str] | None = None
