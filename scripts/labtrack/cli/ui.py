@@ -29,6 +29,8 @@ _LOOKED = 0.5  # seconds between two looks at whether the session has ended
 @click.option("--socket", "socket", is_flag=True, help="Listen on a Unix socket; nothing on a port.")
 @click.option("--mlflow", metavar="PATH", help="The `mlflow` to use, or its environment.  [default: where labtrack is]")
 @click.option("--browser/--no-browser", default=None, help="Open a browser.  [default: where there is a display]")
+@click.option("--portal", metavar="URL", hidden=True, help="For the Open OnDemand app: docs/admin/ondemand.md.")
+@click.option("--password-file", metavar="FILE", hidden=True, help="For the Open OnDemand app.")
 @click.option("-v", "--verbose", is_flag=True, help="Say what is done, also into a file.")
 def ui(source: str | None, browser: bool | None, verbose: bool, **given: Any) -> None:
     """Show SOURCE in MLflow's own pages, to you alone.
@@ -54,7 +56,7 @@ def ui(source: str | None, browser: bool | None, verbose: bool, **given: Any) ->
 
     with view(where, Settings(**given), step=said, used=used) as here:
         _tell(here, where, given)
-        if browser if browser is not None else has_display(os.environ, sys.platform):
+        if not here.portal and (browser if browser is not None else has_display(os.environ, sys.platform)):
             import webbrowser
 
             webbrowser.open(here.page().as_uri())
@@ -97,6 +99,10 @@ def _tell(here: View, where: str, given: dict[str, Any]) -> None:
             output.line(f"left out: {problem}", err=True)
         if len(shown.problems) > _SHOWN:
             output.line(f"left out: and {len(shown.problems) - _SHOWN} more", err=True)
+    if here.portal:
+        output.line(f"It is shown at {here.url} to who has the password.  (It answered after {here.seconds:.1f} s.)")
+        sys.stdout.flush()
+        return
     if given["port"] is None and here.port != PORT:
         output.line(f"Port {PORT} is taken by another program; this is {here.port}.")
     output.line(f"\n    {here.url}\n")

@@ -16,6 +16,7 @@ from labtrack.stores import open_store
 from labtrack.stores.sqlite import SqliteStore
 from labtrack.ui import server, snapshot, tunnel
 from labtrack.ui.gate import Gate
+from labtrack.ui.portal import Portal, read_portal
 from labtrack.ui.private import Private
 from labtrack.ui.program import Mlflow, find_mlflow
 from labtrack.ui.snapshot import Snapshot
@@ -31,7 +32,8 @@ class Settings:
     """How it is shown.
 
     live: the file itself, not a snapshot.  port: None for 5000 or the next that is free.  host: a name of loopback.
-    socket: a Unix socket in the place of a port.  mlflow: see `find_mlflow`.
+    socket: a Unix socket in the place of a port.  mlflow: see `find_mlflow`.  portal, password_file: see `read_portal`;
+    the port that the portal names is then open to the network, and the password opens the pages.
     """
 
     live: bool = False
@@ -39,17 +41,22 @@ class Settings:
     host: str = _OURS
     socket: bool = False
     mlflow: str | None = None
+    portal: str | None = None
+    password_file: str | None = None
 
 
 class View:
     """A session that is running.
 
     shown: the snapshot, None where the file itself is shown.  port: the port here, or to choose at the other end.
-    socket: the path of the Unix socket.  seconds: from the start to a page that answers.
+    socket: the path of the Unix socket.  portal: where it is shown instead.  seconds: from the start to a page that
+    answers.
     """
 
-    def __init__(self, mlflow: Mlflow, shown: Snapshot | None, listening: socket.socket, private: Private) -> None:
-        self.mlflow, self.shown = mlflow, shown
+    def __init__(
+        self, mlflow: Mlflow, shown: Snapshot | None, listening: socket.socket, private: Private, portal: Portal | None
+    ) -> None:
+        self.mlflow, self.shown, self.portal = mlflow, shown, portal
         name = listening.getsockname()
         self.socket = Path(name) if isinstance(name, str) else None
         self.port = PORT if isinstance(name, str) else int(name[1])
@@ -60,7 +67,9 @@ class View:
 
     @property
     def url(self) -> str:
-        """The address that opens the page in a browser; it works once."""
+        """The address that opens the page in a browser, once; behind a portal only for who has given the password."""
+        if self.portal:
+            return f"{self.portal.origin}{self.portal.prefix}/"
         return self._address(self._gate.link if self._gate else "/")
 
     @property
@@ -106,10 +115,11 @@ def view(
     """
     settings = settings or Settings()
     begun = time.monotonic()
+    portal = _portal(settings)
     mlflow = find_mlflow(settings.mlflow)
     with contextlib.ExitStack() as stack:
         private = stack.enter_context(Private())
-        listening = stack.enter_context(_listening(settings, private))
+        listening = stack.enter_context(_outside(portal) if portal else _listening(settings, private))
         shown = None
         (private.folder / "artifacts").mkdir()
         if settings.live:
@@ -120,10 +130,10 @@ def view(
             shown = snapshot.make(source, mlflow, private, step)
         step("wait for MLflow's server")
         server.wait(process, private)
-        here = View(mlflow, shown, listening, private)
+        here = View(mlflow, shown, listening, private, portal)
         gate = Gate(
             listening, private.sockets / server.SOCKET, read_only=not settings.live,
-            used=lambda link: used(here._address(link)),
+            used=lambda link: used(here._address(link)), portal=portal,
         )  # fmt: skip
         stack.callback(gate.close)
         here._serve(gate, process, time.monotonic() - begun)
@@ -145,6 +155,33 @@ def _link(source: str, mlflow: Mlflow, private: Private) -> None:
             "leave --live away: the snapshot is upgraded, the file is not.",
         )
     (private.folder / snapshot.DATABASE).symlink_to(path)
+
+
+def _portal(settings: Settings) -> Portal | None:
+    if settings.portal is None and settings.password_file is None:
+        return None
+    if settings.portal is None or settings.password_file is None:
+        raise BadInputError("--portal and --password-file belong together.", "see docs/admin/ondemand.md.")
+    portal = read_portal(settings.portal, settings.password_file)
+    if settings.socket or settings.host != _OURS or settings.port not in (None, portal.port):
+        raise BadInputError(
+            f"--portal says where this listens: at port {portal.port} of all addresses of this machine.",
+            "leave --host, --port and --socket away.",
+        )
+    return portal
+
+
+def _outside(portal: Portal) -> socket.socket:
+    """A socket that the portal reaches.  It takes no connection before the pages are there, so that one can wait."""
+    found = socket.socket()
+    try:
+        found.bind(("", portal.port))
+    except OSError as error:
+        found.close()
+        raise BadInputError(
+            f"The port {portal.port} can't be had: {error.strerror}.", "start a new session: it takes another port."
+        ) from error
+    return found
 
 
 def _listening(settings: Settings, private: Private) -> socket.socket:
