@@ -1,0 +1,214 @@
+"""The app as the dashboard and a job run it: templates rendered by Ruby, and the job's script around them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+APP = ROOT / "ondemand"
+RENDER = Path(__file__).with_name("render.rb")
+WAITS = 60.0  # seconds for what takes a few on two busy cores
+
+# What the dashboard puts around the app's files, in our words: the helpers, the order, the ends.
+_JOB = """
+cd {work}
+export host port
+create_yml () {{ (umask 077; echo -e "{params}" > connection.yml); }}
+clean_up () {{
+  echo "Cleaning up..."
+  [[ -e clean.sh ]] && source clean.sh
+  [[ $SCRIPT_PID ]] && pkill -P $SCRIPT_PID || :
+  pkill -P $$
+  exit ${{1:-0}}
+}}
+port_used () {{ (exec 3<> "/dev/tcp/${{1%:*}}/${{1#*:}}") 2> /dev/null; }}
+find_port () {{ echo {port}; }}
+wait_until_port_used () {{
+  local tries
+  for ((tries = 0; tries < $2 * 2; tries++)); do port_used "$1" && return 0; sleep 0.5; done
+  return 1
+}}
+create_passwd () {{ tr -cd '[:alnum:]' < /dev/urandom 2> /dev/null | head -c "${{1:-8}}"; }}
+export -f port_used find_port wait_until_port_used create_passwd
+host={host}
+[[ -e before.sh ]] && source before.sh
+echo "Script starting..."
+{timeout} ./script.sh &
+SCRIPT_PID=$!
+[[ -e after.sh ]] && source after.sh
+create_yml
+wait $SCRIPT_PID || clean_up 1
+clean_up
+"""
+
+
+def ruby() -> str:
+    found = shutil.which("ruby")
+    if not found:
+        pytest.skip("needs ruby (apt install ruby)")
+    return found
+
+
+def render(file: str, kind: str, context: Mapping[str, Any] | None = None, **more: Any) -> str:
+    """A template of the app, rendered.  more: `etc` for the site's settings, `staged_root` for a card."""
+    return _rendered([{"file": str(APP / file), "kind": kind, "context": context or {}, **more}])[0]
+
+
+def render_all(file: str, contexts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A template of the job, rendered with each context."""
+    return _rendered([{"file": str(APP / file), "kind": "template", "context": one} for one in contexts])
+
+
+def _rendered(asked: list[dict[str, Any]]) -> list[str]:
+    done = subprocess.run(
+        [ruby(), "-W0", RENDER], input=json.dumps(asked, default=str).encode(), capture_output=True, check=False,
+        env={**os.environ, "OOD_APP_CONFIG_ROOT": f"{asked[0].get('etc', '/nowhere')}/apps/dashboard"},
+    )  # fmt: skip
+    if done.returncode:
+        raise RuntimeError(done.stderr.decode())
+    return list(json.loads(done.stdout))
+
+
+def site(folder: Path, text: str) -> Path:
+    """A folder like /etc/ood/config with the site's settings in it."""
+    folder.mkdir(exist_ok=True)
+    (folder / "labtrack.yml").write_text(text)
+    return folder
+
+
+def form(etc: Path) -> dict[str, Any]:
+    return yaml.safe_load(render("form.yml.erb", "form", etc=etc))
+
+
+def answered(etc: Path, **answers: str) -> dict[str, str]:
+    """The context after somebody has sent the form: what they gave, what the form has at first, what is fixed."""
+    given = form(etc)
+    context = {}
+    for name in given["form"]:
+        attribute = given["attributes"].get(name, {})
+        if not isinstance(attribute, dict):
+            context[name] = str(attribute)
+            assert name not in answers
+        elif "options" in attribute:
+            context[name] = str(attribute["options"][0][1])
+        else:
+            context[name] = str(attribute.get("value", ""))
+    unknown = set(answers) - set(context)
+    assert not unknown, f"the form does not ask for {unknown}"
+    return {**context, **answers}
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def until(holds: Callable[[], object], seconds: float = WAITS) -> Any:
+    end = time.monotonic() + seconds
+    while not (found := holds()):
+        assert time.monotonic() < end, "it does not happen"
+        time.sleep(0.05)
+    return found
+
+
+@dataclass
+class Job:
+    """A session: its staged folder and the job that runs it.  tmp: the job's TMPDIR."""
+
+    staged: Path
+    tmp: Path
+    port: int
+    process: subprocess.Popen[bytes]
+
+    @property
+    def log(self) -> str:
+        return (self.staged / "output.log").read_text()
+
+    @property
+    def running(self) -> bool:
+        """Whether the card would have its button; fails where the job has ended before."""
+        assert self.process.poll() is None or (self.staged / "connection.yml").exists(), self.log + self.error
+        return (self.staged / "connection.yml").exists()
+
+    @property
+    def connection(self) -> dict[str, Any]:
+        return yaml.safe_load((self.staged / "connection.yml").read_text())
+
+    @property
+    def error(self) -> str:
+        file = self.staged / "labtrack_error.txt"
+        return file.read_text() if file.exists() else ""
+
+    def card(self, name: str) -> str:
+        return render(name, "card", staged_root=self.staged)
+
+    def processes(self) -> list[str]:
+        """The command lines of what still runs for the session."""
+        found = []
+        for one in Path("/proc").glob("[0-9]*"):
+            try:
+                environment, line = (one / "environ").read_bytes(), (one / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if f"TMPDIR={self.tmp}".encode() in environment.split(b"\0") and line:
+                found.append(line.replace(b"\0", b" ").decode())
+        return found
+
+    def nothing_left(self) -> bool:
+        return not self.processes() and not list(self.tmp.iterdir())
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        """As the scheduler ends a job: all of its processes are told."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, number)
+        return self.process.wait(WAITS)
+
+
+def staged(folder: Path, context: Mapping[str, str]) -> Path:
+    """The job's folder with the app's template rendered into it."""
+    folder.mkdir(mode=0o700)
+    for file in sorted((APP / "template").iterdir()):
+        to = folder / file.name.removesuffix(".erb")
+        if file.suffix == ".erb":
+            to.write_text(render(f"template/{file.name}", "template", context))
+        else:
+            to.write_bytes(file.read_bytes())
+        to.chmod(file.stat().st_mode)
+    return folder
+
+
+def submitted(
+    folder: Path, context: Mapping[str, str], *, timeout: int | None = None, host: str = "127.0.0.1", **env: str
+) -> Job:
+    """Stages and starts a session.  timeout: seconds, for those of submit.yml."""
+    folder.mkdir(exist_ok=True)
+    place, tmp, port = staged(folder / "staged", context), folder / "tmp", free_port()
+    tmp.mkdir()
+    options = yaml.safe_load(render("submit.yml.erb", "submit", context))["batch_connect"]
+    names = [*options["conn_params"], "host", "port", "password"]
+    script = _JOB.format(
+        work=place, params="\\n".join(f"{one}: ${one}" for one in names), port=port, host=host,
+        timeout=f"timeout {timeout or options['timeout']}",
+    )  # fmt: skip
+    (place / "job_script_content.sh").write_text(script)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "AWS_"))}
+    with (place / "output.log").open("wb") as log:
+        process = subprocess.Popen(
+            ["bash", place / "job_script_content.sh"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=place,
+            env={**environment, "TMPDIR": str(tmp), **env}, start_new_session=True,
+        )  # fmt: skip
+    return Job(place, tmp, port, process)
