@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "sync"))  # recordings and MLflow
+sys.path += [str(Path(__file__).resolve().parents[1] / name) for name in ("sync", "unit")]  # recordings and MLflow
 
 import ood_app
 from sync_server import mlflow_bin

@@ -178,37 +178,40 @@ class Job:
         return self.process.wait(WAITS)
 
 
-def staged(folder: Path, context: Mapping[str, str]) -> Path:
-    """The job's folder with the app's template rendered into it."""
+def staged(folder: Path, context: Mapping[str, str]) -> tuple[Path, dict[str, Any]]:
+    """The job's folder with the app's template rendered into it, and the options of the submission."""
     folder.mkdir(mode=0o700)
-    for file in sorted((APP / "template").iterdir()):
+    files = sorted((APP / "template").iterdir())
+    templates = [one for one in files if one.suffix == ".erb"]
+    asked = [{"file": str(one), "kind": "template", "context": context} for one in templates]
+    *made, submission = _rendered([*asked, {"file": str(APP / "submit.yml.erb"), "kind": "submit", "context": context}])
+    texts = {**{one: one.read_text() for one in files}, **dict(zip(templates, made))}
+    for file, text in texts.items():
         to = folder / file.name.removesuffix(".erb")
-        if file.suffix == ".erb":
-            to.write_text(render(f"template/{file.name}", "template", context))
-        else:
-            to.write_bytes(file.read_bytes())
+        to.write_text(text, newline="")
         to.chmod(file.stat().st_mode)
-    return folder
+    return folder, yaml.safe_load(submission)
 
 
 def submitted(
-    folder: Path, context: Mapping[str, str], *, timeout: int | None = None, host: str = "127.0.0.1", **env: str
-) -> Job:
-    """Stages and starts a session.  timeout: seconds, for those of submit.yml."""
+    folder: Path, context: Mapping[str, str], *, port: int | None = None, host: str = "127.0.0.1",
+    by: tuple[str, ...] = (), **env: str,
+) -> Job:  # fmt: skip
+    """Stages and starts a session.  by: what runs the job.  env: variables of the job."""
     folder.mkdir(exist_ok=True)
-    place, tmp, port = staged(folder / "staged", context), folder / "tmp", free_port()
+    place, submission = staged(folder / "staged", context)
+    tmp, port, options = folder / "tmp", port or free_port(), submission["batch_connect"]
     tmp.mkdir()
-    options = yaml.safe_load(render("submit.yml.erb", "submit", context))["batch_connect"]
     names = [*options["conn_params"], "host", "port", "password"]
     script = _JOB.format(
         work=place, params="\\n".join(f"{one}: ${one}" for one in names), port=port, host=host,
-        timeout=f"timeout {timeout or options['timeout']}",
+        timeout=f"timeout {options['timeout']}",
     )  # fmt: skip
     (place / "job_script_content.sh").write_text(script)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "AWS_"))}
     with (place / "output.log").open("wb") as log:
         process = subprocess.Popen(
-            ["bash", place / "job_script_content.sh"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=place,
+            [*by, "bash", place / "job_script_content.sh"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=place,
             env={**environment, "TMPDIR": str(tmp), **env}, start_new_session=True,
         )  # fmt: skip
     return Job(place, tmp, port, process)
