@@ -76,7 +76,7 @@ class Web:
 def portal(folder: Path) -> Iterator[Web]:
     """Runs one until the context is left."""
     if not APACHE.exists() or not shutil.which("openssl"):
-        pytest.skip("needs apache2 and openssl (apt install apache2 openssl)")
+        pytest.skip("needs apache2 and openssl (apt install apache2-bin openssl)")
     port, name = free_port(), "localhost"
     make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=localhost"
     subprocess.run(

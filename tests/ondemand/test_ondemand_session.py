@@ -191,3 +191,37 @@ def test_recording_is_not_touched(web: Web, job: Job, recording: Recording) -> N
     assert web.ask(OWNER, "POST", path, data=change, headers=cookie).ok
     assert (recording.path.read_bytes(), recording.path.stat().st_mtime_ns) == before
     assert [one.name for one in recording.path.parent.glob("mlflow.db*")] == ["mlflow.db"]
+
+
+def test_form_shows_what_belongs_to_the_choice(browser: Browser) -> None:
+    def select(name: str, *values: str) -> str:
+        options = "".join(f"<option>{one}</option>" for one in values)
+        return f'<div class="mb-3"><select id="batch_connect_session_context_{name}">{options}</select></div>'
+
+    def text(name: str) -> str:
+        return f'<div class="mb-3"><input id="batch_connect_session_context_{name}"></div>'
+
+    page = browser.new_page()
+    page.set_content(
+        f"<form>{select('source_kind', 'path', 'server')}{text('source_path')}{text('env_file')}"
+        f"{select('view_mode', 'snapshot')}{select('software', 'venv', 'module')}{text('software_venv')}"
+        f"{text('software_module')}<button type=submit>Launch</button></form>"
+    )
+    page.add_script_tag(path=ood_app.APP / "form.js")
+
+    def shown() -> set[str]:
+        names = ("source_path", "env_file", "view_mode", "software_venv", "software_module")
+        return {one for one in names if page.locator(f"#batch_connect_session_context_{one}").is_visible()}
+
+    assert shown() == {"source_path", "view_mode", "software_venv"}
+    page.select_option("#batch_connect_session_context_source_kind", "server")
+    page.select_option("#batch_connect_session_context_software", "module")
+    assert shown() == {"env_file", "software_module"}
+    page.select_option("#batch_connect_session_context_source_kind", "path")
+    path = page.locator("#batch_connect_session_context_source_path")
+    for value, wrong in (("", "Choose a folder"), ("mlruns", "whole path"), ("https://x.org", "My lab's server"),
+                         ("/scratch/it's mine", ""), ("~/mlruns", ""), (" sqlite:////x/y.db ", "")):  # fmt: skip
+        path.fill(value)
+        said = path.evaluate("one => one.validationMessage")
+        assert wrong in said if wrong else not said, value
+    page.close()
