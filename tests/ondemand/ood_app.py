@@ -23,7 +23,7 @@ RENDER = Path(__file__).with_name("render.rb")
 WAITS = 60.0  # seconds for what takes a few on two busy cores
 
 # What the dashboard puts around the app's files, in our words: the helpers, the order, the ends.
-_JOB = """
+_JOB = """#!/bin/bash
 cd {work}
 export host port
 create_yml () {{ (umask 077; echo -e "{params}" > connection.yml); }}
@@ -64,22 +64,23 @@ def ruby() -> str:
 
 def render(file: str, kind: str, context: Mapping[str, Any] | None = None, **more: Any) -> str:
     """A template of the app, rendered.  more: `etc` for the site's settings, `staged_root` for a card."""
-    return _rendered([{"file": str(APP / file), "kind": kind, "context": context or {}, **more}])[0]
+    return text_of(render_all([{"file": file, "kind": kind, "context": context or {}, **more}])[0])
 
 
-def render_all(file: str, contexts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A template of the job, rendered with each context."""
-    return _rendered([{"file": str(APP / file), "kind": "template", "context": one} for one in contexts])
-
-
-def _rendered(asked: list[dict[str, Any]]) -> list[str]:
+def render_all(asked: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Templates of the app by one Ruby: each with its `text` or `error`."""
+    whole = [{**one, "file": str(APP / one["file"])} for one in asked]
     done = subprocess.run(
-        [ruby(), "-W0", RENDER], input=json.dumps(asked, default=str).encode(), capture_output=True, check=False,
-        env={**os.environ, "OOD_APP_CONFIG_ROOT": f"{asked[0].get('etc', '/nowhere')}/apps/dashboard"},
-    )  # fmt: skip
-    if done.returncode:
-        raise RuntimeError(done.stderr.decode())
+        [ruby(), "-W0", RENDER], input=json.dumps(whole, default=str).encode(), stdout=subprocess.PIPE, check=True
+    )
     return list(json.loads(done.stdout))
+
+
+def text_of(rendered: Mapping[str, str]) -> str:
+    """What came out.  Raises RuntimeError with what Ruby says where nothing did."""
+    if "error" in rendered:
+        raise RuntimeError(rendered["error"])
+    return rendered["text"]
 
 
 def site(folder: Path, text: str) -> Path:
@@ -183,8 +184,9 @@ def staged(folder: Path, context: Mapping[str, str]) -> tuple[Path, dict[str, An
     folder.mkdir(mode=0o700)
     files = sorted((APP / "template").iterdir())
     templates = [one for one in files if one.suffix == ".erb"]
-    asked = [{"file": str(one), "kind": "template", "context": context} for one in templates]
-    *made, submission = _rendered([*asked, {"file": str(APP / "submit.yml.erb"), "kind": "submit", "context": context}])
+    asked = [{"file": f"template/{one.name}", "kind": "template", "context": context} for one in templates]
+    rendered = render_all([*asked, {"file": "submit.yml.erb", "kind": "submit", "context": context}])
+    *made, submission = map(text_of, rendered)
     texts = {**{one: one.read_text() for one in files}, **dict(zip(templates, made))}
     for file, text in texts.items():
         to = folder / file.name.removesuffix(".erb")
@@ -195,9 +197,9 @@ def staged(folder: Path, context: Mapping[str, str]) -> tuple[Path, dict[str, An
 
 def submitted(
     folder: Path, context: Mapping[str, str], *, port: int | None = None, host: str = "127.0.0.1",
-    by: tuple[str, ...] = (), **env: str,
+    by: tuple[str, ...] = ("bash",), **env: str,
 ) -> Job:  # fmt: skip
-    """Stages and starts a session.  by: what runs the job.  env: variables of the job."""
+    """Stages and starts a session.  by: what runs the job's script.  env: variables of the job."""
     folder.mkdir(exist_ok=True)
     place, submission = staged(folder / "staged", context)
     tmp, port, options = folder / "tmp", port or free_port(), submission["batch_connect"]
@@ -211,7 +213,7 @@ def submitted(
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "AWS_"))}
     with (place / "output.log").open("wb") as log:
         process = subprocess.Popen(
-            [*by, "bash", place / "job_script_content.sh"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=place,
+            [*by, place / "job_script_content.sh"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=place,
             env={**environment, "TMPDIR": str(tmp), **env}, start_new_session=True,
         )  # fmt: skip
     return Job(place, tmp, port, process)

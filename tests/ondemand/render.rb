@@ -1,7 +1,7 @@
 # frozen_string_literal: true
 
 # Renders templates of the app as the dashboard does.  Standard input: a JSON list of what to render, with `file`,
-# `kind`, `context` and `staged_root`; standard output: a JSON list of what came out.
+# `kind`, `context`, `staged_root` and `etc`; standard output: a JSON list of what came out, each with `text` or `error`.
 
 require 'erb'
 require 'json'
@@ -11,6 +11,7 @@ Template = Struct.new(:session, :context) { def scope = binding }
 Card = Struct.new(:staged_root) { def scope = binding }
 
 def rendered(asked)
+  ENV['OOD_APP_CONFIG_ROOT'] = "#{asked.fetch('etc', '/nowhere')}/apps/dashboard"
   given = OpenStruct.new(asked['context'])
   scope =
     case asked['kind']
@@ -21,7 +22,9 @@ def rendered(asked)
     end
   erb = ERB.new(File.read(asked['file']), trim_mode: '-')
   erb.filename = asked['file']
-  erb.result(scope)
+  { text: erb.result(scope) }
+rescue StandardError, SyntaxError => e
+  { error: "#{e.class}: #{e.message}" }
 end
 
 $stdout.write(JSON.generate(JSON.parse($stdin.read).map { |one| rendered(one) }))

@@ -258,6 +258,12 @@ def test_port_taken_meanwhile_is_told(context: dict[str, str], tmp_path: Path) -
 def test_session_under_slurm(context: dict[str, str], tmp_path: Path) -> None:
     if not shutil.which("sbatch") or subprocess.run(["sinfo"], capture_output=True, check=False).returncode:
         pytest.skip("needs a Slurm that runs here (sbatch, sinfo)")
-    job = submitted(tmp_path / "job", context, by=("srun", "--ntasks=1", "--time=5"))
-    running(job).end()
+    name = f"labtrack-{os.getpid()}"
+    by = ("sbatch", "--wait", f"--job-name={name}", "--time=5", f"--output={tmp_path}/job/staged/output.log")
+    job = submitted(tmp_path / "job", context, by=by)
+    try:
+        running(job)
+    finally:
+        subprocess.run(["scancel", f"--name={name}"], check=True)
+    job.process.wait(ood_app.WAITS)
     until(job.nothing_left, 60)

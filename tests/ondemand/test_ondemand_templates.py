@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
@@ -66,25 +67,28 @@ def test_form_of_a_site_with_everything(tmp_path: Path) -> None:
     assert not {"format", "partition", "filter"} & set(made["form"])
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("", "portal"), (f"portal: {X}\n", "clusters"), ("[1]", "must have settings"), ("portal: [", "syntax|flow"),
-        ("portal: http://x.org\nclusters: a", "portal can't be"), (f"portal: {X}/a\nclusters: a", "portal can't be"),
-        (f'portal: "{X}\\nx: 1"\nclusters: a', "portal can't be"), (f"portal: {X}\nclusters: []", "clusters"),
-        *(
-            (f"portal: {X}\nclusters: a\n{text}", said)
-            for text, said in (
-                ("hour: 3", "unknown setting: hour"), ("hours: 9", "more than hours_max"),
-                ("hours: soon", "hours can't be"), ("proxy: node", "proxy can't be"), ("accounts: x", "accounts can't"),
-                ("modules: ['a; rm']", "modules can't be"), ("containers: [x.sif]", "containers can't be"),
-            )
-        ),
-    ],
+BAD_SETTINGS = (
+    ("", "portal"), (f"portal: {X}\n", "clusters"), ("[1]", "must have settings"), ("portal: [", "syntax|flow"),
+    ("portal: http://x.org\nclusters: a", "portal can't be"), (f"portal: {X}/a\nclusters: a", "portal can't be"),
+    (f'portal: "{X}\\nx: 1"\nclusters: a', "portal can't be"), (f"portal: {X}\nclusters: []", "clusters"),
+    *(
+        (f"portal: {X}\nclusters: a\n{text}", said)
+        for text, said in (
+            ("hour: 3", "unknown setting: hour"), ("hours: 9", "more than hours_max"),
+            ("hours: soon", "hours can't be"), ("proxy: node", "proxy can't be"), ("accounts: x", "accounts can't"),
+            ("modules: ['a; rm']", "modules can't be"), ("containers: [x.sif]", "containers can't be"),
+        )
+    ),
 )  # fmt: skip
-def test_bad_settings_are_named(text: str, said: str, tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match=said):
-        ood_app.form(ood_app.site(tmp_path / "etc", text))
+
+
+def test_bad_settings_are_named(tmp_path: Path) -> None:
+    asked = []
+    for number, (text, _) in enumerate(BAD_SETTINGS):
+        etc = ood_app.site(tmp_path / str(number), text)
+        asked.append({"file": "form.yml.erb", "kind": "form", "context": {}, "etc": etc})
+    for (text, said), made in zip(BAD_SETTINGS, ood_app.render_all(asked)):
+        assert re.search(said, made.get("error", "")), (text, made)
 
 
 def test_missing_settings_say_what_to_do(tmp_path: Path) -> None:
@@ -93,15 +97,15 @@ def test_missing_settings_say_what_to_do(tmp_path: Path) -> None:
         ood_app.form(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("hours", "seconds"),
-    [("1", 3600), ("4", 14400), ("9", 14400), ("", 3600), ("0", 3600), ("x", 3600), ("2\n3", 3600)],
-)
-def test_submission_has_the_hours_of_the_form(hours: str, seconds: int, tmp_path: Path) -> None:
-    context = ood_app.answered(ood_app.site(tmp_path / "etc", WHOLE), bc_num_hours=hours)
-    made = yaml.safe_load(ood_app.render("submit.yml.erb", "submit", context))
-    assert made["script"] == {"wall_time": seconds, "native": ["--mem=4G", "--comment=a b"]}
-    assert made["batch_connect"] == {"template": "basic", "conn_params": ["labtrack_base"], "timeout": seconds - 60}
+def test_submission_has_the_hours_of_the_form(tmp_path: Path) -> None:
+    context = ood_app.answered(ood_app.site(tmp_path / "etc", WHOLE))
+    hours = {"1": 3600, "4": 14400, "9": 14400, "": 3600, "0": 3600, "x": 3600, "2\n3": 3600}
+    asked = [{"file": "submit.yml.erb", "kind": "submit", "context": {**context, "bc_num_hours": one}} for one in hours]
+    for seconds, rendered in zip(hours.values(), ood_app.render_all(asked)):
+        made = yaml.safe_load(ood_app.text_of(rendered))
+        assert made["script"] == {"wall_time": seconds, "native": ["--mem=4G", "--comment=a b"]}
+        expected = {"template": "basic", "conn_params": ["labtrack_base"], "timeout": seconds - 60}
+        assert made["batch_connect"] == expected
 
 
 def test_manifest_and_files_are_what_the_dashboard_looks_for() -> None:
@@ -121,8 +125,9 @@ def test_templates_are_sound_shell(settings: str, tmp_path: Path) -> None:
 def test_values_of_the_form_run_nothing(tmp_path: Path) -> None:
     etc = ood_app.site(tmp_path / "etc", WHOLE)
     context, names = ood_app.answered(etc), (*FIELDS, "software_module", "software_container")
-    made = ood_app.render_all("template/script.sh.erb", [{**context, **dict.fromkeys(names, one)} for one in NASTY])
-    for value, text in zip(NASTY, made):
+    file = {"file": "template/script.sh.erb", "kind": "template"}
+    made = ood_app.render_all([{**file, "context": {**context, **dict.fromkeys(names, one)}} for one in NASTY])
+    for value, text in zip(NASTY, map(ood_app.text_of, made)):
         # all but what is done with them: only the assignments
         head = text.partition("\nfail () {")[0]
         assert head != text
