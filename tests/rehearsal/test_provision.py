@@ -10,6 +10,7 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -355,7 +356,9 @@ def test_a_port_that_was_deleted_by_hand_is_attached_again(lab: SecondLab, tenan
     """In the cloud.  Not asked: whether the guest takes the new port's address; the rehearsal's has no hotplug."""
     (port,) = tenant.network.ports(name=f"{NAME}-mlflow")
     tenant.network.delete_port(port)
-    only_the_cloud = ("-i", "localhost,", "-c", "local", "--limit", "localhost")  # named, for a limit to leave it
+    # named, for a limit to leave it; then it has no longer the connection and the Python of an implicit one
+    named = ("-i", "localhost,", "-c", "local", "-e", f"ansible_python_interpreter={sys.executable}")
+    only_the_cloud = (*named, "--limit", "localhost")
     lab.playbook(PROVISION, *YES, *only_the_cloud, check=True)
     (new,) = tenant.network.ports(name=f"{NAME}-mlflow")
     assert (new.id != port.id, new.device_id) == (True, lab.server["cloud_server_id"])
