@@ -126,6 +126,11 @@ def until(holds: Callable[[], object], seconds: float = WAITS) -> Any:
     return found
 
 
+# Ends the job when the tests are killed: a session would go on for its hours.
+_GUARD = 'trap "kill -TERM -- -$1; exit" TERM; while kill -0 "$1" 2>/dev/null; do sleep 1 & wait $!; done'
+WITH_THE_TESTS = ("setpriv", "--pdeathsig", "TERM")  # runs a program that ends when they do
+
+
 @dataclass
 class Job:
     """A session: its staged folder and the job that runs it.  tmp: the job's TMPDIR."""
@@ -134,6 +139,7 @@ class Job:
     tmp: Path
     port: int
     process: subprocess.Popen[bytes]
+    guard: subprocess.Popen[bytes]
 
     @property
     def log(self) -> str:
@@ -216,4 +222,5 @@ def submitted(
             [*by, place / "job_script_content.sh"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=place,
             env={**environment, "TMPDIR": str(tmp), **env}, start_new_session=True,
         )  # fmt: skip
-    return Job(place, tmp, port, process)
+    guard = subprocess.Popen([*WITH_THE_TESTS, "bash", "-c", _GUARD, "guard", str(process.pid)])
+    return Job(place, tmp, port, process, guard)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import requests
-from ood_app import free_port, until
+from ood_app import WITH_THE_TESTS, free_port, until
 
 APACHE = Path("/usr/sbin/apache2")
 MODULES = Path("/usr/lib/apache2/modules")
@@ -88,7 +88,8 @@ def portal(folder: Path) -> Iterator[Web]:
     config = _CONFIG.format(folder=folder, name=name, port=port, user=user, who=WHO)
     (folder / "apache.conf").write_text("\n".join(loaded) + config)
     log = folder / "error.log"
-    process = subprocess.Popen([APACHE, "-DFOREGROUND", "-f", folder / "apache.conf"], stderr=subprocess.PIPE)
+    command = [*WITH_THE_TESTS, APACHE, "-DFOREGROUND", "-f", folder / "apache.conf"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
     web = Web(f"https://{name}:{port}", folder / "portal.pem", log)
 
     def answers() -> bool:
