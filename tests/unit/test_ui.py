@@ -345,7 +345,13 @@ def test_artifacts_of_others_are_not_shown(mlflow: Path, place: Path, tmp_path: 
 def start(source: Path, mlflow: Path, *more: str, by: tuple[str, ...] = ()) -> subprocess.Popen[str]:
     command = [*by, str(LABTRACK), "ui", str(source), "--mlflow", str(mlflow), "--port", "0", *more]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        # the tests themselves may have been started by nohup, and what ignores a hangup is inherited
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # noqa: PLW1509 - no threads then
     )
 
 
@@ -372,6 +378,15 @@ def test_nothing_is_left_of_a_session(how: str, source: Path, mlflow: Path, plac
     assert code == {"INT": 130, "TERM": 143, "HUP": 129, "KILL": -9}[how]
     until(lambda: not folder.exists() and not Path(f"/proc/{server}").exists())
     assert "Traceback" not in (process.stdout or sys.stdin).read()
+
+
+def test_session_that_nohup_started_outlives_a_hangup(source: Path, mlflow: Path, place: Path) -> None:
+    process = start(source, mlflow, by=("nohup",))
+    read_until(process, "Ctrl-C ends it")
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(ANSWERS) == 143  # of the second
+    until(lambda: not list(place.iterdir()))
 
 
 def test_session_ends_with_the_shell_it_was_started_from(source: Path, mlflow: Path, place: Path) -> None:
