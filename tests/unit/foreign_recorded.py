@@ -11,6 +11,17 @@ from foreign_recorder import Training, trainings
 from labtrack.stores import Store
 from make_foreign_fixtures import unpack
 
+# where the two trainings are in what each tracker recorded
+PLACES = {
+    "tensorboard": "runs",
+    "wandb": "wandb",
+    "wandb-0.12": "wandb",
+    "csvlogger": "runs",
+    "dvclive": "runs",
+    "sacred": "runs",
+    "trackio": "trackio/denoising.db",
+}
+
 _kept: list[tempfile.TemporaryDirectory[str]] = []
 
 
@@ -63,4 +74,4 @@ def _same(value: float) -> object:
     return "nan" if math.isnan(value) else value
 
 
-__all__ = ["expected", "foreign", "read", "times", "trainings"]
+__all__ = ["PLACES", "expected", "foreign", "read", "times", "trainings"]

@@ -8,20 +8,11 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from foreign_recorded import foreign, trainings
+from foreign_recorded import PLACES, foreign, trainings
 from recorded import make_sqlite
 
 from labtrack.cli import cli
 
-PLACES = {
-    "tensorboard": "runs",
-    "wandb": "wandb",
-    "wandb-0.12": "wandb",
-    "csvlogger": "runs",
-    "dvclive": "runs",
-    "sacred": "runs",
-    "trackio": "trackio/denoising.db",
-}
 METRICS = sorted({point.key for training in trainings() for point in training.points})
 WIDTHS = [str(training.params["width"]) for training in trainings()]
 

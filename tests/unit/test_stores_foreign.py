@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from foreign_recorded import expected, foreign, read, times, trainings
+from foreign_recorded import PLACES, expected, foreign, read, times, trainings
 from recorded import add_points, make_sqlite
 
 from labtrack.cli import cli
@@ -19,15 +19,6 @@ from labtrack.errors import BadInputError
 from labtrack.stores import Run, Store, find_stores, open_store
 from labtrack.stores.opening import is_portable
 
-PLACES = {
-    "tensorboard": "runs",
-    "wandb": "wandb",
-    "wandb-0.12": "wandb",
-    "csvlogger": "runs",
-    "dvclive": "runs",
-    "sacred": "runs",
-    "trackio": "trackio/denoising.db",
-}
 NO_TIMES = ("csvlogger", "sacred", "trackio", "wandb-0.12")  # none, or others: those of writing, or whole seconds
 
 
@@ -303,3 +294,18 @@ def test_trackio_before_it_had_ids_of_runs(tmp_path: Path) -> None:
             found[key] = run.id
         (tmp_path / "old.db").unlink()
     assert len(set(found.values())) == 1
+
+
+def test_what_trackio_keeps_beside_runs_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "denoising.db"
+    shutil.copyfile(foreign("trackio") / PLACES["trackio"], path)
+    with sqlite3.connect(path) as made:
+        made.execute("INSERT INTO alerts (run_id, timestamp, run_name, title) VALUES ('a', '2026-01-01', 'r', 'hot')")
+    made.close()
+    with open_store(path) as store:
+        list(store.runs())
+        (told,) = [one for one in store.problems() if "not read" in one.what]
+    assert told.what == "not read: 1 alerts" and not told.damage
+    with open_store(foreign("trackio") / PLACES["trackio"]) as store:
+        list(store.runs())
+        assert not [one for one in store.problems() if "not read" in one.what]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from labtrack.cli.options import together
 from labtrack.cli.results import asked, options, show
 from labtrack.errors import BadInputError
 
@@ -30,13 +31,7 @@ def columns() -> Callable[[Any], Any]:
             "--only-changed", is_flag=True, help="No columns that are equal everywhere; alone: of all parameters."
         ),
     ]  # fmt: skip
-
-    def add(command: Any) -> Any:
-        for decorator in reversed(decorators):
-            command = decorator(command)
-        return command
-
-    return add
+    return together(decorators)
 
 
 def chosen(given: dict[str, Any]) -> Choice:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from labtrack.cli import output
+from labtrack.cli.options import together
 from labtrack.errors import Exit
 
 if TYPE_CHECKING:
@@ -55,13 +56,7 @@ def options(*, facts: bool = True, which: bool = True, forms: bool = True) -> Ca
                 help="Digits behind the point; csv and json have all.",
             ),
         ]  # fmt: skip
-
-    def add(command: Any) -> Any:
-        for decorator in reversed(decorators):
-            command = decorator(command)
-        return command
-
-    return add
+    return together(decorators)
 
 
 def sources(given: Sequence[str]) -> list[str]:

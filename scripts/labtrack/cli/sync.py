@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from labtrack.cli import output
+from labtrack.cli.options import together
 from labtrack.errors import BadInputError, Exit, LabtrackError
 
 if TYPE_CHECKING:
@@ -66,13 +67,7 @@ def _options(*, anemoi: bool) -> Callable[[Any], Any]:
         ),
         click.option("--json", "as_data", is_flag=True, help="Print a JSON report."),
     ]  # fmt: skip
-
-    def add(command: Any) -> Any:
-        for decorator in reversed(decorators):
-            command = decorator(command)
-        return command
-
-    return add
+    return together(decorators)
 
 
 @click.command()

@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from labtrack.stores.foreign.tables import Files, Table, first_row, names_in_id, natural
-from labtrack.stores.foreign.walk import placed, walk
-from labtrack.stores.foreign.written import WrittenRun
-from labtrack.stores.gathered import GatheredStore, Place, run_id_of
+from labtrack.stores.foreign.tables import Files, Table, first_row, names_in_id
+from labtrack.stores.foreign.walk import placed
+from labtrack.stores.foreign.written import WrittenRun, WrittenStore
+from labtrack.stores.gathered import Place, run_id_of
 from labtrack.stores.model import RUNNING, Findings, MetricPoint, Run
 from labtrack.stores.numbers import floor
 from labtrack.stores.values import number_written, owner, params, read_yaml
@@ -40,28 +40,17 @@ def is_file(name: str) -> bool:
     return name == METRICS
 
 
-class CsvLoggerStore(GatheredStore):
+class CsvLoggerStore(WrittenStore):
     """A folder of `version_N`, one that holds such folders, or one of them."""
 
     kind = KIND
 
-    def __init__(self, root: Path) -> None:
-        """Looks for runs.  Raises BadInputError where the folder can't be read."""
-        self._runs_by_folder: dict[Path, _Run] = {}
-        super().__init__(root)
+    nests, nothing = True, (METRICS, "there is no row in it yet")
 
-    def _look(self) -> Iterator[_Run]:
-        there = [
-            folder for folder, names, folders in walk(self.root, self.looked.problem) if claims(folder, names, folders)
-        ]
-        for folder in sorted(there, key=natural):
-            one = self._runs_by_folder.setdefault(folder, _Run(folder, *placed(self.root, folder, there)))
-            if one.begins():
-                yield one
-            elif one.unread:
-                one.tell(self.looked)
-            else:
-                self.looked.warning(folder / METRICS, "there is no row in it yet")
+    _claims = staticmethod(claims)
+
+    def _made(self, folder: Path, there: list[Path]) -> _Run:
+        return _Run(folder, *placed(self.root, folder, there))
 
     def _oldest(self) -> str:
         return next(iter(self._recordings), "")

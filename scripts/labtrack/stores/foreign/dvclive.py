@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from labtrack.stores import tree
-from labtrack.stores.foreign.tables import Files, Table, first_row, names_in_id, natural
-from labtrack.stores.foreign.walk import placed, walk
-from labtrack.stores.foreign.written import WrittenRun
-from labtrack.stores.gathered import GatheredStore, Place, run_id_of
+from labtrack.stores.foreign.tables import Files, Table, first_row, names_in_id
+from labtrack.stores.foreign.walk import placed
+from labtrack.stores.foreign.written import WrittenRun, WrittenStore
+from labtrack.stores.gathered import Place, run_id_of
 from labtrack.stores.model import RUNNING, Findings, MetricPoint, Run
 from labtrack.stores.numbers import floor
 from labtrack.stores.values import flat, number_in, number_written, owner, params, read_json, read_yaml
@@ -32,30 +32,17 @@ def claims(folder: Path, files: Iterable[str], folders: Iterable[str]) -> bool:
     return METRICS in files and folder.name.startswith(KIND)
 
 
-class DvcLiveStore(GatheredStore):
+class DvcLiveStore(WrittenStore):
     """A `dvclive` folder, or a folder with such folders."""
 
     kind = KIND
 
-    def __init__(self, root: Path) -> None:
-        """Looks for runs.  Raises BadInputError where the folder can't be read."""
-        self._known: dict[Path, _Run] = {}
-        super().__init__(root)
+    nothing = "", "no metric is in it yet"
 
-    def _look(self) -> Iterator[_Run]:
-        there = []
-        for folder, names, folders in walk(self.root, self.looked.problem):
-            if claims(folder, names, folders):
-                there.append(folder)
-                folders[:] = []
-        for folder in sorted(there, key=natural):
-            one = self._known.setdefault(folder, _Run(folder, *placed(self.root, folder, there)))
-            if one.begins():
-                yield one
-            elif one.unread:
-                one.tell(self.looked)
-            else:
-                self.looked.warning(folder, "no metric is in it yet")
+    _claims = staticmethod(claims)
+
+    def _made(self, folder: Path, there: list[Path]) -> _Run:
+        return _Run(folder, *placed(self.root, folder, there))
 
     def _oldest(self) -> str:
         return next(iter(self._recordings), "")

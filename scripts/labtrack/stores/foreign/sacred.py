@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from labtrack.stores import tree
-from labtrack.stores.foreign.tables import natural
-from labtrack.stores.foreign.walk import walk
-from labtrack.stores.foreign.written import WrittenRun
-from labtrack.stores.gathered import GatheredStore, Place, run_id_of
+from labtrack.stores.foreign.written import WrittenRun, WrittenStore
+from labtrack.stores.gathered import Place, run_id_of
 from labtrack.stores.model import RUNNING, MetricPoint, Run
 from labtrack.stores.numbers import floor, number
 from labtrack.stores.values import QUIET, flat, number_in, owner, params, read_json
@@ -35,30 +33,17 @@ def is_file(name: str) -> bool:
     return name == RUN
 
 
-class SacredStore(GatheredStore):
+class SacredStore(WrittenStore):
     """The folder of an observer, with its runs 1, 2, ..., or one of them."""
 
     kind = KIND
 
-    def __init__(self, root: Path) -> None:
-        """Looks for runs.  Raises BadInputError where the folder can't be read."""
-        self._known: dict[Path, _Run] = {}
-        super().__init__(root)
+    nothing = RUN, "it has no start, so that it is no run yet"
 
-    def _look(self) -> Iterator[_Run]:
-        there = []
-        for folder, names, folders in walk(self.root, self.looked.problem):
-            if claims(folder, names, folders):
-                there.append(folder)
-                folders[:] = []
-        for folder in sorted(there, key=natural):
-            one = self._known.setdefault(folder, _Run(folder))
-            if one.begins():
-                yield one
-            elif one.unread:
-                one.tell(self.looked)
-            else:
-                self.looked.warning(folder / RUN, "it has no start, so that it is no run yet")
+    _claims = staticmethod(claims)
+
+    def _made(self, folder: Path, there: list[Path]) -> _Run:
+        return _Run(folder)
 
 
 class _Run(WrittenRun):

@@ -27,6 +27,7 @@ _SYSTEM, _TYPE = "system/", "_type"
 _INBOX, _MEDIA = "inbox", "media"
 _COLUMNS = frozenset({"id", "timestamp", "run_name", "step", "metrics"})
 _PAGE = 2000  # rows
+_NOT_READ = {"traces": "traces", "alerts": "alerts", "artifact_versions": "versions of artifacts"}  # by their tables
 
 
 def claims(folder: Path, files: Iterable[str], folders: Iterable[str]) -> bool:
@@ -90,6 +91,8 @@ class TrackioStore(GatheredStore):
         for project in self._projects.values():
             if project.database.danger:
                 self.looked.warning(project.path, project.database.danger)
+            if project.not_read():
+                self.looked.warning(project.path, f"not read: {project.not_read()}")
             for key, name in project.runs(self.looked):
                 began = project.began(key)
                 if began:
@@ -127,6 +130,12 @@ class _Project:
         for record in self.inbox(found):
             runs.setdefault(self._key_of(record), str(record.get("run")))
         return list(runs.items())
+
+    def not_read(self) -> str:
+        """What is in it beside runs, with counts; empty where there is nothing."""
+        tables = {table: what for table, what in _NOT_READ.items() if self.database.columns(table)}
+        counts = {what: self.database.rows(f"SELECT count(*) FROM {table}")[0][0] for table, what in tables.items()}  # noqa: S608 constants
+        return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
 
     def began(self, key: str) -> str:
         """The time of the first point, as it is written."""

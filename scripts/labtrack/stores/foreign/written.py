@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import ClassVar
 
 from labtrack.stores import tree
 from labtrack.stores.foreign.logs import said
-from labtrack.stores.gathered import counted, skipping
-from labtrack.stores.model import Findings, MetricPoint
+from labtrack.stores.foreign.tables import natural
+from labtrack.stores.foreign.walk import walk
+from labtrack.stores.gathered import GatheredStore, Place, counted, skipping
+from labtrack.stores.model import Findings, MetricPoint, Run
 
 
 class WrittenRun:
@@ -22,6 +25,18 @@ class WrittenRun:
         self.others: dict[str, dict[str, int]] = {}
         self.unread: dict[Path, str] = {}
         self._counted: tuple[object, dict[str, int]] = (), {}
+
+    def begins(self) -> bool:
+        """Whether there is what says which run it is."""
+        raise NotImplementedError
+
+    def run(self) -> Run:
+        """The run as it is now."""
+        raise NotImplementedError
+
+    def places(self) -> Iterable[Place]:
+        """Where its artifacts are."""
+        raise NotImplementedError
 
     def files(self) -> list[Path]:
         """The files that have the points."""
@@ -76,3 +91,45 @@ class WrittenRun:
             except OSError:
                 continue
         return found
+
+
+class WrittenStore(GatheredStore):
+    """A folder with runs that are a folder each, or one of them.
+
+    nests: whether a run's folder may have others in it.  nothing: a file and what is told of it where no run has begun.
+    """
+
+    nests: ClassVar[bool] = False
+    nothing: ClassVar[tuple[str, str]]
+
+    def __init__(self, root: Path) -> None:
+        """Looks for runs.  Raises BadInputError where the folder can't be read."""
+        self._known: dict[Path, WrittenRun] = {}
+        super().__init__(root)
+
+    @staticmethod
+    def _claims(folder: Path, files: Iterable[str], folders: Iterable[str]) -> bool:
+        """Whether a folder is a run."""
+        raise NotImplementedError
+
+    def _made(self, folder: Path, there: list[Path]) -> WrittenRun:
+        """The run of a folder.  there: the folders of all runs."""
+        raise NotImplementedError
+
+    def _look(self) -> Iterator[WrittenRun]:
+        there = []
+        for folder, names, folders in walk(self.root, self.looked.problem):
+            if self._claims(folder, names, folders):
+                there.append(folder)
+                folders[:] = folders if self.nests else []
+        for folder in sorted(there, key=natural):
+            if folder not in self._known:
+                self._known[folder] = self._made(folder, there)
+            one = self._known[folder]
+            if one.begins():
+                yield one
+            elif one.unread:
+                one.tell(self.looked)
+            else:
+                file, why = self.nothing
+                self.looked.warning(folder / file, why)
