@@ -37,6 +37,8 @@ def jobs(cluster: Cluster) -> Iterator[dict[str, str]]:
         "lost": cluster.submit(SLEEP, "--nodelist=node2", "--no-requeue"),
         "moved": cluster.submit(SLEEP, "--nodelist=node2", "--requeue"),
     }
+    cluster.running(found["requeued"])
+    cluster.ada(f"scontrol requeue {found['requeued']}")
     yield found
     cluster.ada(f"scancel {' '.join(found.values())}")
 
@@ -61,13 +63,6 @@ def test_a_cancelled_job_says_by_whom(cluster: Cluster, jobs: dict[str, str]) ->
     assert cluster.ada(f"sacct -nXP --format=state -j {jobs['cancelled']}") == "CANCELLED by 2001"
 
 
-def test_a_requeued_job_runs_again_under_its_id(cluster: Cluster, jobs: dict[str, str]) -> None:
-    cluster.running(jobs["requeued"])
-    cluster.ada(f"scontrol requeue {jobs['requeued']}")
-    until(lambda: cluster.states(jobs["requeued"], "-D") == ["REQUEUED", "RUNNING"], 45)
-    assert cluster.ada(f"scontrol show job {jobs['requeued']} | grep -o 'Restarts=[0-9]*'") == "Restarts=1"
-
-
 def test_a_node_without_power_is_told_and_comes_back(cluster: Cluster, jobs: dict[str, str]) -> None:
     cluster.running(jobs["lost"])
     cluster.running(jobs["moved"])
@@ -84,6 +79,11 @@ def test_a_node_without_power_is_told_and_comes_back(cluster: Cluster, jobs: dic
     started = ["-e", "machine=node2", "-e", "state=started"]
     cluster.rehearsal.playbook("playbooks/rehearsal/power.yml", *started, check=True)
     until(lambda: cluster.state(jobs["moved"]) == "RUNNING", 45)
+
+
+def test_a_requeued_job_runs_again_under_its_id(cluster: Cluster, jobs: dict[str, str]) -> None:
+    until(lambda: cluster.states(jobs["requeued"], "-D") == ["REQUEUED", "RUNNING"], 45)
+    assert cluster.ada(f"scontrol show job {jobs['requeued']} | grep -o 'Restarts=[0-9]*'") == "Restarts=1"
 
 
 def test_a_job_is_told_before_its_time_is_over(cluster: Cluster, jobs: dict[str, str]) -> None:

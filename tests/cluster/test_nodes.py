@@ -68,7 +68,7 @@ def test_what_one_node_writes_another_reads(cluster: Cluster) -> None:
 
 
 def test_a_lock_holds_on_all_nodes(cluster: Cluster) -> None:
-    other = "ssh node2 flock --nonblock /scratch/ada/lock true"
+    other = "ssh -o BatchMode=yes node2 flock --nonblock /scratch/ada/lock true"
     tried = cluster.ada(f"flock /scratch/ada/lock sh -c '{other}; echo $?; ssh node2 true; echo $?'", node="node1")
     assert tried.split() == ["1", "0"]
     assert cluster.ada(f"{other}; echo $?", node="node1") == "0"
