@@ -11,6 +11,7 @@ import click
 
 from labtrack.cli import output
 from labtrack.doctor.result import Status, worst
+from labtrack.errors import BadInputError
 
 FILE = "mlflow_env.sh"
 
@@ -42,14 +43,30 @@ def check(file: Path, as_data: bool) -> None:
     metavar="FILE",
     help="Use this mlflow_env.sh instead of the variables that are set now.",
 )
-def doctor(write: bool, as_data: bool, file: Path | None) -> None:
+@click.option(
+    "--cluster", is_flag=False, flag_value="", metavar="[FOLDER]",
+    help="Look at a folder that jobs record into, and at the cluster around it.  [default: of MLFLOW_TRACKING_URI]",
+)  # fmt: skip
+def doctor(write: bool, as_data: bool, file: Path | None, cluster: str | None) -> None:
     """Say what is wrong between here, the tracking server and the object store, and how to fix it.
 
-    Exit code 0 ok, 1 warnings, 2 failed.  The store is tried with a few small objects that are deleted again.
+    The store is tried with a few small objects that are deleted again.
+
+    --cluster looks at other things, in less than 3 seconds, which fits a job's prologue: file system, locks (also
+    between the nodes of a job), SQLite files, room, quota, age, proxies, modules, containers, gateways, clock.
+
+    Exit code 0 ok, 1 warnings, 2 failed.
     """
     from labtrack.doctor import context, run
     from labtrack.envfile import read
 
+    if cluster is not None:
+        from labtrack.doctor import cluster as clusters
+
+        if write or file:
+            raise BadInputError("--cluster looks at a folder, not at a server.", "leave --write and --file out.")
+        place = Path(cluster or clusters.folder_of(os.environ)).expanduser()
+        sys.exit(output.DOCTOR_EXIT[output.results(clusters.examine(place), as_data=as_data)])
     with tempfile.TemporaryDirectory(prefix="labtrack-doctor-") as folder:
         if file is not None:
             looked_at = read.check(file)

@@ -95,14 +95,14 @@ class Fetched:
 
     def _copy(self, path: str, chosen: list[str], *, again: bool) -> bool:
         partial, temporary = self.folder / "partial", self.folder / "tmp"
-        how = ["-rti", "--copy-links", "--chmod=Du+rwx,Fu+rw", "--delete", SILENCE, f"--partial-dir={partial}"]
+        how = ["-rti", *self.connection.follow, "--chmod=Du+rwx,Fu+rw", "--delete", SILENCE, f"--partial-dir={partial}"]
         how += [f"--temp-dir={temporary}", *(["--ignore-times"] if again else [])]
         done = self.connection.rsync([*how, *chosen], path, self.staging)
         return any(line.startswith((">f", "*deleting")) for line in done.out.splitlines())
 
     def _compare(self, path: str, chosen: list[str]) -> set[str]:
         """The files that are not, or not any more, as they were copied."""
-        how = ["-rtin", "--copy-links", "--checksum", "--delete", SILENCE]
+        how = ["-rtin", *self.connection.follow, "--checksum", "--delete", SILENCE]
         done = self.connection.rsync([*how, *chosen], path, self.staging)
         lines = [line.split(maxsplit=1) for line in done.out.splitlines()]
         return {line[1] for line in lines if len(line) > 1 and line[0].startswith((">f", "*deleting"))}

@@ -25,7 +25,7 @@ from labtrack.stores.pull.ssh import PARTLY, SILENCE, VANISHED, Connection, Done
 _LOG = logging.getLogger("labtrack.pull")
 _ADDRESS = "address"
 _BESIDE = ("mlruns", "mlartifacts", "artifacts")  # folders beside a database that has its artifacts in them
-_LEFT_OVER = re.compile(r"\.(.+)\.[A-Za-z0-9]{6}")  # rsync's name for a file under way
+_LEFT_OVER = re.compile(r"(.+)\.[A-Za-z0-9]{6}")  # rsync's name for a file under way
 _TELLS = 5  # lines of what was left out
 
 
@@ -88,7 +88,13 @@ class _Mirror:
 
     def _kind(self) -> str:
         """`d` for a folder, `-` for a file."""
-        done = self.connection.rsync(["--list-only", "--copy-links", "--dirs", SILENCE], self.address.path)
+        try:
+            done = self.connection.rsync(["--list-only", *self.connection.follow, "--dirs", SILENCE], self.address.path)
+        except LabtrackError as error:
+            if "option -L has been disabled" not in error.what or not self.connection.follow:
+                raise
+            self.connection.follow = []  # rrsync follows none
+            return self._kind()
         lines = [line for line in done.out.splitlines() if line[:1] in "d-lspbc" and "/" in line]
         kind = lines[-1][0] if lines else ""
         if kind not in ("d", "-"):
@@ -123,7 +129,7 @@ class _Mirror:
     def options(self) -> list[str]:
         """How files are copied: whole or not at all, none that others may read, and no link that leads elsewhere."""
         return [
-            "-rtli", "--safe-links", "--info=symsafe1", "--chmod=Du+rwx,Fu+rw", "--delete-delay", SILENCE,
+            "-rtli", "--safe-links", "--info=name1,symsafe1", "--chmod=Du+rwx,Fu+rw", "--delete-delay", SILENCE,
             f"--partial-dir={self.folder / 'partial'}", f"--temp-dir={self.folder / 'tmp'}",
         ]  # fmt: skip
 

@@ -36,11 +36,15 @@ class Done:
 
 @dataclass
 class Connection:
-    """ssh to one machine.  ssh: the command with its options, without the machine."""
+    """ssh to one machine.  ssh: the command with its options, without the machine.
+
+    follow: the options of rsync with which a link to a database is followed.
+    """
 
     address: Address
     ssh: list[str]
     env: Mapping[str, str] = field(repr=False)
+    follow: list[str] = field(default_factory=lambda: ["--copy-links"])
 
     def rsync(self, arguments: Sequence[str], path: str, target: Path | None = None) -> Done:
         """Fetches `path` of that machine.  Raises LabtrackError where rsync could not do its work at all.
@@ -96,10 +100,13 @@ class Connection:
 
 
 @contextmanager
-def connected(address: Address, env: Mapping[str, str] | None = None) -> Iterator[Connection]:
+def connected(
+    address: Address, env: Mapping[str, str] | None = None, *, asks: bool | None = None
+) -> Iterator[Connection]:
     """ssh as the user has configured it, made so that all calls of one pull share one login.
 
-    env: LABTRACK_SSH is the command to use instead of `ssh`, with options.
+    env: LABTRACK_SSH is the command to use instead of `ssh`, with options.  asks: whether ssh may ask for a password;
+    where it is not given, whether there is somebody to answer.
     Raises LabtrackError where there is no ssh.
     """
     env = os.environ if env is None else env
@@ -110,7 +117,7 @@ def connected(address: Address, env: Mapping[str, str] | None = None) -> Iterato
     if not ssh or shutil.which(ssh[0], path=env.get("PATH")) is None:
         raise LabtrackError(f"{ssh[0] if ssh else 'ssh'} is not on this machine.", "apt install openssh-client")
     options = {"ConnectTimeout": str(_CONNECT), "ServerAliveInterval": "15", "ServerAliveCountMax": "4"}
-    if not _asks():
+    if not (_asks() if asks is None else asks):
         options["BatchMode"] = "yes"
     ssh += [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
     if address.port:
@@ -196,7 +203,7 @@ _WORDS: tuple[tuple[str, str, str], ...] = (
         "look at it there: ssh {machine} ls -ld {quoted}",
     ),
     (
-        "(link_stat|change_dir)",
+        "(link_stat|change_dir|rrsync error.*No such file)",
         "there is no {path} on {host}, or not for this login",
         "look there: ssh {machine} ls {quoted}; with `rrsync FOLDER` in authorized_keys the path counts from FOLDER.",
     ),
