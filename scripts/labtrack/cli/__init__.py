@@ -20,7 +20,7 @@ def cli() -> None:
     """A research lab's own MLflow server: deployed, handed out, checked.
 
     For the lab's admin: preflight, secrets, bucket, env, users, verify.
-    For researchers: doctor, sync, export, import, ui, and env check.
+    For researchers: setup, doctor, sync, export, import, ui, and env check.
     For their results: leaderboard, compare, diff, sweep, table, dataset, lineage, runs, query, snapshot,
     plot, report.
     Without a server: project, usage, clean, prune, backup, who.
