@@ -87,6 +87,26 @@ def test_pull_of_one_database_takes_its_artifacts_along(sshd: Sshd, there: Path)
     assert not (place.parent / "other").exists()
 
 
+@pytest.mark.parametrize("name", ["", "/mlflow.db"])
+def test_pull_brings_artifacts_from_where_the_database_says(sshd: Sshd, there: Path, tmp_path: Path, name: str) -> None:
+    first, second = make_sqlite(there / "mlflow.db", 2)
+    away = tmp_path / "project" / "mlruns" / "0"
+    for run in (first, second, "0123456789abcdef0123456789abcdef"):
+        (away / run / "artifacts").mkdir(parents=True)
+        (away / run / "artifacts" / "model.bin").write_text(run)
+    with contextlib.closing(sqlite3.connect(there / "mlflow.db", isolation_level=None)) as made:
+        made.execute("UPDATE runs SET artifact_uri = 'file://' || ? || '/' || run_uuid || '/artifacts'", (str(away),))
+        made.execute("UPDATE runs SET artifact_uri = '/etc/ssh' WHERE run_uuid = ?", (second,))
+    place = pull(url(sshd, there) + name)
+    shutil.move(away, tmp_path / "gone")  # as it is on another machine
+    with open_store(place) as store:
+        run = store.run(first)
+        assert [one.path for one in store.artifacts(run)] == ["model.bin"]
+        assert store.open_artifact(run, "model.bin").read().decode() == first
+    copied = sorted(path.read_text() for path in cached(tmp_path).rglob("model.bin"))
+    assert copied == [first]
+
+
 def test_pull_again_brings_what_is_new_and_takes_away_what_is_gone(sshd: Sshd, there: Path) -> None:
     make_files(there / "mlruns", runs=2)
     place = pull(url(sshd, there))

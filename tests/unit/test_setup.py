@@ -47,10 +47,10 @@ def wheels(tmp_path: Path) -> Path:
 def alliance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A stand-in for the module system, in the login shell's profile, and one for virtualenv: they note each call."""
     log, programs = tmp_path / "log", tmp_path / "programs"
+    says = 'case "$*" in *arrow*) ;; *) echo Lmod: unknown >&2; return 1;; esac'
     programs.mkdir()
     (tmp_path / "home" / ".bash_profile").write_text(
-        f'module() {{ echo "module $*" >>{log}\n case "$*" in *arrow*) ;; *) echo Lmod: unknown >&2; return 1;; esac; }}\n'
-        f"PATH={programs}:$PATH\n"
+        f'module() {{ echo "module $*" >>{log}; {says}; }}\nPATH={programs}:$PATH\n'
     )
     (programs / "virtualenv").write_text(
         f'#!/bin/sh\necho "virtualenv $*" >>{log}\nexec {sys.executable} -m venv "$2"\n'

@@ -165,12 +165,14 @@ def run(given: dict[str, Any]) -> None:
 
 def _sources(given: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """The recordings that are meant, each once; and of those that are copies, where they are copied from."""
+    from labtrack.stores import find_stores
     from labtrack.stores.pull import is_address
 
     found: dict[str, None] = {}
     copies: dict[str, str] = {}
     for source in given:
-        places = _found(source)
+        alone = is_address(source) and len(given) == 1  # what is wrong with its machine is told at once
+        places = find_stores(source) if alone else _found(source)
         if is_address(source):
             copies.update(dict.fromkeys(places, source))
         found.update(dict.fromkeys(places))

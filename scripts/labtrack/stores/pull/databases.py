@@ -24,10 +24,10 @@ from labtrack.files import make_private_folder, write_private
 from labtrack.stores.database import HEADER
 from labtrack.stores.pull.ssh import SILENCE, Connection, remote_labtrack
 
-_SUFFIXES = (".db", ".sqlite", ".sqlite3")
+SUFFIXES = (".db", ".sqlite", ".sqlite3")
 _JOURNALS = ("-journal", "-wal")
 _FOLDERS = ("mlruns", "mlflow")  # in which a database may be, too
-_PATTERNS = [f"*{suffix}{beside}" for suffix in _SUFFIXES for beside in ("", *_JOURNALS, "-shm")]
+_PATTERNS = [f"*{suffix}{beside}" for suffix in SUFFIXES for beside in ("", *_JOURNALS, "-shm")]
 _ONLY = [f"--include=/{name}/" for name in _FOLDERS]
 NOT_DATABASES = [f"--exclude=/{above}{one}" for above in ("", *(f"{name}/" for name in _FOLDERS)) for one in _PATTERNS]
 """rsync's options for everything else."""
@@ -110,7 +110,7 @@ class Fetched:
     def _names(self, single: str) -> list[str]:
         files = (one for one in self.staging.rglob("*") if one.is_file())
         names = sorted(one.relative_to(self.staging).as_posix() for one in files)
-        return [one for one in names if (one == single if single else one.endswith(_SUFFIXES))]
+        return [one for one in names if (one == single if single else one.endswith(SUFFIXES))]
 
     def _parts(self, name: str) -> set[str]:
         return {f"{name}{beside}" for beside in ("", *_JOURNALS)}

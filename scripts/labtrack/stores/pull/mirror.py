@@ -18,7 +18,7 @@ from pathlib import Path
 from labtrack.errors import Exit, LabtrackError
 from labtrack.files import home, lock, make_private_folder, write_private
 from labtrack.printable import clean
-from labtrack.stores.pull import databases
+from labtrack.stores.pull import databases, elsewhere
 from labtrack.stores.pull.address import Address
 from labtrack.stores.pull.ssh import PARTLY, SILENCE, VANISHED, Connection, Done, connected
 
@@ -78,10 +78,12 @@ class _Mirror:
         if kind == "d":
             make_private_folder(place)
             self._databases(f"{self.address.path}/", place)
+            self._elsewhere(sorted(place.glob("*.*")), self.address.path, place.parent / "artifacts")
             self._tree(f"{self.address.path}/", place, databases.NOT_DATABASES)
         else:
             self._databases(self.address.path, place.parent, single=True)
             above = self.address.path.rpartition("/")[0] or ("/" if self.address.path.startswith("/") else ".")
+            self._elsewhere([place], above, self.folder / "artifacts")
             beside = [f"--include=/{name}/***" for name in _BESIDE]
             self._tree(f"{above.rstrip('/')}/", place.parent, [*beside, "--exclude=*"])
         return place
@@ -117,6 +119,22 @@ class _Mirror:
                 "LABTRACK_REMOTE), the copy is made there and does not have to wait.",
                 Exit.LOCKED,
             )
+
+    def _elsewhere(self, files: list[Path], inside: str, target: Path) -> None:
+        """Artifacts outside of the folder: they go to where a reader looks for those that have moved."""
+        for file in files:
+            if not file.is_file() or file.suffix not in databases.SUFFIXES:
+                continue
+            for place, names in elsewhere.folders(file, inside).items():
+                here = target / place.lstrip("/")
+                here.mkdir(mode=0o700, parents=True, exist_ok=True)
+                write_private(self.folder / "names", "".join(f"/{name}/***\n" for name in sorted(names)).encode())
+                chosen = [f"--include-from={self.folder / 'names'}", "--exclude=*"]
+                try:
+                    self._tell(self.connection.rsync([*self.options(), *chosen], f"{place}/", here))
+                except LabtrackError as error:
+                    if error.code != Exit.BAD_INPUT:  # it is gone there, which the reader tells of each run
+                        raise
 
     def _tree(self, path: str, place: Path, chosen: list[str]) -> None:
         """Everything but databases, twice: what ends while the first, long pass is under way is whole in the second."""
