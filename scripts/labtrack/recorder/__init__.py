@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from labtrack.recorder.amend import amend
+    from labtrack.recorder.amending import amend
 
 __all__ = ["amend"]
 
@@ -18,6 +18,6 @@ def __getattr__(name: str) -> Any:
     """`amend`, when it is asked for: MLflow imports this package with itself."""
     if name != "amend":
         raise AttributeError(name)
-    from labtrack.recorder.amend import amend
+    from labtrack.recorder.amending import amend
 
     return amend

@@ -208,7 +208,8 @@ class Live:
             ids = list(some)
             for start in range(0, len(ids), _PIECE):
                 piece = ids[start : start + _PIECE]
-                sql = f'SELECT rowid, {_named(self._tables[name])} FROM "{name}" WHERE rowid IN ({", ".join("?" * len(piece))})'  # noqa: S608
+                columns, marks = _named(self._tables[name]), ", ".join("?" * len(piece))
+                sql = f'SELECT rowid, {columns} FROM "{name}" WHERE rowid IN ({marks})'  # noqa: S608
                 for row, *values in self.database.execute(sql, piece).fetchall():
                     yield some[row], name, self._values(values)
 

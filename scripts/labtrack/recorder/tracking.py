@@ -31,7 +31,6 @@ from labtrack.recorder.place import root_of, settings
 
 _POOL = "MLFLOW_SQLALCHEMYSTORE_POOLCLASS"
 _MOST, _LEAST = 1.7976931348623157e308, -1.7976931348623157e308  # what MLflow's databases have for infinities
-_MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 _lives: dict[Path, Live] = {}
 _making = threading.RLock()
 
@@ -126,12 +125,12 @@ def _called(live: Live, method: Callable[..., Any], *args: Any, **kwargs: Any) -
         try:
             return method(*args, **kwargs)
         except MlflowException as error:
-            if error.error_code not in _MISSING or not loading.load(live, [*args, *kwargs.values()]):
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST" or not loading.load(live, [*args, *kwargs.values()]):
                 raise
             return method(*args, **kwargs)
 
 
-_OWN = ("log_metric", "log_batch", "create_run", "ManagedSessionMaker", "engine")
+_OWN = ("log_metric", "log_batch", "log_param", "create_run", "ManagedSessionMaker", "engine")
 
 
 class RecordingTracking(_Recording, TrackingStore):  # type: ignore[misc]
@@ -169,6 +168,11 @@ class RecordingTracking(_Recording, TrackingStore):  # type: ignore[misc]
                 _called(self._live, super().log_batch, run_id, [], new, tags)
         for metric in metrics:
             self._live.point(_point(run_id, metric))
+
+    def log_param(self, run_id: str, param: Any) -> Any:
+        """Takes a parameter, which of a run that goes on may be another than before."""
+        with jobs.lenient(self._live, run_id, [param]) as new:
+            return _called(self._live, super().log_param, run_id, param) if new else param
 
     def create_run(self, *args: Any, **kwargs: Any) -> Any:
         """Makes a run, or goes on with the job's."""
