@@ -10,7 +10,7 @@ from typing import Any
 from labtrack.errors import BadInputError
 from labtrack.stores import journals
 from labtrack.stores.artifacts import LocalArtifacts
-from labtrack.stores.model import Experiment, LoggedModel, MetricPoint, Problem, RegisteredModel, Run, Trace
+from labtrack.stores.model import Experiment, LoggedModel, MetricPoint, Owner, Problem, RegisteredModel, Run, Trace
 from labtrack.stores.replayed import Replayed
 from labtrack.stores.sqlite import SqliteStore
 from labtrack.stores.summary import PARTS, Summaries
@@ -100,6 +100,10 @@ class RecordingsStore(SqliteStore):
         folder = self.root / journals.FOLDER
         told = [Problem(str(folder / one.journal), one.what, damage=one.damage) for one in self._replayed.told]
         return told + self.found.problems()
+
+    def artifact_folder(self, owner: Owner) -> Path | None:
+        """The folder of a run's or a model's artifacts; None where there is none."""
+        return self._files.folder(owner)
 
     def close(self) -> None:
         super().close()
