@@ -179,7 +179,7 @@ def _complete(entries: Sequence[Entry]) -> bool:
 
 
 def _own_folder(store: RecordingsStore, owner: Owner) -> list[Path]:
-    """The folder that holds the artifacts of a run or a model and nothing else, where it is in the recordings' folder."""
+    """The folder that holds the artifacts of a run or a model and nothing else, where it is among the recordings."""
     place = store.artifact_folder(owner)
     if place is None or place.parent.name != owner.id or store.root.resolve() not in place.resolve().parents:
         return []

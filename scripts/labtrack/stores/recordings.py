@@ -16,6 +16,7 @@ from labtrack.stores.sqlite import SqliteStore
 from labtrack.stores.summary import PARTS, Summaries
 
 _EVERY = 0.2  # seconds between two looks at the journals
+_SHARE = 5  # where a look takes long, it is so many times as long until the next
 
 
 class RecordingsStore(SqliteStore):
@@ -28,7 +29,7 @@ class RecordingsStore(SqliteStore):
         self.root = root
         self._replayed = Replayed(root)
         self._remade = self._replayed.remade
-        self._looked = time.monotonic()
+        self._looked, self._every = time.monotonic(), _EVERY
         try:
             super().__init__(self._replayed.path)
         except BadInputError as error:
@@ -111,10 +112,12 @@ class RecordingsStore(SqliteStore):
 
     def _look(self) -> None:
         """Takes up what was recorded meanwhile."""
-        if time.monotonic() - self._looked < _EVERY:
+        if time.monotonic() - self._looked < self._every:
             return
+        began = time.monotonic()
         self._replayed.refresh()
         self._looked = time.monotonic()
+        self._every = max(_EVERY, _SHARE * (self._looked - began))
         if self._remade != self._replayed.remade:
             self._remade = self._replayed.remade
             self._reopen(self._replayed.path)
