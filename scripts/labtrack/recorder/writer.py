@@ -265,7 +265,8 @@ class Writer:
         return {run_id: f"{', '.join(what)} ({why}; {when})" for run_id, what in told.items()}
 
     def _write(self) -> None:
-        pieces, size = [], 0
+        pieces: list[bytes] = []
+        size = 0
         for one in self._frames:
             if pieces and size + len(one) > _PIECE:
                 break

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from labtrack import files
-from labtrack.errors import BadInputError, LabtrackError
+from labtrack.errors import BadInputError, Exit, LabtrackError
 from labtrack.stores import journals
 from labtrack.stores.journals import Header
 from labtrack.stores.replay import OWN, BrokenRecordError, Replay
@@ -135,7 +135,7 @@ class Replayed:
                     yield
                     return
             except LabtrackError as error:
-                if error.code != files.Exit.LOCKED or time.monotonic() > end:
+                if error.code != Exit.LOCKED or time.monotonic() > end:
                     raise
                 time.sleep(0.05)
 
@@ -193,10 +193,9 @@ class Replayed:
             self._newest = max(self._newest, _version(header))
         for one in grown:
             self._replay(database, replay, one, headers[one.name], known.get(one.name, _Place(0, -1)))
-        for header in headers.values():
-            if header is not None:
-                replay.again(header)
-                break
+        known_ones = [one for one in headers.values() if one is not None]
+        if known_ones:
+            replay.again(known_ones[0])
         return bool(grown)
 
     def _replay(
