@@ -7,7 +7,7 @@ import sys
 import click
 
 from labtrack import __version__
-from labtrack.cli import admin, boards, curves, local, output, portable, researcher, results, sync, ui
+from labtrack.cli import admin, boards, curves, local, output, portable, recorder, researcher, results, sync, ui
 from labtrack.cli.bucket import bucket
 from labtrack.errors import Exit, LabtrackError
 
@@ -23,7 +23,7 @@ def cli() -> None:
     For researchers: setup, doctor, sync, export, import, ui, and env check.
     For their results: leaderboard, compare, diff, sweep, table, dataset, lineage, runs, query, snapshot,
     plot, report.
-    Without a server: project, usage, clean, prune, backup, who.
+    Without a server: project, usage, clean, prune, backup, who, init-store.
 
     Exit codes: 0 fine, 1 something failed, 2 wrong usage or input, 3 a recording is damaged,
     75 another call is at work.
@@ -42,6 +42,7 @@ for command in (
     *curves.COMMANDS,
     *ui.COMMANDS,
     *local.COMMANDS,
+    *recorder.COMMANDS,
 ):
     cli.add_command(command)
 for command in admin.ENV_COMMANDS:
