@@ -18,6 +18,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+import test_recordings as recordings
 from recorded import make_files, make_sqlite
 from sshd import Sshd
 
@@ -105,6 +106,20 @@ def test_pull_brings_artifacts_from_where_the_database_says(sshd: Sshd, there: P
         assert store.open_artifact(run, "model.bin").read().decode() == first
     copied = sorted(path.read_text() for path in cached(tmp_path).rglob("model.bin"))
     assert copied == [first]
+
+
+def test_pull_of_a_folder_of_recordings_follows_their_growth(sshd: Sshd, there: Path) -> None:
+    journal = recordings.write(there, "a", recordings.experiment(), recordings.run(), recordings.points())
+    place = pull(url(sshd, there))
+    with open_store(there) as here, open_store(place) as store:
+        assert (store.identity, store.metric_keys(recordings.RUN)) == (here.identity, {"loss": 3})
+        recordings.write(there, "b", recordings.experiment(), recordings.run("b" * 32), clock=recordings.T0 + 1)
+        with journal.open("ab") as file:
+            file.write(b"half of a rec")
+        pull(url(sshd, there))
+    assert ids(place) == sorted([recordings.RUN, "b" * 32])
+    with open_store(place) as store:
+        assert not [one for one in store.problems() if one.damage]
 
 
 def test_pull_again_brings_what_is_new_and_takes_away_what_is_gone(sshd: Sshd, there: Path) -> None:
