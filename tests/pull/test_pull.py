@@ -265,6 +265,32 @@ def test_pull_that_was_killed_itself_goes_on_with_what_came(sshd: Sshd, there: P
     assert not list((cached(tmp_path) / "tmp").iterdir())
 
 
+def test_pull_that_is_killed_again_and_again_comes_to_its_end(sshd: Sshd, there: Path, tmp_path: Path) -> None:
+    runs = make_sqlite(there / "mlflow.db", 3)
+    files = {there / "mlruns" / "0" / run / "artifacts" / "model.bin": os.urandom(3_000_000) for run in runs}
+    for path, data in files.items():
+        path.parent.mkdir(parents=True)
+        path.write_bytes(data)
+    slowly = "sed 's/--server/--server --bwlimit=3000/'"
+    sshd.authorize(f'command="eval $(echo \\"$SSH_ORIGINAL_COMMAND\\" | {slowly})"')
+    script = "import sys; from labtrack.stores.pull import pull; pull(sys.argv[1])"
+    for number in range(6):
+        process = subprocess.Popen([sys.executable, "-c", script, url(sshd, there)], stderr=subprocess.DEVNULL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.4 + 0.35 * number)
+        process.kill()
+        process.wait()
+        for path in cached(tmp_path).glob("files/runs/mlruns/0/*/artifacts/*"):
+            assert path.read_bytes() == files[there / path.relative_to(cached(tmp_path) / "files" / "runs")]
+    sshd.authorize()
+    place = pull(url(sshd, there))
+    assert ids(place) == sorted(runs)
+    copies = {there / path.relative_to(place): path.read_bytes() for path in place.rglob("model.bin")}
+    assert copies == files
+    assert not list(cached(tmp_path).glob("partial/*"))
+    assert not list(cached(tmp_path).glob("work-*"))
+
+
 def test_pull_follows_no_link_out_of_the_folder(sshd: Sshd, there: Path, tmp_path: Path, caplog) -> None:
     make_files(there / "mlruns", runs=1)
     (tmp_path / "secret").write_text("of this machine")

@@ -47,15 +47,15 @@ def test_pulled_and_synced_there_are_the_same_runs(
 ) -> None:
     first = recording.run()
     recording.points(first, "loss", [3.0, 2.0, 1.0])
-    assert sync(recording.path, server)["counts"]["created"] == 1
+    assert sync(recording.path, server)["counts"]["new"] == 1
     second = recording.run()
     recording.points(second, "loss", [3.0])
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "laptop"))  # another machine knows of no earlier sync
     source = sshd.address + quote(str(recording.folder))
-    assert sync(source, server, "--verify")["counts"]["created"] == 1
-    assert sync(source, server)["counts"]["created"] == 0
+    assert sync(source, server, "--verify")["counts"]["new"] == 1
+    assert sync(source, server)["counts"]["new"] == 0
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    assert sync(recording.path, server)["counts"]["created"] == 0
+    assert sync(recording.path, server)["counts"]["new"] == 0
     assert len(server.runs(recording.name)) == 2
 
 

@@ -20,7 +20,7 @@ from labtrack.files import home, lock, make_private_folder, write_private
 from labtrack.printable import clean
 from labtrack.stores.pull import databases, elsewhere
 from labtrack.stores.pull.address import Address
-from labtrack.stores.pull.ssh import PARTLY, SILENCE, VANISHED, Connection, Done, connected
+from labtrack.stores.pull.ssh import PARTLY, SILENCE, VANISHED, Connection, Done, connected, end_left_over
 
 _LOG = logging.getLogger("labtrack.pull")
 _ADDRESS = "address"
@@ -67,6 +67,8 @@ class _Mirror:
         for name in ("files", "staging", "partial", "tmp"):
             make_private_folder(folder / name)
         write_private(folder / _ADDRESS, f"{self.address}\n".encode("utf-8", "surrogateescape"))
+        connection.note = folder / "child"
+        end_left_over(connection.note)
         self._resume()
 
     def update(self) -> Path:
@@ -168,3 +170,5 @@ class _Mirror:
                 shutil.rmtree(path)
             else:
                 path.unlink()
+        for left in self.folder.glob("work-*"):
+            shutil.rmtree(left, ignore_errors=True)

@@ -7,9 +7,11 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -38,13 +40,15 @@ class Done:
 class Connection:
     """ssh to one machine.  ssh: the command with its options, without the machine.
 
-    follow: the options of rsync with which a link to a database is followed.
+    follow: the options of rsync with which a link to a database is followed.  note: a file that says which process
+    is under way, for the next call to end it should this one be killed.
     """
 
     address: Address
     ssh: list[str]
     env: Mapping[str, str] = field(repr=False)
     follow: list[str] = field(default_factory=lambda: ["--copy-links"])
+    note: Path | None = None
 
     def rsync(self, arguments: Sequence[str], path: str, target: Path | None = None) -> Done:
         """Fetches `path` of that machine.  Raises LabtrackError where rsync could not do its work at all.
@@ -75,7 +79,11 @@ class Connection:
                 command, stdin=stdin, stdout=out or said, stderr=err, env={**self.env, "LC_ALL": "C"}, umask=0o077
             )
             try:
+                if self.note:
+                    self.note.write_text(f"{process.pid} {_born(process.pid)}")
                 process.wait()
+                if self.note:
+                    self.note.unlink(missing_ok=True)
             except BaseException:
                 process.terminate()
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -133,6 +141,29 @@ def connected(
             if shares and Path(folder, "s").exists():
                 with contextlib.suppress(OSError):
                     connection.call([*ssh, "-O", "exit", "--", address.machine])
+
+
+def end_left_over(note: Path, patience: float = 10.0) -> None:
+    """Ends what a call that was killed has left running, and waits for its end; nothing else that has its number."""
+    try:
+        pid, born = note.read_text().split()
+    except (OSError, ValueError):
+        return
+    until = time.monotonic() + patience
+    while born != "-" and born == _born(int(pid)) and time.monotonic() < until:
+        with contextlib.suppress(OSError):
+            os.kill(int(pid), signal.SIGTERM)
+        time.sleep(0.05)
+    note.unlink(missing_ok=True)
+
+
+def _born(pid: int) -> str:
+    """When a process began; what is no process has none, and one that has ended neither."""
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return "-" if state == "Z" else fields[18]
+    except (OSError, IndexError, ValueError):
+        return "-"
 
 
 def _has_own_socket(ssh: Sequence[str], address: Address, env: Mapping[str, str]) -> bool:
