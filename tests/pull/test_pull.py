@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import quote
 
 import pytest
@@ -354,6 +355,14 @@ def test_pull_says_what_is_wrong_with_the_login(sshd: Sshd, there: Path, tmp_pat
     sshd.authorize('command="echo Welcome to fir; eval $SSH_ORIGINAL_COMMAND"')
     with pytest.raises(LabtrackError, match="is not rsync"):
         pull(url(sshd, there))
+
+
+def test_pull_that_does_not_go_on_this_disk_is_refused(sshd: Sshd, there: Path, monkeypatch) -> None:
+    make_files(there / "mlruns", runs=1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=500_000_100))
+    with pytest.raises(LabtrackError, match=r"has room for 0\.0 GB") as refused:
+        pull(url(sshd, there))
+    assert "XDG_CACHE_HOME" in refused.value.hint
 
 
 def test_two_pulls_at_once_do_not_meet(sshd: Sshd, there: Path, tmp_path: Path) -> None:

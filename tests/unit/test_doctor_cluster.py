@@ -135,6 +135,22 @@ def test_wal_is_a_failure_on_a_network_file_system(tmp_path: Path) -> None:
     assert (row.status, row.hint.endswith("'PRAGMA journal_mode=DELETE'")) == (Status.FAILED, True)
 
 
+def test_journal_of_a_job_that_was_killed_is_told(tmp_path: Path) -> None:
+    make_sqlite(tmp_path / "mlflow.db", 1)
+    (tmp_path / "mlflow.db-journal").write_bytes(b"x" * 512)
+    row = rows(folder.check(Place(tmp_path, None, {})))["journal"]
+    assert (row.status, "never" in row.hint) == (Status.WARNING, True)
+
+
+def test_mount_of_a_link_is_that_of_what_it_leads_to(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "scratch").symlink_to("real")
+    (tmp_path / "mounts").write_text(f"/dev/vda / ext4 rw 0 0\nmds:/s {tmp_path}/real lustre rw,localflock 0 0\n")
+    found = mounts.mount_of(tmp_path / "scratch" / "runs", tmp_path / "mounts")
+    assert found is not None
+    assert found.kind == "lustre"
+
+
 def test_locked_database_names_who_writes_it(tmp_path: Path) -> None:
     database = tmp_path / "mlflow.db"
     make_sqlite(database, 1)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 
 import pytest
+from click.testing import CliRunner
 
+from labtrack.cli import cli
 from labtrack.errors import BadInputError, LabtrackError
 from labtrack.stores import open_store
-from labtrack.stores.pull import Address, databases, is_address, ssh
+from labtrack.stores.pull import Address, databases, is_address, refuse, ssh
+from labtrack.ui import session
 
 
 @pytest.mark.parametrize(
@@ -58,6 +61,16 @@ def test_address_key_is_one_for_each_place() -> None:
     assert len(same) == 1
     assert len(other | same) == 4
     assert "/" not in Address.parse("ssh://[::1]/a").key
+
+
+def test_what_changes_a_recording_is_refused_for_another_machines() -> None:
+    for how in (["--status", "FAILED"], ["--synced"]):
+        found = CliRunner().invoke(cli, ["prune", "ssh://ada@fir:2/runs", *how], standalone_mode=False).exception
+        assert isinstance(found, BadInputError)
+        assert found.hint == "do it there: ssh -p 2 ada@fir labtrack prune ..."
+    with pytest.raises(BadInputError, match="on another machine"):
+        session._link("ssh://fir/runs", None, None)
+    refuse("/here/runs", "prune")
 
 
 def test_pull_without_ssh_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

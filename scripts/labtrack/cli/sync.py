@@ -136,7 +136,7 @@ def run(given: dict[str, Any]) -> None:
     watching = bool(given["watch"]) and not given["dry_run"]
     terminated = _stop_when_told(last_pass=watching)
     shows = progress.shows(quiet=given["as_data"], verbose=given["verbose"])
-    sources, copies = _sources(given["sources"])
+    sources, copies = _sources(given["sources"], quiet=given["as_data"])
     if watching and len(sources) > 1:
         raise BadInputError(
             f"--watch follows one recording, and there are {len(sources)}: {', '.join(sources)}.",
@@ -163,7 +163,7 @@ def run(given: dict[str, Any]) -> None:
     sys.exit(_several(sources, one, given))
 
 
-def _sources(given: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+def _sources(given: Sequence[str], *, quiet: bool) -> tuple[list[str], dict[str, str]]:
     """The recordings that are meant, each once; and of those that are copies, where they are copied from."""
     from labtrack.stores import find_stores
     from labtrack.stores.pull import is_address
@@ -171,6 +171,8 @@ def _sources(given: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     found: dict[str, None] = {}
     copies: dict[str, str] = {}
     for source in given:
+        if is_address(source) and not quiet:
+            output.line(f"fetch {source}", err=True)
         alone = is_address(source) and len(given) == 1  # what is wrong with its machine is told at once
         places = find_stores(source) if alone else _found(source)
         if is_address(source):

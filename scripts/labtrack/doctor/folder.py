@@ -9,7 +9,7 @@ import stat
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from labtrack.doctor import locks, mounts
@@ -31,16 +31,23 @@ _MB = 2**20
 
 @dataclass(frozen=True)
 class Place:
-    """A folder, the mount it is in, and the variables of whoever records there."""
+    """A folder, and the variables of whoever records there.  known: the mount it is in, where that was asked before."""
 
     folder: Path
-    mount: Mount | None
+    known: Mount | None
     env: Mapping[str, str]
+
+    @property
+    def mount(self) -> Mount | None:
+        """The mount it is in."""
+        doing("find its file system")
+        return self.known or mounts.mount_of(self.folder)
 
 
 def check(place: Place) -> Iterator[Result]:
     """All checks of the folder, the cheap ones first."""
-    yield mounts.check(place.folder, place.mount)
+    place = replace(place, known=place.mount)
+    yield mounts.check(place.folder, place.known)
     doing("look at the folder")
     folder = place.folder
     try:
@@ -121,8 +128,8 @@ def _file(path: Path, head: bytes, place: Place) -> Iterator[Result]:
             f"{path.name} is in WAL mode",
             f"when nothing has it open: sqlite3 {path} 'PRAGMA journal_mode=DELETE'",
         )
-        if place.mount and place.mount.network:
-            yield failed("journal mode", f"{seen} on {place.mount.kind}: two machines that write it destroy it", hint)
+        if place.known and place.known.network:
+            yield failed("journal mode", f"{seen} on {place.known.kind}: two machines that write it destroy it", hint)
         else:
             yield ok("journal mode", f"{seen}, which is right while one machine has it")
     else:
@@ -130,12 +137,24 @@ def _file(path: Path, head: bytes, place: Place) -> Iterator[Result]:
     doing(f"ask who has {path.name} locked")
     pid = locks.writer(path)
     if pid is None:
+        yield from _left_behind(path)
         return
     names = [
         f"process {one.pid} of {one.user}, {one.job or one.command[:60]}" for one in holders(path).holders if one.writes
     ]
-    who = "; ".join(names) or (f"process {pid}" if pid else "a process of another machine")
+    known = pid and Path(f"/proc/{pid}").exists()
+    who = "; ".join(names) or (f"process {pid}" if known else "a process of another machine")
     yield warning("locked database", f"{path.name} is being written by {who}", f"labtrack who {path}")
+
+
+def _left_behind(path: Path) -> Iterator[Result]:
+    journal = path.with_name(f"{path.name}-journal")
+    with contextlib.suppress(OSError):
+        if journal.stat().st_size:
+            seen = f"{journal.name} is there and nobody writes: a job was killed in the middle of a commit"
+            yield warning(
+                "journal", seen, "delete it never: whoever opens the database next to write undoes that commit."
+            )
 
 
 def _schemas(paths: list[Path]) -> Iterator[Result]:
@@ -199,10 +218,11 @@ def _oldest(place: Place) -> Result:
 
 def quota(place: Place) -> Iterator[Result]:
     """What the file system's own command says about this user's quota."""
-    kind = place.mount.kind if place.mount else ""
+    mount = place.mount
+    kind = mount.kind if mount else ""
     user = str(os.getuid())
     commands = {
-        "lustre": ["lfs", "quota", "-q", "-u", user, place.mount.point if place.mount else "/"],
+        "lustre": ["lfs", "quota", "-q", "-u", user, mount.point if mount else "/"],
         "gpfs": ["mmlsquota", "-u", user, "--block-size", "1K"],
         "beegfs": ["beegfs-ctl", "--getquota", "--uid", user],
     }
@@ -217,8 +237,7 @@ def quota(place: Place) -> Iterator[Result]:
         said = " ".join(done.stdout.split())[-300:]
         yield ok("quota", said) if said else skipped("quota", f"`{' '.join(command)}` says nothing")
         return
-    source = place.mount.source if place.mount else ""
-    point = place.mount.point if place.mount else ""
+    source, point = (mount.source, mount.point) if mount else ("", "")
     rows = [_limits(line[1:]) for line in lines if line and line[0] in (point, source)]
     if not rows:
         yield skipped("quota", f"`{' '.join(command)}` names none for this file system")

@@ -6,7 +6,6 @@ SQLite takes POSIX locks.  Some mounts refuse them, and some keep them within on
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import socket
@@ -14,12 +13,18 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from labtrack.doctor.bounded import doing
 from labtrack.doctor.result import Result, failed, ok, skipped
+
+try:
+    import fcntl
+except ImportError:  # Windows, which `cluster.examine` refuses
+    fcntl = None  # type: ignore[assignment]
 
 BETWEEN = "locks between nodes"
 _TRY = """\
@@ -39,13 +44,14 @@ _HINT = (
 )
 _WITHOUT = "locks on this machine"
 _PENDING, _RESERVED = 0x40000000, 0x40000001  # https://sqlite.org/src/file/src/os.h: who writes holds these bytes
+_PREFIX, _LEFT = ".labtrack-doctor-", 60.0  # seconds after which such a file is nobody's
 _FLOCK = "hhqqi4x"
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[Path]:
     """A file in a folder that this process has locked."""
-    descriptor, name = tempfile.mkstemp(prefix=".labtrack-doctor-", dir=folder)
+    descriptor, name = tempfile.mkstemp(prefix=_PREFIX, dir=folder)
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield Path(name)
@@ -58,6 +64,10 @@ def _locked(folder: Path) -> Iterator[Path]:
 def here(folder: Path) -> Iterator[Result]:
     """Two processes of this machine want the same lock."""
     doing("take a lock")
+    for left in folder.glob(f"{_PREFIX}*"):  # of a call that was ended while the file system hung
+        with contextlib.suppress(OSError):
+            if left.stat().st_uid == os.getuid() and left.stat().st_mtime < time.time() - _LEFT:
+                left.unlink()
     hint = _HINT.format(folder=folder)
     try:
         with _locked(folder) as file:

@@ -34,12 +34,12 @@ class Mount:
 
 
 def mount_of(folder: Path, table: Path = MOUNTS) -> Mount | None:
-    """The mount that a folder is in, by its name alone: nothing of the folder is touched."""
+    """The mount that a folder is in.  Follows links, and so hangs where the file system does."""
     try:
         lines = table.read_text(errors="surrogateescape").splitlines()
     except OSError:
         return None
-    where, best = os.path.abspath(folder), None  # noqa: PTH100  resolve() would look at the file system
+    where, best = os.path.realpath(folder), None
     for line in lines:
         fields = line.split(" ")
         if len(fields) < 4:  # noqa: PLR2004

@@ -82,6 +82,19 @@ def is_address(text: str) -> bool:
     return text.strip().lower().startswith("ssh:/")
 
 
+def refuse(source: str, doing: str) -> None:
+    """Raises BadInputError where a source is on another machine: only its copy would be changed.
+
+    doing: the command that changes what it is given.
+    """
+    if is_address(source):
+        where = Address.parse(source)
+        raise BadInputError(
+            f"{doing} changes what is recorded, and {where} is on another machine, of which there is only a copy here.",
+            f"do it there: ssh {f'-p {where.port} ' if where.port else ''}{where.machine} labtrack {doing} ...",
+        )
+
+
 def _path(path: str, text: str) -> str:
     if any(ord(one) < 32 or ord(one) == 127 for one in path):  # noqa: PLR2004  control characters
         raise BadInputError(f"There is a line end or another control character in the path of {text!r}.", _FORM)

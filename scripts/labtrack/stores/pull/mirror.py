@@ -23,9 +23,10 @@ from labtrack.stores.pull.address import Address
 from labtrack.stores.pull.ssh import PARTLY, SILENCE, VANISHED, Connection, Done, connected, end_left_over
 
 _LOG = logging.getLogger("labtrack.pull")
-_ADDRESS = "address"
+_ADDRESS, _COMPLETE = "address", "complete"
 _BESIDE = ("mlruns", "mlartifacts", "artifacts")  # folders beside a database that has its artifacts in them
 _LEFT_OVER = re.compile(r"(.+)\.[A-Za-z0-9]{6}")  # rsync's name for a file under way
+_ROOM = 500_000_000  # bytes that stay free
 _TELLS = 5  # lines of what was left out
 
 
@@ -88,6 +89,7 @@ class _Mirror:
             self._elsewhere([place], above, self.folder / "artifacts")
             beside = [f"--include=/{name}/***" for name in _BESIDE]
             self._tree(f"{above.rstrip('/')}/", place.parent, [*beside, "--exclude=*"])
+        (self.folder / _COMPLETE).touch(0o600)
         return place
 
     def _kind(self) -> str:
@@ -140,11 +142,25 @@ class _Mirror:
 
     def _tree(self, path: str, place: Path, chosen: list[str]) -> None:
         """Everything but databases, twice: what ends while the first, long pass is under way is whole in the second."""
+        if not (self.folder / _COMPLETE).exists():
+            self._need_room(path, place, chosen)
         for _ in range(2):
             done = self.connection.rsync([*self.options(), *chosen], path, place)
             self._tell(done)
             if not any(line.startswith(">f") for line in done.out.splitlines()):
                 break
+
+    def _need_room(self, path: str, place: Path, chosen: list[str]) -> None:
+        """Raises LabtrackError where what is to come the first time does not go on this disk: a home is named soon."""
+        done = self.connection.rsync(["-rtln", "--stats", SILENCE, *chosen], path, place)
+        found = re.search(r"^Total file size: ([\d,]+)", done.out, re.MULTILINE)
+        size, free = int(found[1].replace(",", "")) if found else 0, shutil.disk_usage(place).free
+        if size > free - _ROOM:
+            left = max(0, free - _ROOM) / 1e9
+            raise LabtrackError(
+                f"{self.address} has {size / 1e9:.1f} GB, and {place} has room for {left:.1f} GB.",
+                "name the folder with the recordings alone, or another disk for the copy: export XDG_CACHE_HOME=/data",
+            )
 
     def options(self) -> list[str]:
         """How files are copied: whole or not at all, none that others may read, and no link that leads elsewhere."""

@@ -23,6 +23,7 @@ from labtrack.stores.pull.address import Address
 
 _CONNECT, _SILENCE = 20, 120  # seconds for a connection, and without any byte from the far side
 _PLAIN = re.compile(r"[A-Za-z0-9_./+=@%,:-]+")
+_SHORT = 60  # characters of a folder for a socket
 _SAID = 600  # characters of the other side's words that are shown
 VANISHED, PARTLY = 24, 23  # exit codes of rsync
 
@@ -109,12 +110,12 @@ class Connection:
 
 @contextmanager
 def connected(
-    address: Address, env: Mapping[str, str] | None = None, *, asks: bool | None = None
+    address: Address, env: Mapping[str, str] | None = None, *, asks: bool | None = None, shares: bool = True
 ) -> Iterator[Connection]:
     """ssh as the user has configured it, made so that all calls of one pull share one login.
 
     env: LABTRACK_SSH is the command to use instead of `ssh`, with options.  asks: whether ssh may ask for a password;
-    where it is not given, whether there is somebody to answer.
+    where it is not given, whether there is somebody to answer.  shares: whether there will be several calls.
     Raises LabtrackError where there is no ssh.
     """
     env = os.environ if env is None else env
@@ -130,15 +131,18 @@ def connected(
     ssh += [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
     if address.port:
         ssh += ["-p", str(address.port)]
-    with tempfile.TemporaryDirectory(prefix="lt-") as folder:
-        shares = os.name != "nt" and not _has_own_socket(ssh, address, env)
-        if shares:
-            ssh += ["-o", "ControlMaster=auto", "-o", f"ControlPath={folder}/s", "-o", "ControlPersist=30"]
+    if not shares or os.name == "nt" or _has_own_socket(ssh, address, env):
+        yield Connection(address, ssh, env)
+        return
+    # a socket's name has room for a hundred characters, of which ssh takes some itself
+    short = "/tmp" if len(tempfile.gettempdir()) > _SHORT and os.path.isdir("/tmp") else None  # noqa: S108, PTH112
+    with tempfile.TemporaryDirectory(prefix="lt-", dir=short) as folder:
+        ssh += ["-o", "ControlMaster=auto", "-o", f"ControlPath={folder}/s", "-o", "ControlPersist=30"]
         connection = Connection(address, ssh, env)
         try:
             yield connection
         finally:
-            if shares and Path(folder, "s").exists():
+            if Path(folder, "s").exists():
                 with contextlib.suppress(OSError):
                     connection.call([*ssh, "-O", "exit", "--", address.machine])
 
