@@ -202,7 +202,8 @@ def _server_version(env: Mapping[str, str]) -> str:
 def _refuse_foreign(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise BadInputError(f"{folder} is a file.", "name a folder that is not there yet.")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / MARK).exists():
+    foreign = folder.is_dir() and any(not one.name.startswith(MARK) for one in folder.iterdir())
+    if foreign and not (folder / MARK).exists():
         raise BadInputError(
             f"{folder} is there already, and `labtrack setup` did not make it; nothing in it was touched.",
             f"name another folder; or put labtrack into it yourself: {folder}/bin/python -m pip install labtrack",

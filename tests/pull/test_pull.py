@@ -277,8 +277,11 @@ def test_pull_that_is_killed_again_and_again_comes_to_its_end(sshd: Sshd, there:
     script = "import sys; from labtrack.stores.pull import pull; pull(sys.argv[1])"
     for number in range(6):
         process = subprocess.Popen([sys.executable, "-c", script, url(sshd, there)], stderr=subprocess.DEVNULL)
+        until = time.monotonic() + 30
+        while process.poll() is None and time.monotonic() < until and not list(tmp_path.glob("cache/*/*/*/child")):
+            pass
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(0.4 + 0.35 * number)
+            process.wait(0.3 * number)
         process.kill()
         process.wait()
         for path in cached(tmp_path).glob("files/runs/mlruns/0/*/artifacts/*"):

@@ -95,6 +95,7 @@ def test_pull_without_ssh_says_what_to_install(monkeypatch: pytest.MonkeyPatch) 
         ("rsync: connection unexpectedly closed (4711 bytes received so far) [Receiver]", "broke", "again"),
         ("/home/ada/.ssh/config: line 3: Bad configuration option: foo", "configuration", "config"),
         ("rsync: write failed on x: No space left on device (28)", "disk is full", "df -h"),
+        ("rsync: --info=name1,symsafe1: unknown option", "is another one", "3.1"),
         ("something new", "ended with 12", "by hand"),
     ],
 )  # fmt: skip

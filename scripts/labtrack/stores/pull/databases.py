@@ -56,7 +56,12 @@ class Fetched:
             names = single.translate({ord(one): f"\\{one}" for one in "*?[\\"})  # for rsync's patterns
             chosen = [*(f"--include=/{names}{one}" for one in beside), "--exclude=*"]
         else:
-            chosen = [*_ONLY, *(f"--include={one}" for one in _PATTERNS), "--exclude=*", "--prune-empty-dirs"]
+            chosen = [
+                *_ONLY,
+                *(f"--include={one}" for one in _PATTERNS if not one.endswith("-shm")),
+                "--exclude=*",
+                "--prune-empty-dirs",
+            ]
         known = self._known()
         doubtful: dict[str, str] = {}
         names_now: dict[str, list[object]] = {}

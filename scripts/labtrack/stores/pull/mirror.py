@@ -137,8 +137,8 @@ class _Mirror:
                 try:
                     self._tell(self.connection.rsync([*self.options(), *chosen], f"{place}/", here))
                 except LabtrackError as error:
-                    if error.code != Exit.BAD_INPUT:  # it is gone there, which the reader tells of each run
-                        raise
+                    if error.code != Exit.BAD_INPUT and "rrsync error" not in error.what:
+                        raise  # else it is gone there, or not for this key: the reader tells of each run
 
     def _tree(self, path: str, place: Path, chosen: list[str]) -> None:
         """Everything but databases, twice: what ends while the first, long pass is under way is whole in the second."""

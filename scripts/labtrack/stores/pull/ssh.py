@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import shlex
@@ -25,6 +26,7 @@ _CONNECT, _SILENCE = 20, 120  # seconds for a connection, and without any byte f
 _PLAIN = re.compile(r"[A-Za-z0-9_./+=@%,:-]+")
 _SHORT = 60  # characters of a folder for a socket
 _SAID = 600  # characters of the other side's words that are shown
+_QUOTES = (3, 2, 4)
 VANISHED, PARTLY = 24, 23  # exit codes of rsync
 
 
@@ -62,7 +64,7 @@ class Connection:
                 "rsync is not on this machine, and it is what fetches recordings from another one.",
                 "apt install rsync   (or dnf, brew: install rsync)",
             )
-        command = [program, "-e", self._shell(), *([] if _PLAIN.fullmatch(path) else ["-s"])]
+        command = [program, "-e", self._shell(), *_quoting(program, path)]
         command += [*arguments, self.address.remote(path), *([f"{target}/"] if target else [])]
         done = self.call(command)
         if done.code in (0, VANISHED):
@@ -106,6 +108,23 @@ class Connection:
             if "'" in one or '"' in one:
                 raise BadInputError(f"LABTRACK_SSH has a quote in it that rsync can't take: {one!r}.", "leave it out.")
         return " ".join(one if _PLAIN.fullmatch(one) else f"'{one}'" for one in self.ssh)
+
+
+def _quoting(program: str, path: str) -> list[str]:
+    """The option with which a path comes through the far side's shell: from 3.2.4 on, rsync quotes it itself."""
+    return [] if _PLAIN.fullmatch(path) or _version(program) >= _QUOTES else ["-s"]
+
+
+@functools.lru_cache
+def _version(program: str) -> tuple[int, ...]:
+    try:
+        said = subprocess.run(
+            [program, "--version"], capture_output=True, text=True, timeout=_CONNECT, check=False
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    found = re.search(r"version (\d+)\.(\d+)\.(\d+)", said)
+    return tuple(map(int, found.groups())) if found else ()
 
 
 @contextmanager
@@ -215,6 +234,11 @@ _WORDS: tuple[tuple[str, str, str], ...] = (
         "|timed out during banner|not responding",
         "{host} can't be reached by ssh",
         "try `{try_it}`; a firewall or a VPN may be in between, and -p or `Port` in ~/.ssh/config may be needed.",
+    ),
+    (
+        "rsync.*(unknown|unrecognized|invalid) option|rsync error: syntax",
+        "the rsync here, or the one on {host}, is another one than it has to be",
+        "rsync 3.1 or later is needed on both: rsync --version   (macOS has its own: brew install rsync)",
     ),
     (
         "Bad owner or permissions|Bad configuration option|terminating, \\d+ bad|unknown option",
