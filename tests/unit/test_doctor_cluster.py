@@ -7,8 +7,11 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +21,7 @@ from recorded import make_sqlite
 
 from labtrack.cli import cli
 from labtrack.doctor import bounded, cluster, folder, locks, mounts, site
+from labtrack.doctor.context import Context
 from labtrack.doctor.folder import Place
 from labtrack.doctor.mounts import Mount
 from labtrack.doctor.result import Result, Status, ok, skipped, worst
@@ -286,6 +290,30 @@ def test_gateway_is_tried_without_asking(
     assert rows(site.Gateways(env).check("-oProxyCommand=x"))["gateway"].status is Status.FAILED
 
 
+@pytest.mark.parametrize(("skew", "status"), [(0, Status.OK), (-120, Status.WARNING), (2000, Status.FAILED)])
+def test_clock_is_compared_with_the_servers(skew: int, status: Status) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response_only(200)
+            self.send_header("Date", formatdate(time.time() + skew, usegmt=True))
+            self.send_header("Content-Length", "6")
+            self.end_headers()
+            self.wfile.write(b"3.17.2")
+
+        def log_message(self, *_: object) -> None:
+            """Quiet."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        uri = f"http://127.0.0.1:{server.server_port}"
+        env = {"MLFLOW_TRACKING_URI": uri, "MLFLOW_TRACKING_USERNAME": "ada", "MLFLOW_TRACKING_PASSWORD": "x"}
+        assert rows(site.clock(Context(env, timeout=10)))["clock"].status is status
+        server.shutdown()
+    assert rows(site.clock(Context({"MLFLOW_TRACKING_URI": "labtrack:///x"})))["clock"].status is Status.SKIPPED
+    gone = rows(site.clock(Context(env, timeout=1)))
+    assert (gone["server"].status, gone["clock"].status) == (Status.WARNING, Status.SKIPPED)
+
+
 def test_a_file_system_that_hangs_is_a_finding_in_time(tmp_path: Path) -> None:
     make_sqlite(tmp_path / "a.db", 1)
     os.mkfifo(tmp_path / "b.db")  # nobody ever answers
@@ -320,6 +348,7 @@ def test_doctor_of_a_cluster_prints_json_and_gives_the_exit_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cluster, "SECONDS", 30.0)  # a busy machine is not what this test is about
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"labtrack://{tmp_path}/runs")
     done = CliRunner().invoke(cli, ["doctor", "--json", "--cluster"])
     found = json.loads(done.stdout)

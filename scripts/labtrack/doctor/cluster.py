@@ -18,8 +18,8 @@ from labtrack.doctor.context import Context
 from labtrack.doctor.result import Result, failed, skipped
 from labtrack.errors import BadInputError
 
-SECONDS = 2.5
-_ANSWER = 2.0  # seconds that a server or a gateway has
+SECONDS = 2.2
+_ANSWER = 1.8  # seconds that a server or a gateway has
 
 
 def folder_of(env: Mapping[str, str]) -> str:
@@ -32,8 +32,8 @@ def folder_of(env: Mapping[str, str]) -> str:
     return uri if uri and "://" not in uri else "."
 
 
-def examine(folder: Path, env: Mapping[str, str] | None = None, seconds: float = SECONDS) -> Iterator[Result]:
-    """All checks of a folder and what is around it, in at most so many seconds.
+def examine(folder: Path, env: Mapping[str, str] | None = None, seconds: float | None = None) -> Iterator[Result]:
+    """All checks of a folder and what is around it, in at most so many seconds, or SECONDS.
 
     Raises BadInputError where this system can't do that.
     """
@@ -59,7 +59,7 @@ def examine(folder: Path, env: Mapping[str, str] | None = None, seconds: float =
         ),
         Group("clock", functools.partial(site.clock, Context(env, timeout=_ANSWER)), _no_answer("the server", "clock")),
     ]  # fmt: skip
-    yield from bounded.examine(groups, seconds)
+    yield from bounded.examine(groups, SECONDS if seconds is None else seconds)
 
 
 def _hangs(folder: Path, doing: str, seconds: float) -> Result:
