@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from labtrack.cli import output
 from labtrack.cli.options import together
+from labtrack.errors import Exit
+
+if TYPE_CHECKING:
+    from labtrack.run.reconcile import Outcome
 
 _FOLDER = (
     "Where jobs record.  [default: LABTRACK_FOLDER, $SCRATCH/labtrack, or labtrack-runs where the job was submitted]"
@@ -59,4 +65,92 @@ def run(command: tuple[str, ...], no_sync: bool, **given: Any) -> None:
     sys.exit(ending.code)
 
 
-COMMANDS: tuple[click.Command, ...] = (run,)
+@click.command()
+@click.option(
+    "-s", "--source", "folder", metavar="FOLDER",
+    help="The folder that jobs record into.  [default: that of `labtrack run`, if -d is not given]",
+)
+@click.option("-d", "--destination", metavar="URI", help="Also, or only, end your runs at this server.")
+@click.option("--dry-run", is_flag=True, help="Show what would be changed, and change nothing.")
+@click.option("--json", "as_data", is_flag=True, help="Print a JSON report.")
+def reconcile(folder: str | None, destination: str | None, dry_run: bool, as_data: bool) -> None:
+    """End the runs whose jobs have ended, with the reason that Slurm gives.
+
+    Every run that is RUNNING and has the tag labtrack.job is looked up with `sacct`; its status and tags (slurm.end,
+    exit code, memory, node, who cancelled it, limit, GPU hours) are written to the recording, from where `labtrack
+    sync` brings them to the server.  `labtrack sync` does the same by itself where there is sacct.  Without accounting
+    `scontrol` is asked; without Slurm the job's last sign of life counts, an hour after it.
+
+    A run whose job may still go on, or that Slurm does not know (yet), is left alone.  So are other people's.
+
+    Exit code 0 done, 1 something could not be written, 2 wrong usage or input.
+    """
+    from labtrack.run.reconcile import reconcile as work
+    from labtrack.run.recording import folder_of
+
+    place = folder_of(folder, os.environ) if folder or not destination else None
+    outcome = work(place, destination, dry_run=dry_run)
+    if as_data:
+        output.data(outcome.as_data())
+    else:
+        _tell(outcome, dry_run=dry_run)
+    sys.exit(Exit.FAILED if outcome.failed else Exit.OK)
+
+
+def _tell(outcome: Outcome, *, dry_run: bool) -> None:
+    for note in outcome.notes:
+        output.line(f"note: {note}", err=True)
+    rows = [
+        (one.run_id, one.name, one.job, one.verdict.status, why_of(one.verdict.tags)) for one in outcome.changes
+    ]
+    if rows:
+        output.table(("run", "name", "job", "status", "why"), rows)
+    for run_id, why in outcome.failed.items():
+        output.line(f"failed: run {run_id}: {why}", err=True)
+    for run_id, why in outcome.left.items():
+        output.line(f"left RUNNING: run {run_id}: {why}")
+    ended = "would be ended" if dry_run else "ended"
+    output.line(f"{len(rows)} runs {ended}, {len(outcome.left)} left RUNNING, {len(outcome.failed)} failed.")
+
+
+def why_of(tags: Mapping[str, str]) -> str:
+    """The end of a job in a few words."""
+    end = tags.get("slurm.end") or tags.get("labtrack.end", "")
+    more = [
+        f"by {tags['slurm.cancelled_by']}" if "slurm.cancelled_by" in tags else "",
+        f"exit code {tags['slurm.exit_code']}" if tags.get("slurm.exit_code", "0") != "0" else "",
+        f"signal {tags['slurm.exit_signal']}" if "slurm.exit_signal" in tags else "",
+        f"node {tags['slurm.failed_node']}" if "slurm.failed_node" in tags else "",
+    ]
+    return ", ".join(filter(None, (end, *more)))
+
+
+@click.command()
+@click.option("-f", "--folder", metavar="FOLDER", help=_FOLDER)
+@click.option("-d", "--destination", metavar="URI", help="The server.  [default: that of your mlflow_env.sh]")
+@click.option("--partition", metavar="NAME", help="Where the server can be reached from.  [default: looked for]")
+@click.option("--account", metavar="NAME", help="The account for Slurm.")
+@click.option("--stop", is_flag=True, help="Take away what follows the folder.")
+def follow(
+    folder: str | None, destination: str | None, partition: str | None, account: str | None, stop: bool
+) -> None:
+    """Have recordings sent by Slurm itself: once in a job script, or once for ever.
+
+    In a job: submits a job that sends the folder after this one has ended, however that was.  On a login node: writes
+    a line of scrontab where the site allows it, else submits a short job that submits itself again.  Asked twice, there
+    is one.  It says what it did; --stop takes it away.
+    """
+    from labtrack.run import follow as following
+    from labtrack.run.recording import folder_of
+
+    place = folder_of(folder, os.environ)
+    if stop:
+        for line in following.stop(place) or [f"nothing follows {place}"]:
+            output.line(line)
+        return
+    done = following.follow(following.wanted(place, destination, partition, account, os.environ), os.environ)
+    for line in (done.what, *done.lines):
+        output.line(line)
+
+
+COMMANDS: tuple[click.Command, ...] = (run, reconcile, follow)

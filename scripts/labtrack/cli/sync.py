@@ -65,6 +65,7 @@ def _options(*, anemoi: bool) -> Callable[[Any], Any]:
         click.option(
             "--jobs", type=click.IntRange(1, 64), default=4, show_default=True, help="Calls under way at once."
         ),
+        click.option("--no-reconcile", is_flag=True, help="Do not ask Slurm how jobs ended whose runs are RUNNING."),
         click.option("--json", "as_data", is_flag=True, help="Print a JSON report."),
     ]  # fmt: skip
     return together(decorators)
@@ -141,6 +142,8 @@ def run(given: dict[str, Any]) -> None:
         )
 
     def one(source: str) -> Report:
+        if not given["dry_run"] and not given.get("no_reconcile", True):
+            _reconcile(source)
         with opened(source, destination, options, shows) as syncer:
             return watch(syncer, given["watch"], ends=lambda: bool(terminated)) if watching else syncer.once()
 
@@ -152,6 +155,25 @@ def run(given: dict[str, Any]) -> None:
             _tell(report, verbose=given["verbose"])
         sys.exit(report.exit_code)
     sys.exit(_several(sources, one, given))
+
+
+def _reconcile(source: str) -> None:
+    """Writes down how jobs ended, where Slurm can be asked; what goes wrong with that keeps no sync away."""
+    from labtrack.cli.run import why_of
+    from labtrack.run import reconcile, recording, slurm
+
+    if not slurm.has("sacct"):
+        return
+    try:
+        folder = recording.folder_of(source, {})
+        outcome = reconcile.reconcile(folder) if recording.holds_recordings(folder) else None
+    except (LabtrackError, OSError) as error:
+        output.line(f"note: jobs are not asked about: {' '.join(str(error).split())}", err=True)
+        return
+    for change in outcome.changes if outcome else ():
+        output.line(f"run {change.run_id} {change.verdict.status}: {why_of(change.verdict.tags)}", err=True)
+    for note in outcome.notes if outcome else ():
+        output.line(f"note: {note}", err=True)
 
 
 def _found(source: str) -> list[str]:

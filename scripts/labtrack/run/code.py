@@ -42,8 +42,10 @@ def tags_of(job: Job, command: Sequence[str], env: Mapping[str, str], folder: Pa
         HOST: socket.gethostname(),
         FOLDER: str(folder),
         "mlflow.source.type": "JOB",
-        "mlflow.source.name": next((one for one in command if _SCRIPT.fullmatch(one)), command[0] if command else ""),
     }
+    script = next((one for one in command if _SCRIPT.fullmatch(one)), "")
+    if script:
+        tags["mlflow.source.name"] = script
     image = next((env[name] for name in _IMAGES if env.get(name)), "") or image_in(command)
     if image:
         tags[IMAGE] = image

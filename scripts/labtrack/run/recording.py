@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from labtrack.errors import BadInputError
 from labtrack.run.job import ATTEMPT, JOB_RUN, KEY
@@ -30,7 +31,9 @@ def folder_of(given: str | None, env: Mapping[str, str]) -> Path:
     if not text and env.get("MLFLOW_TRACKING_URI", "").startswith(f"{SCHEME}:"):
         text = env["MLFLOW_TRACKING_URI"]
     if text.startswith(f"{SCHEME}:"):
-        text = re.sub(rf"^{SCHEME}:(?://)?", "", text)
+        from labtrack.recorder.place import root_of
+
+        return root_of(text)
     if text:
         path = Path(text).expanduser() if text.startswith("~") else Path(text)
         if "\n" in text or "\0" in text or re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
@@ -48,7 +51,7 @@ def folder_of(given: str | None, env: Mapping[str, str]) -> Path:
 
 def address_of(folder: Path) -> str:
     """The folder as MLflow takes it in MLFLOW_TRACKING_URI."""
-    return f"{SCHEME}://{folder}"
+    return f"{SCHEME}://{quote(str(folder))}"
 
 
 def job_folder(folder: Path, key: str) -> Path:
