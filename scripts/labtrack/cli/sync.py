@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -162,7 +163,8 @@ def _reconcile(source: str) -> None:
     from labtrack.cli.run import why_of
     from labtrack.run import reconcile, recording, slurm
 
-    if not slurm.has("sacct"):
+    is_folder = source.startswith(f"{recording.SCHEME}:") or Path(source).expanduser().is_dir()
+    if not is_folder or not slurm.has("sacct"):
         return
     try:
         folder = recording.folder_of(source, {})
