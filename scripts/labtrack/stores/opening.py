@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from labtrack.errors import BadInputError, LabtrackError
-from labtrack.stores import tree
+from labtrack.stores import journals, tree
 from labtrack.stores.database import HEADER, Database
 from labtrack.stores.files import FileStore
 from labtrack.stores.folders import META, holds_experiments, holds_runs
 from labtrack.stores.foreign import formats
 from labtrack.stores.portable import PortableStore
+from labtrack.stores.recordings import RecordingsStore
 from labtrack.stores.reports import METRICS, ReportsStore, folders_of_reports
 from labtrack.stores.sqlite import SqliteStore
 
@@ -34,9 +35,9 @@ _OTHER_DATABASES = ("postgresql", "mysql", "mssql", "oracle")
 def open_store(where: str | os.PathLike[str]) -> Store:
     """Opens a recording for reading.
 
-    where: `sqlite:////abs/file.db`, `file:///…`, `file:./mlruns`, a path to a SQLite file or a folder with one, an
-    mlruns folder or a folder with one, a file that `labtrack export` wrote, a folder of reports, a tracking server's
-    `https://…`.
+    where: `sqlite:////abs/file.db`, `labtrack:///…`, `file:///…`, `file:./mlruns`, a path to a SQLite file or a folder
+    with one, an mlruns folder or a folder with one, a folder of recordings, a file that `labtrack export` wrote,
+    a folder of reports, a tracking server's `https://…`.
     Raises BadInputError where there is no store, or more than one, with words on what to name instead.
     """
     text = os.fspath(where).strip()
@@ -56,6 +57,8 @@ def open_store(where: str | os.PathLike[str]) -> Store:
             f"{scheme}:// is a server's own database, which is not read directly.",
             "name the address of the tracking server in front of it: https://…",
         )
+    if scheme == "labtrack":
+        return _of_recordings(text)
     if scheme and scheme != "file":
         raise BadInputError(f"{scheme}:// is not a place for recorded runs.", "name a path, sqlite:///… or https://…")
     path, host = _path_of_address(text) if scheme == "file" else (Path(text).expanduser(), "")
@@ -133,6 +136,29 @@ def _sqlite_path(text: str) -> Path:
     return Path(name)
 
 
+def _of_recordings(text: str) -> Store:
+    path = unquote(text.split(":", 1)[1])
+    if not path.startswith("///"):
+        raise BadInputError(
+            f"{text} has too few slashes: what stands after `labtrack://` is a host, and there is none.",
+            f"labtrack:///{path.lstrip('/')}, with the whole path from / on.",
+        )
+    root = Path(path[2:])
+    if _journals(root):
+        return RecordingsStore(root)
+    raise BadInputError(
+        f"{root} holds no recordings{'' if root.is_dir() else ': there is no such folder'}.",
+        "name what MLFLOW_TRACKING_URI was in the job; if it has just begun, wait until it has logged.",
+    )
+
+
+def _journals(root: Path) -> bool:
+    try:
+        return bool(journals.journals(root))
+    except OSError:
+        return True  # there are some, and it is told why they can't be read
+
+
 def _of_path(path: Path, text: str) -> Store:
     try:
         if path.is_dir():
@@ -185,7 +211,7 @@ def _of_folder(folder: Path) -> Store:
         names = ", ".join(str(path) for path in found)
         raise BadInputError(f"{folder} holds more than one store: {names}.", "name one of them, and then the other.")
     if found:
-        return SqliteStore(found[0]) if tree.is_file(found[0]) else FileStore(found[0])
+        return _open_found(found[0])
     around = _store_around(folder)
     if around:
         raise BadInputError(f"{folder} holds no runs by itself: it is a part of a store of MLflow.", f"name {around}.")
@@ -202,6 +228,12 @@ def _of_folder(folder: Path) -> Store:
     )
 
 
+def _open_found(path: Path) -> Store:
+    if tree.is_file(path):
+        return SqliteStore(path)
+    return RecordingsStore(path.parent) if path.name == journals.FOLDER and _journals(path.parent) else FileStore(path)
+
+
 def _stores_in(folder: Path) -> list[Path]:
     """The databases and `mlruns` folders that a folder is or holds, as MLflow's users have them."""
     places = [folder, *(folder / name for name in _FOLDERS)]
@@ -211,7 +243,8 @@ def _stores_in(folder: Path) -> list[Path]:
     folders = [place for place in places if holds_experiments(place)]
     if databases or len(folders) > 1:  # MLflow's page makes an empty mlruns folder beside a database
         folders = [place for place in folders if holds_runs(place)] or folders[: not databases]
-    return [*databases, *folders]
+    root = folder.parent if folder.name == journals.FOLDER else folder
+    return [*databases, *folders, *([root / journals.FOLDER] if _journals(root) else [])]
 
 
 def _databases_in(folder: Path) -> list[Path]:
