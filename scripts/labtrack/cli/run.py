@@ -67,7 +67,10 @@ def run(command: tuple[str, ...], no_sync: bool, **given: Any) -> None:
 
 @click.command()
 @click.option(
-    "-s", "--source", "folder", metavar="FOLDER",
+    "-s",
+    "--source",
+    "folder",
+    metavar="FOLDER",
     help="The folder that jobs record into.  [default: that of `labtrack run`, if -d is not given]",
 )
 @click.option("-d", "--destination", metavar="URI", help="Also, or only, end your runs at this server.")
@@ -100,9 +103,7 @@ def reconcile(folder: str | None, destination: str | None, dry_run: bool, as_dat
 def _tell(outcome: Outcome, *, dry_run: bool) -> None:
     for note in outcome.notes:
         output.line(f"note: {note}", err=True)
-    rows = [
-        (one.run_id, one.name, one.job, one.verdict.status, why_of(one.verdict.tags)) for one in outcome.changes
-    ]
+    rows = [(one.run_id, one.name, one.job, one.verdict.status, why_of(one.verdict.tags)) for one in outcome.changes]
     if rows:
         output.table(("run", "name", "job", "status", "why"), rows)
     for run_id, why in outcome.failed.items():
@@ -131,9 +132,7 @@ def why_of(tags: Mapping[str, str]) -> str:
 @click.option("--partition", metavar="NAME", help="Where the server can be reached from.  [default: looked for]")
 @click.option("--account", metavar="NAME", help="The account for Slurm.")
 @click.option("--stop", is_flag=True, help="Take away what follows the folder.")
-def follow(
-    folder: str | None, destination: str | None, partition: str | None, account: str | None, stop: bool
-) -> None:
+def follow(folder: str | None, destination: str | None, partition: str | None, account: str | None, stop: bool) -> None:
     """Have recordings sent by Slurm itself: once in a job script, or once for ever.
 
     In a job: submits a job that sends the folder after this one has ended, however that was.  On a login node: writes

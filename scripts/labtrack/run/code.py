@@ -11,7 +11,7 @@ from pathlib import Path
 
 from labtrack.local import git
 from labtrack.run.job import ATTEMPT, KEY, Job
-from labtrack.run.masking import environment_secrets, mask, mask_command
+from labtrack.run.masking import environment_secrets, mask, mask_command, mask_known
 
 COMMAND, IMAGE, MODULES, HOST, FOLDER = (
     "labtrack.command", "labtrack.container", "labtrack.modules", "labtrack.host", "labtrack.cwd",
@@ -59,10 +59,10 @@ def with_code(tags: Mapping[str, str], env: Mapping[str, str], folder: Path) -> 
     """The tags, and the state of the repository that the folder is in."""
     state = git.state(folder)
     secrets = environment_secrets(env)
-    diff = mask(state.diff, secrets) if state.diff else ""
+    diff = mask_known(state.diff[: 2 * _LARGEST_DIFF], secrets)
     if len(diff.encode()) > _LARGEST_DIFF:
         kept = diff.encode()[:_LARGEST_DIFF].decode("utf-8", "ignore")
-        diff = f"{kept}\n... cut: the diff has {len(diff.encode()):,} bytes\n"
+        diff = f"{kept}\n... cut: the diff has {len(state.diff):,} characters\n"
     return Facts({**tags, **state.tags()}, diff)
 
 

@@ -173,7 +173,8 @@ def _script(what: Wanted, head: str = "", first: str = "") -> str:
 def _options(name: str, what: Wanted, partition: str) -> list[str]:
     log = what.folder / PLACE / "%j.log"
     return [
-        f"--export={_EXPORTED if what.env_file else 'ALL'}", f"--job-name={name}", f"--time={_TIME}", "--ntasks=1", f"--output={log}", "--open-mode=append", "--no-requeue",
+        f"--export={_EXPORTED if what.env_file else 'ALL'}", f"--job-name={name}", f"--time={_TIME}", "--ntasks=1",
+        f"--output={log}", "--open-mode=append", "--no-requeue",
         *([f"--partition={partition}"] if partition else []),
         *([f"--account={what.account}"] if what.account else []),
     ]  # fmt: skip

@@ -59,9 +59,7 @@ _OTHERS = {
         "LSB_JOBINDEX": "lsf.array_index",
     },
 }  # fmt: skip
-_KEY = re.compile(
-    r"(?P<cluster>[^/\s]+)/(?P<job>[^/\s]+)/(?P<step>[0-9]+|batch|interactive)(?:\.(?P<number>[0-9]+))?"
-)
+_KEY = re.compile(r"(?P<cluster>[^/\s]+)/(?P<job>[^/\s]+)/(?P<step>[0-9]+|batch|interactive)(?:\.(?P<number>[0-9]+))?")
 _SLURM_ID = re.compile(r"[0-9]+(?:_[0-9]+)?(?:\+[0-9]+)?")
 
 

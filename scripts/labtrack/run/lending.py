@@ -23,7 +23,8 @@ _NOT_LENT = ("roles", "cloud", "cli", "ui", "sync", "analysis", "doctor", "envfi
 _SCRIPT = """
 import importlib.metadata as found, importlib.util as modules, json
 points = found.entry_points()
-points = points.select(group="mlflow.tracking_store") if hasattr(points, "select") else points.get("mlflow.tracking_store", ())
+group = "mlflow.tracking_store"
+points = points.select(group=group) if hasattr(points, "select") else points.get(group, ())
 said = {name: modules.find_spec(name) is not None for name in ("mlflow", "sqlalchemy")}
 plugins = [one for one in points if one.name == "labtrack"]
 said["plugin"] = bool(plugins)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import IO
 
 from labtrack.run import console, recording, slurm
 from labtrack.run.companion import Task, Told
@@ -101,12 +102,7 @@ class _Beside:
             self._options.sync_timeout,
         )  # fmt: skip
         try:
-            # where the folder can't be written to, there is no log, and all else is tried
-            try:
-                log = (plan.job_folder / LOG).open("ab")
-            except OSError:
-                log = Path(os.devnull).open("ab")
-            with log:
+            with _log(plan.job_folder / LOG) as log:
                 started = subprocess.Popen(
                     [sys.executable, "-m", "labtrack.run.companion"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                     stderr=log, env=_importable(plan.server_env), start_new_session=True,
@@ -178,6 +174,14 @@ def send_command(folder: Path, destination: str) -> str:
     """The command that sends a folder."""
     words = ["labtrack", "sync", "-s", recording.address_of(folder), *(["-d", destination] if destination else [])]
     return shlex.join(words)
+
+
+def _log(file: Path) -> IO[bytes]:
+    """The log; where the folder can't be written to there is none, and all else is tried."""
+    try:
+        return file.open("ab")
+    except OSError:
+        return Path(os.devnull).open("ab")
 
 
 def _importable(env: Mapping[str, str]) -> dict[str, str]:

@@ -10,20 +10,68 @@ MASK = "***"
 _LONGEST = 4000  # characters of a command that are kept: MLflow takes 5000 in a tag
 _SHORTEST = 8  # characters of a value that is looked for: shorter ones are in too many words
 _SECRET = frozenset(
-    "password passwd passphrase pwd secret secrets credential credentials apikey authorization bearer".split()
+    [
+        "password",
+        "passwd",
+        "passphrase",
+        "pwd",
+        "secret",
+        "secrets",
+        "credential",
+        "credentials",
+        "apikey",
+        "authorization",
+        "bearer",
+    ]
 )
 _LAST = frozenset(("token", "pass", "auth", "pat", "jwt", "sas"))  # only as the last word: `tokenizer`, `pass_rate`
-_KEYS = frozenset("api access private auth secret encryption signing account service license ssh wandb hf".split())
-_NO_SECRET = frozenset("pad eos bos unk mask sep cls special image begin end start stop first last next".split())
+_KEYS = frozenset(
+    [
+        "api",
+        "access",
+        "private",
+        "auth",
+        "secret",
+        "encryption",
+        "signing",
+        "account",
+        "service",
+        "license",
+        "ssh",
+        "wandb",
+        "hf",
+    ]
+)
+_NO_SECRET = frozenset(
+    [
+        "pad",
+        "eos",
+        "bos",
+        "unk",
+        "mask",
+        "sep",
+        "cls",
+        "special",
+        "image",
+        "begin",
+        "end",
+        "start",
+        "stop",
+        "first",
+        "last",
+        "next",
+    ]
+)
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^\s/@'\"]+@")
+# each begins where a word does and has an end: a diff may be one line of a million characters
+_URL = re.compile(r"(?<![A-Za-z0-9+.-])([A-Za-z][A-Za-z0-9+.-]{0,30}://)[^\s/@'\"]{1,1000}@")
 _HEADER = re.compile(r"(?i)\b(bearer|basic|token)(\s+)[A-Za-z0-9._~+/=-]{8,}")
 _SHAPES = re.compile(
     r"\b(gh[pousr]_\w{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|hf_[A-Za-z0-9]{20,}|sk-[\w-]{20,}|xox[a-z]-[\w-]{10,}"
     r"|AKIA[A-Z0-9]{12,}|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*)"
 )
-_GIVEN = re.compile(r"(?P<name>[A-Za-z_+~-][\w.+-]*)=(?P<value>'[^']*'|\"[^\"]*\"|[^\s,&;]*)")
-_OPTION = re.compile(r"(?P<name>(?<![\w-])--?[A-Za-z][\w.-]*)(?P<gap>\s+)(?P<value>'[^']*'|\"[^\"]*\"|[^\s-]\S*)")
+_GIVEN = re.compile(r"(?<![\w.+~-])(?P<name>[A-Za-z_+~-][\w.+-]{0,200})=(?P<value>'[^']*'|\"[^\"]*\"|[^\s,&;]*)")
+_OPTION = re.compile(r"(?P<name>(?<![\w-])--?[A-Za-z][\w.-]{0,200})(?P<gap>\s{1,20})(?P<value>'[^']*'|\"[^\"]*\"|[^\s-]\S*)")
 
 
 def is_secret(name: str) -> bool:
@@ -40,13 +88,18 @@ def is_secret(name: str) -> bool:
 
 def mask(text: str, known: Iterable[str] = ()) -> str:
     """`text` without secrets: logins in addresses, values of options and variables that hold one, and `known` ones."""
+    text = mask_known(text, known)
+    text = _GIVEN.sub(lambda one: f"{one['name']}={MASK}" if is_secret(one["name"]) else one[0], text)
+    return _OPTION.sub(lambda one: f"{one['name']}{one['gap']}{MASK}" if is_secret(one["name"]) else one[0], text)
+
+
+def mask_known(text: str, known: Iterable[str] = ()) -> str:
+    """The same for code, where `token=value` is no secret: only logins in addresses, tokens by shape, `known` ones."""
     for value in sorted({one for one in known if len(one) >= _SHORTEST}, key=len, reverse=True):
         text = text.replace(value, MASK)
     text = _URL.sub(rf"\1{MASK}@", text)
     text = _HEADER.sub(rf"\1\2{MASK}", text)
-    text = _SHAPES.sub(MASK, text)
-    text = _GIVEN.sub(lambda one: f"{one['name']}={MASK}" if is_secret(one["name"]) else one[0], text)
-    return _OPTION.sub(lambda one: f"{one['name']}{one['gap']}{MASK}" if is_secret(one["name"]) else one[0], text)
+    return _SHAPES.sub(MASK, text)
 
 
 def mask_command(command: Sequence[str], env: Mapping[str, str] | None = None) -> str:

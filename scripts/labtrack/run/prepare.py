@@ -6,11 +6,10 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -88,9 +87,10 @@ def prepare(command: Sequence[str], options: Options, env: Mapping[str, str], cw
     def work() -> None:
         # a signal is for the main thread alone
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        for step in (lambda: _make_folder(plan, command, env, cwd), lambda: _lend(plan, command)):
-            with _noted(plan.notes):
-                step()
+        with _noted(plan.notes):
+            _make_folder(plan, command, env, cwd)
+        with _noted(plan.notes):
+            _lend(plan, command)
         done.set()
 
     threading.Thread(target=work, daemon=True, name="labtrack-prepare").start()
@@ -208,7 +208,7 @@ def _record_in_sqlite(plan: Plan, why: str) -> str:
 
 
 @contextlib.contextmanager
-def _noted(notes: list[str], before: str = "") -> object:  # type: ignore[misc]
+def _noted(notes: list[str], before: str = "") -> Iterator[None]:
     try:
         yield
     except (LabtrackError, OSError, ValueError, ImportError) as error:
@@ -235,11 +235,3 @@ def _read(path: Path) -> str:
         return path.read_text()
     except OSError:
         return ""
-
-
-def exists(command: str, env: Mapping[str, str]) -> bool:
-    """Whether there is such a program; what is there and can't be run is told when it is started."""
-    return "/" in command or shutil.which(command, mode=os.F_OK, path=env.get("PATH")) is not None
-
-
-Say = Callable[[str], None]

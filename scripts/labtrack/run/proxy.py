@@ -14,7 +14,6 @@ import os
 import re
 import secrets
 import shutil
-import signal
 import socket
 import socketserver
 import subprocess
@@ -30,9 +29,10 @@ _HEAD = 16 * 2**10  # bytes of a request, at most
 _PATIENCE = 10.0  # seconds for a request's head
 _BLOCK = 2**16
 _MOST = 64  # connections at once
-_GATEWAY = re.compile(r"(?:(?P<user>[A-Za-z0-9_][A-Za-z0-9_.-]*)@)?(?P<host>[A-Za-z0-9_][A-Za-z0-9_.-]*)(?::(?P<port>[0-9]{1,5}))?")
+_GATEWAY = re.compile(
+    r"(?:(?P<user>[A-Za-z0-9_][A-Za-z0-9_.-]*)@)?(?P<host>[A-Za-z0-9_][A-Za-z0-9_.-]*)(?::(?P<port>[0-9]{1,5}))?"
+)
 _TARGET = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):([0-9]{1,5})")
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def parse_gateway(text: str) -> tuple[str, str]:
@@ -44,7 +44,8 @@ def parse_gateway(text: str) -> tuple[str, str]:
     found = _GATEWAY.fullmatch(text.strip())
     if not found or (found["port"] and not 0 < int(found["port"]) < 2**16):
         raise BadInputError(
-            f"{text!r} is no gateway.", "write it as ssh takes it: user@host, user@host:port, or a name of ~/.ssh/config."
+            f"{text!r} is no gateway.",
+            "write it as ssh takes it: user@host, user@host:port, or a name of ~/.ssh/config.",
         )
     return (f"{found['user']}@" if found["user"] else "") + found["host"], found["port"] or ""
 
@@ -96,7 +97,7 @@ class Proxy:
                 raise OSError(f"there are {_MOST} connections already")
         started = subprocess.Popen(
             ["ssh", *words, *port, "-W", target, "--", self._gateway],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=_default_signals,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
         threading.Thread(target=self._listen, args=(started,), daemon=True).start()
         with self._lock:
@@ -110,7 +111,7 @@ class Proxy:
                 if stream:
                     stream.close()
         with contextlib.suppress(OSError):
-            way.terminate()
+            way.kill()  # it ignores the milder signals, as the process beside the training does
         with contextlib.suppress(subprocess.TimeoutExpired):
             way.wait(2)
         with self._lock:
@@ -234,10 +235,3 @@ class _Handler(socketserver.BaseRequestHandler):
         with contextlib.suppress(OSError):
             self.request.shutdown(socket.SHUT_RDWR)
         sender.join(2)
-
-
-def _default_signals() -> None:
-    """What the process beside the training ignores, ssh shall obey."""
-    for one in _SIGNALS:
-        signal.signal(one, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())

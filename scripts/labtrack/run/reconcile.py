@@ -133,9 +133,7 @@ def _left(run: Any, tags: Mapping[str, str]) -> Left | None:
     attempt = tags.get(ATTEMPT, "0")
     if key is None:
         return None
-    return Left(
-        run.id, run.name, key, text, int(attempt) if attempt.isdigit() else 0, run.user_id, run.start_time
-    )
+    return Left(run.id, run.name, key, text, int(attempt) if attempt.isdigit() else 0, run.user_id, run.start_time)
 
 
 def _at_server(server: Destination) -> list[Left]:
@@ -220,8 +218,9 @@ def _asked(found: Sequence[Left], outcome: Outcome) -> dict[tuple[str, str], Seq
             outcome.notes.append(" ".join(str(error).split()))
             continue
         if accounts.damaged:
+            first = accounts.damaged[0][:200]
             outcome.notes.append(
-                f"{len(accounts.damaged)} lines of sacct's answer can't be read, the first is: {accounts.damaged[0][:200]!r}"
+                f"{len(accounts.damaged)} lines of sacct's answer can't be read, the first is: {first!r}"
             )
         for job, records in accounts.records.items():
             named = {one.value("Cluster") for one in records} - {""}

@@ -16,7 +16,7 @@ STATES = (
     "SUSPENDED", "TIMEOUT",
 )  # fmt: skip
 ACTIVE = frozenset(
-    "COMPLETING CONFIGURING PENDING REQUEUED RESIZING RUNNING STAGE_OUT STOPPED SUSPENDED".split()
+    ["COMPLETING", "CONFIGURING", "PENDING", "REQUEUED", "RESIZING", "RUNNING", "STAGE_OUT", "STOPPED", "SUSPENDED"]
 )
 # the first ones are needed; sites with an old Slurm have not all of the others
 FIELDS = (
@@ -73,7 +73,7 @@ def fields_here() -> list[str]:
     """The fields that this site's sacct has.  Raises LabtrackError where it lacks one that is needed."""
     said = {one.lower() for one in slurm.ask(["sacct", "--helpformat"]).split()}
     found = [one for one in FIELDS if one.lower() in said]
-    if not NEEDED <= set(found):
+    if not set(found) >= NEEDED:
         missing = ", ".join(sorted(NEEDED - set(found)))
         raise LabtrackError(
             f"This site's sacct does not know {missing}.", "ask the site; `sacct --helpformat` shows what it knows."

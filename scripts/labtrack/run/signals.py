@@ -14,7 +14,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 NOT_FOUND, NOT_EXECUTABLE = 127, 126
@@ -187,9 +187,9 @@ def _watch(parent: int, write: int) -> None:
         os._exit(0)
 
 
-def _spawn(command: Sequence[str], env: Mapping[str, str], outputs: Mapping[int, int], mask: set[signal.Signals]) -> int:
+def _spawn(command: Sequence[str], env: Mapping[str, str], outputs: Mapping[int, int], mask: Iterable[int]) -> int:
     actions = [(os.POSIX_SPAWN_DUP2, ours, theirs) for theirs, ours in outputs.items()]
-    again = [one for one in (signal.SIGPIPE, getattr(signal, "SIGXFSZ", signal.SIGPIPE))]  # which Python ignores
+    again = [signal.SIGPIPE, getattr(signal, "SIGXFSZ", signal.SIGPIPE)]  # which Python ignores
 
     def start(words: Sequence[str]) -> int:
         return os.posix_spawnp(words[0], list(words), env, file_actions=actions, setsigmask=mask, setsigdef=again)

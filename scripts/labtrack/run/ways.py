@@ -88,7 +88,7 @@ class Ways:
         self._base, self._env, self._say = base, dict(env), say
         self._gateways = list(gateways) if base.startswith("https:") else []
         self._proxies: dict[str, Proxy] = {}
-        self._pauses = {one: (0.0, _FIRST_PAUSE) for one in self._gateways}
+        self._pauses = dict.fromkeys(self._gateways, (0.0, _FIRST_PAUSE))
         self._fails = 0
         found = requests.utils.get_environ_proxies(base)
         # named one by one, as those of the environment change while a gateway is taken
