@@ -7,7 +7,20 @@ import sys
 import click
 
 from labtrack import __version__
-from labtrack.cli import admin, boards, curves, local, output, portable, researcher, results, run, sync, ui
+from labtrack.cli import (
+    admin,
+    boards,
+    curves,
+    local,
+    output,
+    portable,
+    recorder,
+    researcher,
+    results,
+    run,
+    sync,
+    ui,
+)
 from labtrack.cli.bucket import bucket
 from labtrack.errors import Exit, LabtrackError
 
@@ -24,7 +37,7 @@ def cli() -> None:
     On a cluster: run, reconcile, follow.
     For their results: leaderboard, compare, diff, sweep, table, dataset, lineage, runs, query, snapshot,
     plot, report.
-    Without a server: project, usage, clean, prune, backup, who.
+    Without a server: project, usage, clean, prune, backup, who, init-store.
 
     Exit codes: 0 fine, 1 something failed, 2 wrong usage or input, 3 a recording is damaged,
     75 another call is at work.
@@ -44,6 +57,7 @@ for command in (
     *curves.COMMANDS,
     *ui.COMMANDS,
     *local.COMMANDS,
+    *recorder.COMMANDS,
 ):
     cli.add_command(command)
 for command in admin.ENV_COMMANDS:

@@ -28,7 +28,8 @@ from labtrack.stores.replay import put_points
 CHANGES = "labtrack_changes"
 _DERIVED = ("latest_metrics",)  # made from the points by whoever reads
 _PIECE = 400  # rows in one statement
-_DRAINED = 20_000  # points that may wait to be put into the database
+_DRAINED = 5000  # points that may wait to be put into the database
+_MOST = 2_000_000  # points that are kept in memory, some 300 bytes each
 _FIRST = 1.0  # seconds that the first record of a run is waited for, so that no run is lost by a kill
 
 
@@ -49,12 +50,13 @@ class Live:
         self._tables: dict[str, Table] = {}
         self._header: dict[str, Any] = {}
         self._default: list[tuple[Any, ...]] = []
+        self._kept = 0  # points in the database
         self.known: set[str] = set()  # runs that may be logged to
         self.resumed: set[str] = set()  # runs of an earlier attempt of the job
         self.looked_for: set[tuple[bytes, ...]] = set()
         self.copying: threading.Thread | None = None  # an artifact, where that hangs
         self.default_tracking: Any = None  # keeps the stores' engine
-        self.writer = Writer(self._begin, self._lost, settings.flush)
+        self.writer = Writer(self._begin, self._lost, settings.flush, self._drain_some)
         for note in settings.notes:
             log.warning("labtrack: %s", note)
 
@@ -116,24 +118,33 @@ class Live:
         self._points.append(point)
         if not self.settings.silent:
             self.writer.point(point)
-        if len(self._points) > _DRAINED and self.lock.acquire(blocking=False):
+        if len(self._points) > _MOST:  # the writer, which does this otherwise, hangs
+            self._points.popleft()
+
+    def _drain_some(self) -> None:
+        """The writer's: puts points into the database a few at a time, so that nobody waits long for the lock."""
+        while len(self._points) > _DRAINED and self.lock.acquire(blocking=False):
             try:
                 if not self._depth:
-                    self.drain()
+                    self.drain(_PIECE)
             finally:
                 self.lock.release()
+            time.sleep(0.001)
 
-    def drain(self) -> None:
-        """Puts the points that wait into the database."""
+    def drain(self, most: int | None = None) -> None:
+        """Puts the points that wait into the database, or the first few."""
         if not self._points:
             return
         points: list[Point] = []
         with contextlib.suppress(IndexError):  # others go on appending
-            while True:
+            while most is None or len(points) < most:
                 points.append(self._points.popleft())
         self.database.execute("BEGIN")
         try:
             put_points(self.database, points)
+            self._kept += len(points)
+            if self._kept > _MOST:  # what a long training records must not fill its memory
+                self._forget()
             self.database.execute(f"DELETE FROM {CHANGES}")  # noqa: S608 they are recorded as points
             self.database.execute("COMMIT")
         except sqlite3.Error as error:
@@ -141,6 +152,15 @@ class Live:
             self.writer.warn(
                 "drain", f"labtrack: points can't be read back by this process ({error}); they are recorded"
             )
+
+    def _forget(self) -> None:
+        """Takes the oldest points out of the database; the last value of each metric stays."""
+        sql = "DELETE FROM metrics WHERE rowid IN (SELECT rowid FROM metrics ORDER BY rowid LIMIT ?)"
+        self._kept -= self.database.execute(sql, [_MOST // 4]).rowcount
+        self.writer.warn(
+            "forget",
+            f"labtrack: of {_MOST:,} points of metrics that this process has logged it can read back the last.",
+        )
 
     def run_of(self, run_id: str) -> dict[str, Any]:
         """A run's row."""

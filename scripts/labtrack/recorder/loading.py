@@ -69,14 +69,26 @@ def _take(live: Live, needles: Sequence[bytes], wanted: Callable[[Path], bool]) 
 def _apply(live: Live, database: sqlite3.Connection, records: Iterable[_Record]) -> None:
     replay = Replay(database, live.base)
     replay.prepare()
+    known = {run_id for (run_id,) in database.execute("SELECT run_uuid FROM runs").fetchall()}  # which went on here
     header: Header | None = None
     for header, record in records:
+        if _run_of(header, record) in known:
+            continue
         try:
             replay.apply(header, record)
         except BrokenRecordError as error:
             live.writer.warn("broken", f"labtrack: a record of another process can't be used: {error}")
     if header is not None:
         replay.again(header)
+
+
+def _run_of(header: Header, record: Sequence[Any]) -> Any:
+    _, _, kind, first, *rest = record
+    if kind == "m":
+        return first
+    columns = header.tables[first].columns if first in header.tables else ()
+    at = columns.index("run_uuid") if "run_uuid" in columns else -1
+    return rest[0][at] if kind in ("i", "u") and 0 <= at < len(rest[0]) else None
 
 
 def _collect(live: Live, needles: Sequence[bytes], wanted: Callable[[Path], bool]) -> list[_Record]:

@@ -21,7 +21,7 @@ from mlflow.store.db.base_sql_model import Base
 from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore as RegistryStore
 from mlflow.store.tracking.dbmodels.models import SqlExperiment
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as TrackingStore
-from mlflow.utils.validation import _validate_batch_log_limits, _validate_metric
+from mlflow.utils.validation import _validate_batch_log_data, _validate_batch_log_limits, _validate_metric
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from labtrack.errors import BadInputError
@@ -68,7 +68,7 @@ def _made(root: Path) -> Live:
                     connection.execute(CreateIndex(index))
     engine.dispose()
     live.complete()
-    revision = db_utils._get_latest_schema_revision()
+    revision = _head()
     live.database.execute(
         "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL, "
         "CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num))"
@@ -84,6 +84,12 @@ def _store(kind: Any, live: Live, address: str) -> Any:
         return kind(live, address)
 
 
+@functools.lru_cache(maxsize=1)
+def _head(found: Callable[[], str] = db_utils._get_latest_schema_revision) -> str:
+    """The revision of the installed MLflow's schema."""
+    return found()
+
+
 @contextlib.contextmanager
 def _own_pool() -> Iterator[None]:
     """A connection for each session: SQLAlchemy gives a database in memory one for each thread.  And no words on it."""
@@ -93,9 +99,12 @@ def _own_pool() -> Iterator[None]:
     levels = [one.level for one in loggers]
     for one in loggers:
         one.setLevel(logging.WARNING)
+    head = db_utils._get_latest_schema_revision
+    db_utils._get_latest_schema_revision = _head  # which reads all migrations each time
     try:
         yield
     finally:
+        db_utils._get_latest_schema_revision = head
         for one, level in zip(loggers, levels):
             one.setLevel(level)
         if before is None:
@@ -160,8 +169,7 @@ class RecordingTracking(_Recording, TrackingStore):  # type: ignore[misc]
             with jobs.lenient(self._live, run_id, params) as new:
                 _called(self._live, super().log_batch, run_id, metrics, new, tags)
             return
-        for at, metric in enumerate(metrics):
-            _validate_metric(metric.key, metric.value, metric.timestamp, metric.step, path=f"metrics[{at}]")
+        _validate_batch_log_data(metrics, params, tags)
         _validate_batch_log_limits(metrics, params, tags)
         if params or tags:
             with jobs.lenient(self._live, run_id, params) as new:

@@ -22,7 +22,7 @@ log = logging.getLogger("labtrack.recorder")
 TICK = 0.5  # seconds between two writes, at most
 BUFFER = 256 * 2**20  # bytes that are kept where they can't be written
 POINT_BYTES = 256  # of a point that waits, as a tuple
-MOST_POINTS = BUFFER // 2 // POINT_BYTES
+MOST_POINTS = BUFFER // 4 // POINT_BYTES
 _AT_ONCE = 100  # points in a record: encoding more would keep the training from Python's lock
 _PIECE = 1 << 20  # bytes of one write
 _RETRY = 2.0  # seconds until a failed write is tried again
@@ -36,6 +36,7 @@ class Writer:
 
     begin: gives the path of the journal and the kinds and contents of its first records; called in the thread.
     lost: gives the records that tell what was lost of runs, by run.  flush: seconds until what was given is on disk.
+    now_and_then: is called by the thread between two writes.
     """
 
     def __init__(
@@ -43,11 +44,13 @@ class Writer:
         begin: Callable[[], tuple[Path, list[tuple[Any, ...]]]],
         lost: Callable[[dict[str, str]], list[tuple[Any, ...]]],
         flush: float,
+        now_and_then: Callable[[], None] = lambda: None,
     ) -> None:
-        self._begin, self._lost_records, self._flush = begin, lost, flush
+        self._begin, self._lost_records, self._flush, self._now_and_then = begin, lost, flush, now_and_then
         self._points: deque[Point] = deque()
         self._rows: deque[tuple[int, int, tuple[Any, ...]]] = deque()  # clock, size, record
-        self._waiting_bytes = 0  # of rows and frames
+        self._given, self._taken = 0, 0  # bytes of rows, by the callers and by the thread
+        self._framed = 0  # bytes of records that are not on disk
         self._frames: deque[bytes] = deque()
         self._lost: Counter[str] = Counter()
         self._lost_rows = 0
@@ -88,10 +91,10 @@ class Writer:
         clock = self.now()
         for one in records:
             size = sum(len(item) for item in one[-1] if isinstance(item, (str, bytes))) + 200
-            if self._waiting_bytes + size > BUFFER:
+            if self._given - self._taken + size > BUFFER // 2:
                 self._lost_rows += 1
                 continue
-            self._waiting_bytes += size
+            self._given += size
             self._rows.append((clock, size, one))
         if self._thread is None:
             self._start()
@@ -142,7 +145,7 @@ class Writer:
 
     def forked(self) -> None:
         """In a child process: what waits is the parent's to write."""
-        fresh = Writer(self._begin, self._lost_records, self._flush)
+        fresh = Writer(self._begin, self._lost_records, self._flush, self._now_and_then)
         fresh._clock, fresh._warned = self._clock, self._warned
         if self._descriptor >= 0:
             with contextlib.suppress(OSError):
@@ -162,6 +165,7 @@ class Writer:
             self._wake.wait(TICK)
             self._wake.clear()
             asked = self._asked
+            self._now_and_then()
             try:
                 whole = self._write_all()
             except Exception as error:  # a defect of ours must not end the recording without a word
@@ -209,7 +213,7 @@ class Writer:
         number = self._number - len(self._frames) - len(first)
         frames = [journals.frame(number + at, clock, *record) for at, record in enumerate(first)]
         self._frames.extendleft(reversed(frames))
-        self._waiting_bytes += sum(map(len, frames))
+        self._framed += sum(map(len, frames))
 
     def _encode(self) -> None:
         """Makes records of what waits: points first, so that a run's end comes after them."""
@@ -228,14 +232,14 @@ class Writer:
             return
         while self._rows:
             clock, size, record = self._rows.popleft()
-            self._waiting_bytes -= size
+            self._taken += size
             self._frame(clock, record)
         if (self._lost or self._lost_rows) and not self._failed and self._descriptor >= 0:
             for record in self._lost_records(self._told()):
                 self._frame(self.now(), record)
 
     def _frame(self, clock: int, record: tuple[Any, ...]) -> None:
-        if self._waiting_bytes > BUFFER:
+        if self._framed > BUFFER // 2:
             if record[0] == "m":
                 self._lost[record[1]] += len(record[2])
             else:
@@ -243,7 +247,7 @@ class Writer:
             return
         made = journals.frame(self._number, clock, *record)
         self._number += 1
-        self._waiting_bytes += len(made)
+        self._framed += len(made)
         self._frames.append(made)
 
     def _told(self) -> dict[str, str]:
@@ -261,7 +265,8 @@ class Writer:
         return {run_id: f"{', '.join(what)} ({why}; {when})" for run_id, what in told.items()}
 
     def _write(self) -> None:
-        pieces, size = [], 0
+        pieces: list[bytes] = []
+        size = 0
         for one in self._frames:
             if pieces and size + len(one) > _PIECE:
                 break
@@ -304,7 +309,7 @@ class Writer:
                 self._whole = self._safe
                 self._cut(torn=True)
                 raise
-            self._waiting_bytes -= sum(map(len, self._unsynced))
+            self._framed -= sum(map(len, self._unsynced))
             self._unsynced, self._safe, self._dirty = [], self._whole, False
             self._synced = time.monotonic()
 

@@ -38,7 +38,6 @@ class Console:
         self.outputs: dict[int, int] = {}
         for number in (1, 2):
             ours, theirs = _terminal(number) if os.isatty(number) else os.pipe()
-            os.set_inheritable(theirs, True)
             self._ours.append((ours, number))
             self._theirs.append(theirs)
             self.outputs[number] = theirs

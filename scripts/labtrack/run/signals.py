@@ -177,8 +177,10 @@ def _watch(parent: int, write: int) -> None:
     """The witness's whole life."""
     try:
         nothing = os.open(os.devnull, os.O_RDWR)
-        for one in range(3):  # a pipe behind the parent must see its end
+        for one in range(3):  # a pipe to or from the parent must see its end
             os.dup2(nothing, one)
+        os.closerange(3, write)
+        os.closerange(write + 1, 1024)
         while os.getppid() == parent:
             found = signal.sigtimedwait(_SIGNALS, 1.0)
             if found is not None:

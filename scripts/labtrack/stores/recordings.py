@@ -10,12 +10,13 @@ from typing import Any
 from labtrack.errors import BadInputError
 from labtrack.stores import journals
 from labtrack.stores.artifacts import LocalArtifacts
-from labtrack.stores.model import Experiment, LoggedModel, MetricPoint, Problem, RegisteredModel, Run, Trace
+from labtrack.stores.model import Experiment, LoggedModel, MetricPoint, Owner, Problem, RegisteredModel, Run, Trace
 from labtrack.stores.replayed import Replayed
 from labtrack.stores.sqlite import SqliteStore
 from labtrack.stores.summary import PARTS, Summaries
 
 _EVERY = 0.2  # seconds between two looks at the journals
+_SHARE = 5  # where a look takes long, it is so many times as long until the next
 
 
 class RecordingsStore(SqliteStore):
@@ -28,7 +29,7 @@ class RecordingsStore(SqliteStore):
         self.root = root
         self._replayed = Replayed(root)
         self._remade = self._replayed.remade
-        self._looked = time.monotonic()
+        self._looked, self._every = time.monotonic(), _EVERY
         try:
             super().__init__(self._replayed.path)
         except BadInputError as error:
@@ -101,16 +102,22 @@ class RecordingsStore(SqliteStore):
         told = [Problem(str(folder / one.journal), one.what, damage=one.damage) for one in self._replayed.told]
         return told + self.found.problems()
 
+    def artifact_folder(self, owner: Owner) -> Path | None:
+        """The folder of a run's or a model's artifacts; None where there is none."""
+        return self._files.folder(owner)
+
     def close(self) -> None:
         super().close()
         self._replayed.close()
 
     def _look(self) -> None:
         """Takes up what was recorded meanwhile."""
-        if time.monotonic() - self._looked < _EVERY:
+        if time.monotonic() - self._looked < self._every:
             return
+        began = time.monotonic()
         self._replayed.refresh()
         self._looked = time.monotonic()
+        self._every = max(_EVERY, _SHARE * (self._looked - began))
         if self._remade != self._replayed.remade:
             self._remade = self._replayed.remade
             self._reopen(self._replayed.path)

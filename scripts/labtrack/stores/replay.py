@@ -78,7 +78,7 @@ class Replay:
             elif kind == "d":
                 self._remove(header.tables[what[0]], [value(one) for one in what[1]], clock)
             elif kind == "p":
-                self._part(header.tables[what[0]], *what[1:], clock)
+                self._part(header.tables[what[0]], what[1], what[2], clock)
         except (KeyError, ValueError, TypeError, IndexError, sqlite3.Error, OverflowError) as error:
             raise BrokenRecordError(f"{type(error).__name__}: {error}") from error
 

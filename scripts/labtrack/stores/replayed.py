@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from labtrack import files
-from labtrack.errors import BadInputError, LabtrackError
+from labtrack.errors import BadInputError, Exit, LabtrackError
 from labtrack.stores import journals
 from labtrack.stores.journals import Header
 from labtrack.stores.replay import OWN, BrokenRecordError, Replay
@@ -54,27 +54,33 @@ class Replayed:
         self.path = self._place()
         self.told: list[Told] = []
         self._newest: tuple[int, ...] = ()
+        self._inode = 0
         try:
             self.refresh()
-        except (sqlite3.Error, LabtrackError) as error:
-            if isinstance(error, BadInputError) or self._private:
+        except BadInputError:
+            raise
+        except LabtrackError:
+            if self._private:
                 raise
             self._elsewhere()
             self.refresh()
 
     def refresh(self) -> bool:
         """Brings it up to the journals; says whether anything was new."""
-        before = self.remade
         try:
             with self._lock():
-                changed = self._update()
-        except sqlite3.DatabaseError as error:
-            if self.remade != before:
-                raise LabtrackError(f"{self.path} can't be written: {error}.", "is the disk full?") from error
-            self.path.unlink(missing_ok=True)  # a cache, that can be made again
+                try:
+                    changed = self._update()
+                except sqlite3.DatabaseError:
+                    self.path.unlink(missing_ok=True)  # a cache, that can be made again
+                    changed = self._update()
+        except (sqlite3.Error, OSError) as error:
+            what = f"{self.root} can't be read, since {self.path} can't be written: {error}."
+            raise LabtrackError(what, f"look at `df -h {self.path.parent}`, or set XDG_CACHE_HOME.") from error
+        inode = self.path.stat().st_ino
+        if inode != self._inode:  # made anew, by this process or by another
+            self._inode = inode
             self.remade += 1
-            with self._lock():
-                changed = self._update()
         return changed
 
     def close(self) -> None:
@@ -97,8 +103,10 @@ class Replayed:
                 return said
         except (OSError, UnicodeDecodeError):
             pass
-        first = next((one.name for one in journals.journals(self.root)), "empty")
-        return hashlib.sha256(f"labtrack\n{first}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
+        with contextlib.suppress(OSError):
+            first = next((one.name for one in journals.journals(self.root)), "")
+            return hashlib.sha256(f"labtrack\n{first}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
+        return hashlib.sha256(b"labtrack\n").hexdigest()[:32]
 
     def _place(self) -> Path:
         base = Path(os.environ.get("XDG_CACHE_HOME") or files.home(os.environ) / ".cache")
@@ -116,7 +124,6 @@ class Replayed:
     def _elsewhere(self) -> Path:
         self._private = tempfile.TemporaryDirectory(prefix="labtrack-recordings-")
         self.path = Path(self._private.name) / "recordings.db"
-        self.remade += 1
         return self.path
 
     @contextlib.contextmanager
@@ -128,7 +135,7 @@ class Replayed:
                     yield
                     return
             except LabtrackError as error:
-                if error.code != files.Exit.LOCKED or time.monotonic() > end:
+                if error.code != Exit.LOCKED or time.monotonic() > end:
                     raise
                 time.sleep(0.05)
 
@@ -146,16 +153,16 @@ class Replayed:
         except OSError as error:
             where = self.root / journals.FOLDER
             raise BadInputError(f"{where} can't be read: {error.strerror}.", f"look at `ls -ld {where}`.") from error
+        sizes = {one.name: _size(one) for one in found}
         with contextlib.closing(self._connect()) as database:
             database.execute(f"CREATE TABLE IF NOT EXISTS {_JOURNALS} (name TEXT PRIMARY KEY, offset, number)")
             places = database.execute(f"SELECT name, offset, number FROM {_JOURNALS}")  # noqa: S608
             known = {name: _Place(*place) for name, *place in places}
-            if known and self._must_be_made_anew(found, known):
+            if known and self._must_be_made_anew(found, known, sizes):
                 database.close()
                 self.path.unlink()
-                self.remade += 1
                 return self._update()
-            grown = [one for one in found if one.name not in known or _size(one) > known[one.name].offset]
+            grown = [one for one in found if one.name not in known or sizes[one.name] > known[one.name].offset]
             database.execute("BEGIN IMMEDIATE")
             changed = self._take(database, grown, known)
             told = database.execute(f"SELECT journal, what, damage FROM {_TOLD}").fetchall()  # noqa: S608
@@ -165,12 +172,9 @@ class Replayed:
             )
             return changed
 
-    def _must_be_made_anew(self, found: list[Path], known: dict[str, _Place]) -> bool:
+    def _must_be_made_anew(self, found: list[Path], known: dict[str, _Place], sizes: dict[str, int]) -> bool:
         """Where a journal is gone or has shrunk, or one is of a later MLflow than the file."""
-        names = {one.name for one in found}
-        if any(name not in names for name in known):
-            return True
-        if any(one.name in known and _size(one) < known[one.name].offset for one in found):
+        if any(sizes.get(name, -1) < place.offset for name, place in known.items()):
             return True
         if not self._newest:
             self._newest = max((_version(self._header(one)) for one in found if one.name in known), default=())
@@ -189,10 +193,9 @@ class Replayed:
             self._newest = max(self._newest, _version(header))
         for one in grown:
             self._replay(database, replay, one, headers[one.name], known.get(one.name, _Place(0, -1)))
-        for header in headers.values():
-            if header is not None:
-                replay.again(header)
-                break
+        known_ones = [one for one in headers.values() if one is not None]
+        if known_ones:
+            replay.again(known_ones[0])
         return bool(grown)
 
     def _replay(
