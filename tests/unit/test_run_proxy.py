@@ -17,8 +17,8 @@ import pytest
 import requests
 
 from labtrack.errors import BadInputError
-from labtrack.run.proxy import Proxy, parse_gateway
-from labtrack.run.ways import DIRECT, Ways, answers, gateways_of, hosts_of
+from labtrack.run.proxy import Proxy, gateways_of, parse_gateway
+from labtrack.run.ways import DIRECT, Ways, answers, hosts_of
 
 SSH = """#!{python}
 # a stand-in for ssh -W: no login, no other machine

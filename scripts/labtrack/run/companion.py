@@ -15,13 +15,14 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from labtrack.errors import Exit, LabtrackError
 from labtrack.run import attaching, ending, recording
 from labtrack.run.prepare import said_of
+from labtrack.run.task import Task, Told
 from labtrack.run.ways import Ways
 from labtrack.sync import Options, Report, Syncer, opened
 from labtrack.sync.watch import watch
@@ -32,29 +33,6 @@ _PAUSE = 1.0  # seconds between two tries
 _ATTACHED = 30.0  # seconds between two looks for portions of the output
 _PATIENCE = "20"  # seconds for a call: then another way is looked for
 _IGNORED = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGTSTP", "SIGTTIN", "SIGTTOU")
-
-
-@dataclass(frozen=True)
-class Task:
-    """What to do.  sync_timeout: seconds for it after the end.  destination: empty where nothing is sent."""
-
-    folder: str
-    key: str
-    attempt: int
-    destination: str = ""
-    gateways: tuple[str, ...] = ()
-    sync_timeout: float = 60.0
-
-
-@dataclass
-class Told:
-    """What came of it.  closed: runs that were left open.  sent: whether the server has everything."""
-
-    closed: int = 0
-    sent: bool = False
-    runs: int = 0
-    way: str = ""
-    problems: list[str] = field(default_factory=list)
 
 
 class Companion:

@@ -13,15 +13,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 from labtrack.run import console, recording, slurm
-from labtrack.run.companion import Task, Told
 from labtrack.run.job import SLURM
 from labtrack.run.prepare import Options, Plan, prepare, said_of
 from labtrack.run.signals import NOT_EXECUTABLE, NOT_FOUND, Child, Ending
+from labtrack.run.task import Task, Told
 
+_T = TypeVar("_T")
 LOG = "companion.log"
+_SOON = 5.0  # seconds for a file system to answer
 _BEAT = 60.0  # seconds between two signs of life
 _CLOSING = 10.0  # seconds more than the sending takes, for ending the runs
 _OUTPUT = 5.0  # seconds for the last of the output
@@ -88,12 +90,12 @@ class _Beside:
         self._plan, self._say, self._options = plan, say, options
         self._process: subprocess.Popen[bytes] | None = None
         self._over = threading.Event()
-        self._code = 0
+        self._code: int | None = None
         self._answer = b""
         self._reader: threading.Thread | None = None
-        starter = threading.Thread(target=self._start, daemon=True, name="labtrack-beside")
-        starter.start()
-        starter.join(5)
+        threading.Thread(target=self._beat, daemon=True, name="labtrack-beat").start()
+        if plan.destination or options.console:  # otherwise there is nothing to do before the end
+            _within(_SOON, self._start)
 
     def _start(self) -> None:
         plan = self._plan
@@ -113,7 +115,6 @@ class _Beside:
             self._reader.start()
         except OSError as error:
             self._say(f"nothing is sent while the job runs: {said_of(error)}")
-        threading.Thread(target=self._beat, daemon=True, name="labtrack-beat").start()
 
     def _beat(self) -> None:
         """Shows, as long as the parent lives, that the job does."""
@@ -139,10 +140,12 @@ class _Beside:
 
     def end(self, child: Child, ending: Ending) -> None:
         """Says that the command has ended, and waits for what is still to be sent."""
-        self._code = ending.code
-        self._over.set()
         plan = self._plan
         requeued = plan.job.scheduler == SLURM and slurm.was_requeued(plan.job.id, plan.job.attempt, plan.server_env)
+        self._code = None if requeued else ending.code
+        self._over.set()
+        if self._process is None and _within(_SOON, lambda: recording.holds_recordings(plan.folder)):
+            _within(_SOON, self._start)
         self._tell({"code": ending.code, "requeued": requeued})
         reader = self._reader
         patience = self._options.sync_timeout + _CLOSING
@@ -157,6 +160,8 @@ class _Beside:
 
     def _report(self) -> None:
         plan = self._plan
+        if not _within(_SOON, lambda: recording.holds_recordings(plan.folder)):
+            return
         told = Told(problems=["what sends it ended without a word" if self._process else "it could not be started"])
         with contextlib.suppress(ValueError, TypeError, IndexError):
             told = Told(**json.loads(self._answer.splitlines()[-1]))
@@ -165,9 +170,17 @@ class _Beside:
                 self._say(problem)
             return
         why = f": {'; '.join(told.problems)}" if told.problems else ""
-        if recording.holds_recordings(plan.folder):
-            self._say(f"not everything is sent{why}")
-            self._say(f"To send it: {send_command(plan.folder, plan.destination)}")
+        self._say(f"not everything is sent{why}")
+        self._say(f"To send it: {send_command(plan.folder, plan.destination)}")
+
+
+def _within(seconds: float, call: Callable[[], _T]) -> _T | None:
+    """What a call gives; None where a file system hangs, which is waited for no longer."""
+    found: list[_T] = []
+    thread = threading.Thread(target=lambda: found.append(call()), daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return found[0] if found else None
 
 
 def send_command(folder: Path, destination: str) -> str:

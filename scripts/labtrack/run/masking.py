@@ -71,7 +71,9 @@ _SHAPES = re.compile(
     r"|AKIA[A-Z0-9]{12,}|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*)"
 )
 _GIVEN = re.compile(r"(?<![\w.+~-])(?P<name>[A-Za-z_+~-][\w.+-]{0,200})=(?P<value>'[^']*'|\"[^\"]*\"|[^\s,&;]*)")
-_OPTION = re.compile(r"(?P<name>(?<![\w-])--?[A-Za-z][\w.-]{0,200})(?P<gap>\s{1,20})(?P<value>'[^']*'|\"[^\"]*\"|[^\s-]\S*)")
+_OPTION = re.compile(
+    r"(?P<name>(?<![\w-])--?[A-Za-z][\w.-]{0,200})(?P<gap>\s{1,20})(?P<value>'[^']*'|\"[^\"]*\"|[^\s-]\S*)"
+)
 
 
 def is_secret(name: str) -> bool:

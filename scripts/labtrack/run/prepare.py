@@ -13,14 +13,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from labtrack.envfile.read import read_envfile
 from labtrack.errors import LabtrackError
 from labtrack.run import code, lending, recording
 from labtrack.run.job import LOCAL, Job, find_job
-from labtrack.run.ways import gateways_of
+from labtrack.run.proxy import gateways_of
 from labtrack.tracking import address
 
-TAGS_FILE, DIFF_FILE = "tags.json", "git.diff"
+TAGS_FILE, DIFF_FILE, SQLITE_FILE = "tags.json", "git.diff", "mlflow.db"
 SAME, CHILD = "same", "child"
 _PATIENCE = 15.0  # seconds for all of it: the training does not wait longer for a file system or a Python
 _SERVERS = (
@@ -113,6 +112,8 @@ def _find_server(plan: Plan, options: Options, env: Mapping[str, str]) -> None:
     variables = dict(env)
     said = options.destination or env.get("MLFLOW_TRACKING_URI", "")
     if not said.lower().startswith("http") and not options.destination and env.get("LABTRACK_ENV_FILE"):
+        from labtrack.envfile.read import read_envfile
+
         with contextlib.suppress(LabtrackError):  # also in a job that a tracked job has submitted
             variables.update(read_envfile(Path(env["LABTRACK_ENV_FILE"])).variables)
             said = variables.get("MLFLOW_TRACKING_URI", "")
@@ -195,16 +196,13 @@ def _lend(plan: Plan, command: Sequence[str]) -> None:
             plan.env["PYTHONPATH"] = env["PYTHONPATH"]
             return
     why = found.why or "labtrack is not installed there"
-    plan.notes.append(_record_in_sqlite(plan, f"MLflow of {python or 'the training'} can't use labtrack ({why})"))
+    from labtrack.local.initstore import init_store
 
-
-def _record_in_sqlite(plan: Plan, why: str) -> str:
-    file = plan.job_folder / "mlflow.db"
-    from labtrack.recorder.init import init_store  # type: ignore[import-not-found]
-
-    init_store(file)
-    plan.env["MLFLOW_TRACKING_URI"] = f"sqlite:///{file}"
-    return f"{why}: the job records into {file}"
+    made = init_store(str(plan.job_folder / SQLITE_FILE), mlflow=python or None, env=plan.env)
+    plan.env["MLFLOW_TRACKING_URI"] = made.address
+    plan.notes.append(
+        f"MLflow of {python or 'the training'} can't use labtrack ({why}): the job records into {made.file}"
+    )
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ import socketserver
 import subprocess
 import tempfile
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from labtrack.errors import BadInputError
@@ -48,6 +48,14 @@ def parse_gateway(text: str) -> tuple[str, str]:
             "write it as ssh takes it: user@host, user@host:port, or a name of ~/.ssh/config.",
         )
     return (f"{found['user']}@" if found["user"] else "") + found["host"], found["port"] or ""
+
+
+def gateways_of(given: Sequence[str], env: Mapping[str, str]) -> list[str]:
+    """The gateways to try, in their order: those given, else those of mlflow_env.sh.  Raises BadInputError."""
+    found = list(given) or env.get("LABTRACK_GATEWAYS", "").replace(",", " ").split()
+    for one in found:
+        parse_gateway(one)
+    return found
 
 
 class Proxy:

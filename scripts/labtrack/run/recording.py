@@ -6,13 +6,14 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from labtrack.errors import BadInputError
 from labtrack.run.job import ATTEMPT, JOB_RUN, KEY
-from labtrack.stores import open_store
-from labtrack.stores.model import RUNNING, Run, Store
+
+if TYPE_CHECKING:
+    from labtrack.stores.model import Run, Store
 
 SCHEME = "labtrack"
 VARIABLE = "LABTRACK_FOLDER"
@@ -69,6 +70,8 @@ def holds_recordings(folder: Path) -> bool:
 
 def opened(folder: Path) -> Store:
     """The folder's recordings, as one store.  Raises what `open_store` raises."""
+    from labtrack.stores import open_store
+
     return open_store(address_of(folder))
 
 
@@ -96,7 +99,7 @@ def with_children(store: Store, runs: Sequence[Run]) -> list[Run]:
 
 def are_open(runs: Sequence[Run]) -> list[Run]:
     """Those that nobody has ended."""
-    return [one for one in runs if one.status == RUNNING]
+    return [one for one in runs if one.status == "RUNNING"]
 
 
 def amend(folder: Path, run_id: str, **changes: Any) -> None:

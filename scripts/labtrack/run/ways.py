@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import requests
 
 from labtrack.errors import LabtrackError, innermost
-from labtrack.run.proxy import Proxy, parse_gateway
+from labtrack.run.proxy import Proxy
 from labtrack.tracking.credentials import Credentials
 from labtrack.tracking.transport import Transport
 
@@ -66,14 +66,6 @@ def hosts_of(base: str, env: Mapping[str, str]) -> list[tuple[str, int]]:
             if parts.hostname:
                 found.append((parts.hostname, parts.port or (80 if parts.scheme == "http" else 443)))
     return list(dict.fromkeys(found))
-
-
-def gateways_of(given: Sequence[str], env: Mapping[str, str]) -> list[str]:
-    """The gateways to try, in their order: those given, else those of mlflow_env.sh.  Raises BadInputError."""
-    found = list(given) or env.get("LABTRACK_GATEWAYS", "").replace(",", " ").split()
-    for one in found:
-        parse_gateway(one)
-    return found
 
 
 class Ways:
