@@ -384,7 +384,37 @@ def test_command_that_requeued_its_job_leaves_its_runs_open(folder: Path) -> Non
     run_id = left(folder)
     ending.close_runs(folder, "c/5/batch", 0, 143, requeued=True)
     run = read(folder, run_id)
-    assert run.status == "RUNNING" and run.tags["labtrack.end"] == "signal SIGTERM, requeued"
+    assert run.status == "RUNNING" and run.tags["labtrack.requeued"] == "attempt 0: signal SIGTERM"
+    assert "labtrack.end" not in run.tags
+
+
+@pytest.mark.parametrize(
+    ("code", "state", "status"),
+    [
+        (1, "OUT_OF_MEMORY", "FAILED"),
+        (137, "OUT_OF_MEMORY", "FAILED"),
+        (143, "TIMEOUT", "KILLED"),
+        (1, "COMPLETED", "FAILED"),  # of a script that goes on after it
+        (143, "FAILED", "KILLED"),
+    ],
+)
+def test_slurm_says_why_a_command_failed(fake: FakeSlurm, folder: Path, code: int, state: str, status: str) -> None:
+    run_id = left(folder)
+    ending.close_runs(folder, "c/5/batch", 0, code)
+    before = read(folder, run_id)
+    fake.says([job("5", state)])
+    assert len(reconcile(folder).changes) == 1
+    run = read(folder, run_id)
+    assert (run.status, run.tags["slurm.end"], run.end_time) == (status, state, before.end_time)
+    assert reconcile(folder).changes == [], "it is not asked again"
+
+
+def test_a_run_that_the_training_ended_keeps_its_status(fake: FakeSlurm, folder: Path) -> None:
+    run_id = left(folder, status="FINISHED", tags={"labtrack.exit_code": "1"})
+    fake.says([job("5", "TIMEOUT")])
+    reconcile(folder)
+    run = read(folder, run_id)
+    assert run.status == "FINISHED"
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,10 @@ def reconcile(folder: str | None, destination: str | None, dry_run: bool, as_dat
 def _tell(outcome: Outcome, *, dry_run: bool) -> None:
     for note in outcome.notes:
         output.line(f"note: {note}", err=True)
-    rows = [(one.run_id, one.name, one.job, one.verdict.status, why_of(one.verdict.tags)) for one in outcome.changes]
+    rows = [
+        (one.run_id, one.name, one.job, one.verdict.status or "as it was", why_of(one.verdict.tags))
+        for one in outcome.changes
+    ]
     if rows:
         output.table(("run", "name", "job", "status", "why"), rows)
     for run_id, why in outcome.failed.items():

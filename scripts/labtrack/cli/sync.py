@@ -173,7 +173,7 @@ def _reconcile(source: str) -> None:
         output.line(f"note: jobs are not asked about: {' '.join(str(error).split())}", err=True)
         return
     for change in outcome.changes if outcome else ():
-        output.line(f"run {change.run_id} {change.verdict.status}: {why_of(change.verdict.tags)}", err=True)
+        output.line(f"run {change.run_id} {change.verdict.status or 'ended'}: {why_of(change.verdict.tags)}", err=True)
     for note in outcome.notes if outcome else ():
         output.line(f"note: {note}", err=True)
 

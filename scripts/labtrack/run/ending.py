@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from labtrack.run import recording
 from labtrack.stores.model import Run
 
 FINISHED, FAILED, KILLED = "FINISHED", "FAILED", "KILLED"
-EXIT_CODE, END = "labtrack.exit_code", "labtrack.end"
+EXIT_CODE, END, REQUEUED = "labtrack.exit_code", "labtrack.end", "labtrack.requeued"
 _OF_SIGNAL = 128
 _CRASHES = frozenset(
     getattr(signal, name)
@@ -49,18 +48,14 @@ def close_runs(folder: Path, key: str, attempt: int, code: int, *, requeued: boo
     with recording.opened(folder) as store:
         runs = recording.runs_of(store, key, attempt)
         left = recording.are_open(recording.with_children(store, runs))
-    tags = {EXIT_CODE: str(code), END: words_of(code) + (", requeued" if requeued else "")}
     now = time.time_ns() // 10**6
     for run in left:
         if requeued:
-            recording.amend(folder, run.id, tags=tags)
+            recording.amend(folder, run.id, tags={REQUEUED: f"attempt {attempt}: {words_of(code)}"})
         else:
+            tags = {EXIT_CODE: str(code), END: words_of(code)}
             recording.amend(folder, run.id, status=status_of(code), end_time=now, tags=tags)
     if code and not requeued:  # a run that was closed before the failure shows it, too
-        _tag([one for one in runs if one not in left], folder, tags)
+        for run in (one for one in runs if one not in left):
+            recording.amend(folder, run.id, tags={EXIT_CODE: str(code)})
     return left
-
-
-def _tag(runs: Sequence[Run], folder: Path, tags: dict[str, str]) -> None:
-    for run in runs:
-        recording.amend(folder, run.id, tags=tags)

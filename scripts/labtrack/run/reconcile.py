@@ -18,6 +18,8 @@ from typing import Any
 from labtrack.errors import BadInputError, LabtrackError
 from labtrack.run import heartbeat, recording, sacct, slurm, verdict
 from labtrack.run.attaching import Attacher
+from labtrack.run.ending import END as LABTRACK_END
+from labtrack.run.ending import EXIT_CODE
 from labtrack.run.job import ATTEMPT, KEY, Key, parse_key
 from labtrack.run.verdict import Verdict
 from labtrack.stores.model import RUNNING, Run
@@ -26,11 +28,16 @@ from labtrack.tracking.destination import Destination
 from labtrack.tracking.http import Http
 
 RECONCILER = "labtrack-reconcile"
+_REMEMBERED = 14 * 86_400_000  # ms: so long after its end a run is asked about
 
 
 @dataclass(frozen=True)
 class Left:
-    """A run that nobody ended.  run_id, name: its.  key, attempt: of its job.  user: whose it is."""
+    """A run that nobody ended, or that ended with its command, whose exit code does not tell why.
+
+    run_id, name: its.  key, attempt: of its job.  user: whose it is.  ended: whether it is not RUNNING any more.
+    closed: whether it was ended by its command's exit code, and not by the training.
+    """
 
     run_id: str
     name: str
@@ -39,6 +46,9 @@ class Left:
     attempt: int
     user: str = ""
     start_time: int | None = None
+    end_time: int | None = None
+    ended: bool = False
+    closed: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,7 +112,7 @@ def reconcile(
             )
         with recording.opened(folder) as store:
             # with what is nested in them, which has no tags of the job
-            found = [one for run in _open_jobs(store.runs()) for one in _with_children(store, run)]
+            found = [one for run in _unclear(store.runs()) for one in _with_children(store, run)]
         _apply(found, folder, str(folder), _writer(folder), outcome, dry_run=dry_run)
         if not dry_run:
             _attach(folder, outcome)
@@ -113,8 +123,17 @@ def reconcile(
     return outcome
 
 
-def _open_jobs(runs: Iterable[Run]) -> list[Run]:
-    return [one for one in runs if one.status == RUNNING and parse_key(one.tags.get(KEY, ""))]
+def _unclear(runs: Iterable[Run]) -> list[Run]:
+    """The runs of jobs that are RUNNING, or that ended in a way that Slurm may know more about."""
+    return [one for one in runs if parse_key(one.tags.get(KEY, "")) and (one.status == RUNNING or _may_tell(one))]
+
+
+def _may_tell(run: Any) -> bool:
+    return (
+        run.tags.get(EXIT_CODE, "0") != "0"
+        and verdict.END not in run.tags
+        and (run.end_time or 0) > _now() - _REMEMBERED
+    )
 
 
 def _with_children(store: Any, run: Run) -> list[Left]:
@@ -133,7 +152,10 @@ def _left(run: Any, tags: Mapping[str, str]) -> Left | None:
     attempt = tags.get(ATTEMPT, "0")
     if key is None:
         return None
-    return Left(run.id, run.name, key, text, int(attempt) if attempt.isdigit() else 0, run.user_id, run.start_time)
+    return Left(
+        run.id, run.name, key, text, int(attempt) if attempt.isdigit() else 0, run.user_id, run.start_time,
+        run.end_time, run.status != RUNNING, LABTRACK_END in run.tags,
+    )  # fmt: skip
 
 
 def _at_server(server: Destination) -> list[Left]:
@@ -166,6 +188,9 @@ def _apply(
         if end is not None and one.start_time is not None and end < one.start_time:
             end = None  # another job of the same number, or clocks that differ
         judged = Verdict(judged.status, end, judged.tags)
+        if one.ended:  # the exit code was first; of what Slurm knows better, that is taken
+            better = one.closed and judged.tags.get(verdict.END) not in ("COMPLETED", "FAILED")
+            judged = Verdict(judged.status if better else "", one.end_time, judged.tags)
         try:
             if not dry_run:
                 write(one.run_id, judged)
@@ -192,11 +217,11 @@ def _judge(found: Sequence[Left], folder: Path | None, outcome: Outcome) -> dict
             why = f"its job is {last[-1][0].state}" if last else why
         elif one.key.is_slurms:
             judged, why = _of_scontrol(one, why)
-        if judged is None and records is None and folder is not None:
+        if judged is None and records is None and folder is not None and not one.ended:
             judged = heartbeat.judge(heartbeat.read(folder, one.text))
         if judged is not None:
             verdicts[one.run_id] = judged
-        else:
+        elif not one.ended:
             outcome.left[one.run_id] = why
     return verdicts
 
@@ -254,7 +279,8 @@ def _of_scontrol(one: Left, why: str) -> tuple[Verdict | None, str]:
 
 def _writer(folder: Path) -> Callable[[str, Verdict], None]:
     def write(run_id: str, judged: Verdict) -> None:
-        recording.amend(folder, run_id, status=judged.status, end_time=judged.end or _now(), tags=dict(judged.tags))
+        status = {"status": judged.status, "end_time": judged.end or _now()} if judged.status else {}
+        recording.amend(folder, run_id, tags=dict(judged.tags), **status)
 
     return write
 
@@ -262,7 +288,8 @@ def _writer(folder: Path) -> Callable[[str, Verdict], None]:
 def _sender(server: Destination) -> Callable[[str, Verdict], None]:
     def write(run_id: str, judged: Verdict) -> None:
         server.log_batch(run_id, tags=judged.tags)
-        server.update_run(run_id, judged.status, judged.end or _now())
+        if judged.status:
+            server.update_run(run_id, judged.status, judged.end or _now())
 
     return write
 

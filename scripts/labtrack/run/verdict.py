@@ -31,7 +31,7 @@ _MINUTE, _HOUR = 60, 3600.0
 
 @dataclass(frozen=True)
 class Verdict:
-    """status: of the runs.  end: when the job ended, in ms, if that is known.  tags: what is known of the end."""
+    """status: of the runs; empty where it stays as it is.  end: of the job, in ms, if known.  tags: why it ended."""
 
     status: str
     end: int | None = None
