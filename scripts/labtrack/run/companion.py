@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -30,6 +31,8 @@ from labtrack.tracking.http import AwayError
 
 _EVERY = 2.0  # seconds between two looks at the recording
 _PAUSE = 1.0  # seconds between two tries
+_LOCKED_PAUSE = 10.0  # the same while another job of this folder sends for all
+_LOCKED = 15.0  # seconds after the end for which it is waited for
 _ATTACHED = 30.0  # seconds between two looks for portions of the output
 _PATIENCE = "20"  # seconds for a call: then another way is looked for
 _IGNORED = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGTSTP", "SIGTTIN", "SIGTTOU")
@@ -48,9 +51,15 @@ class Companion:
         self._attacher = attaching.Attacher(self.folder, task.key, task.attempt)
         self._ways: Ways | None = None
         self._way = ""
+        self._said = ""
+        self._locked = ""  # who sends the folder in this process's place
 
     def say(self, text: str) -> None:
-        """Writes a line into the job's log."""
+        """Writes a line into the job's log, and the same only once while nothing else happens."""
+        same = re.sub("[0-9]+", "", text)
+        if same == self._said:
+            return
+        self._said = same
         print(time.strftime("%Y-%m-%dT%H:%M:%S"), text, file=sys.stderr, flush=True)
 
     def end(self, code: int | None, requeued: bool) -> None:
@@ -72,7 +81,7 @@ class Companion:
             while not self.ended.is_set():
                 self._attach()
                 self._send_for_now()
-                self.ended.wait(_PAUSE)
+                self.ended.wait(_LOCKED_PAUSE if self._locked else _PAUSE)
             self._attach(last=True)
             if self._ways is not None and recording.holds_recordings(self.folder):
                 self._send_the_rest(self._ways)
@@ -98,7 +107,11 @@ class Companion:
         self._attach()
 
     def _send_the_rest(self, ways: Ways) -> None:
+        locked_until = time.monotonic() + _LOCKED
         while time.monotonic() < self._deadline and not self.told.sent:
+            if self._locked and time.monotonic() > locked_until:
+                self._trouble(f"another job of this folder sends them: {self._locked}")
+                return
             way = ways.wait(self._deadline - time.monotonic())
             if way:
                 with self._told("after the end"), ways.taken(way), self._syncer() as syncer:
@@ -122,7 +135,9 @@ class Companion:
     def _told(self, when: str) -> Any:
         try:
             yield
+            self._locked = ""
         except LabtrackError as error:
+            self._locked = error.what if error.code is Exit.LOCKED else ""
             if error.code is not Exit.LOCKED and not isinstance(error, AwayError):
                 self._trouble(said_of(error))
             self.say(f"{when}: {said_of(error)}")
