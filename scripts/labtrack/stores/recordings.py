@@ -10,7 +10,17 @@ from typing import Any
 from labtrack.errors import BadInputError
 from labtrack.stores import journals
 from labtrack.stores.artifacts import LocalArtifacts
-from labtrack.stores.model import Experiment, LoggedModel, MetricPoint, Owner, Problem, RegisteredModel, Run, Trace
+from labtrack.stores.model import (
+    Experiment,
+    Having,
+    LoggedModel,
+    MetricPoint,
+    Owner,
+    Problem,
+    RegisteredModel,
+    Run,
+    Trace,
+)
 from labtrack.stores.replayed import Replayed
 from labtrack.stores.sqlite import SqliteStore
 from labtrack.stores.summary import PARTS, Summaries
@@ -53,9 +63,9 @@ class RecordingsStore(SqliteStore):
         self._look()
         return super().experiments(deleted=deleted)
 
-    def runs(self, experiment_id: str | None = None, *, deleted: bool = False) -> Iterator[Run]:
+    def runs(self, experiment_id: str | None = None, *, deleted: bool = False, having: Having = ()) -> Iterator[Run]:
         self._look()
-        return super().runs(experiment_id, deleted=deleted)
+        return super().runs(experiment_id, deleted=deleted, having=having)
 
     def heads(self, *, deleted: bool = False) -> Iterator[Run]:
         self._look()
