@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -67,6 +68,7 @@ def _options(*, anemoi: bool) -> Callable[[Any], Any]:
         click.option(
             "--jobs", type=click.IntRange(1, 64), default=4, show_default=True, help="Calls under way at once."
         ),
+        click.option("--no-reconcile", is_flag=True, help="Do not ask Slurm how jobs ended whose runs are RUNNING."),
         click.option("--json", "as_data", is_flag=True, help="Print a JSON report."),
     ]  # fmt: skip
     return together(decorators)
@@ -144,6 +146,8 @@ def run(given: dict[str, Any]) -> None:
         )
 
     def one(source: str) -> Report:
+        if not (given["dry_run"] or given.get("no_reconcile", True) or source in copies):
+            _reconcile(source)
         with opened(source, destination, options, shows) as syncer:
             if not watching:
                 return syncer.once()
@@ -179,6 +183,26 @@ def _sources(given: Sequence[str], *, quiet: bool) -> tuple[list[str], dict[str,
             copies.update(dict.fromkeys(places, source))
         found.update(dict.fromkeys(places))
     return list(found), copies
+
+
+def _reconcile(source: str) -> None:
+    """Writes down how jobs ended, where Slurm can be asked; what goes wrong with that keeps no sync away."""
+    from labtrack.cli.run import why_of
+    from labtrack.run import reconcile, recording, slurm
+
+    is_folder = source.startswith(f"{recording.SCHEME}:") or Path(source).expanduser().is_dir()
+    if not is_folder or not slurm.has("sacct"):
+        return
+    try:
+        folder = recording.folder_of(source, {})
+        outcome = reconcile.reconcile(folder) if recording.holds_recordings(folder) else None
+    except (LabtrackError, OSError) as error:
+        output.line(f"note: jobs are not asked about: {' '.join(str(error).split())}", err=True)
+        return
+    for change in outcome.changes if outcome else ():
+        output.line(f"run {change.run_id} {change.verdict.status or 'ended'}: {why_of(change.verdict.tags)}", err=True)
+    for note in outcome.notes if outcome else ():
+        output.line(f"note: {note}", err=True)
 
 
 def _found(source: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from labtrack.recorder import tracking
 from labtrack.recorder.live import Live
 from labtrack.recorder.place import shortened
 
-_PATIENCE = 30.0  # seconds that a file may take before the training goes on
+_PATIENCE = 30.0  # seconds that files may take before the training goes on, and as much longer as they are big
+_SLOWEST = 5e6  # bytes in a second
+_STUCK = 10.0  # seconds for which the journal, in the same folder, can't be written: then the copy can't be either
 
 
 def repository(address: str) -> Any:
@@ -64,7 +67,9 @@ class RecordingArtifacts(LocalArtifactRepository):  # type: ignore[misc]
 
         thread = threading.Thread(target=work, name="labtrack-artifact", daemon=True)
         thread.start()
-        thread.join(_PATIENCE)
+        end = time.monotonic() + _PATIENCE + _bytes(Path(source)) / _SLOWEST
+        while thread.is_alive() and time.monotonic() < end and live.writer.stuck_for < _STUCK:
+            thread.join(0.2)
         if thread.is_alive():
             live.copying = thread
             self._lost(name, "the file system hangs")
@@ -79,3 +84,9 @@ class RecordingArtifacts(LocalArtifactRepository):  # type: ignore[misc]
         run_id = next((part for part in Path(self._artifact_dir).parts if part in live.writer.runs), "")
         if run_id:
             live.writer.lose(run_id, f"the artifact {name}", why)
+
+
+def _bytes(path: Path) -> int:
+    """The size of a file, or of all files in a folder."""
+    files = path.rglob("*") if path.is_dir() else (path,)
+    return sum(one.stat().st_size for one in files if one.is_file())

@@ -23,12 +23,14 @@ class _Record(NamedTuple):
     record: Sequence[Any]
 
 
-def load(live: Live, given: Sequence[Any]) -> bool:
-    """Takes in what belongs to the ids among some arguments; says whether there was anything."""
+def load(live: Live, given: Sequence[Any], *, named: bool) -> bool:
+    """Takes in what belongs to the ids among some arguments; says whether there was anything.
+
+    named: whether they may be names in the model registry, which is small and is taken in as a whole.
+    """
     ids = [one for one in given if isinstance(one, str) and _ID.fullmatch(one)]
-    names = [one for one in given if isinstance(one, str) and one and one not in ids]
     needles = [one.encode() for one in ids]
-    if names and not ids:  # a name in the registry
+    if named and not ids:
         needles = [b'"registered_model', b'"model_version']
     if not needles or tuple(needles) in live.looked_for:
         return False

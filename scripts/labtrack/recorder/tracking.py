@@ -134,7 +134,9 @@ def _called(live: Live, method: Callable[..., Any], *args: Any, **kwargs: Any) -
         try:
             return method(*args, **kwargs)
         except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST" or not loading.load(live, [*args, *kwargs.values()]):
+            named = isinstance(getattr(method, "__self__", None), RegistryStore)
+            given = [*args, *kwargs.values()]
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST" or not loading.load(live, given, named=named):
                 raise
             return method(*args, **kwargs)
 

@@ -117,10 +117,15 @@ class Writer:
             return self._written.wait_for(lambda: self._done >= asked, patience)
 
     @property
+    def stuck_for(self) -> float:
+        """Seconds since which a write has not come back."""
+        since = self._busy_since
+        return time.monotonic() - since if since > 0 else 0.0
+
+    @property
     def is_stuck(self) -> bool:
         """Whether the file system takes long, or the last write failed."""
-        since = self._busy_since
-        return bool(self._failed) or (since > 0 and time.monotonic() - since > _STUCK)
+        return bool(self._failed) or self.stuck_for > _STUCK
 
     def warn(self, kind: str, what: str) -> None:
         """Tells something once."""
@@ -137,6 +142,8 @@ class Writer:
 
     def end(self) -> None:
         """The process ends: writes what there is, with bounded patience, and tells what was not written."""
+        if self._ending:
+            return
         self._ending = True
         if self._thread is not None and not self.written(_AT_EXIT):
             left = len(self._points) + len(self._rows) + len(self._frames)
