@@ -88,6 +88,11 @@ def prune(
         raise BadInputError("Nothing says which runs.", "for example: --older-than 90d --status FAILED,KILLED")
     wanted = filters.chosen(choice.expression)
     with open_store(source) as store:
+        if store.kind == "recordings":
+            raise BadInputError(
+                f"{store.location} is a folder of recordings, of which no single runs are deleted.",
+                "labtrack prune FOLDER --synced --older-than 30d removes those that a server has.",
+            )
         runs = tuple(
             run
             for run in store.runs()
