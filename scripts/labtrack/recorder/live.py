@@ -23,9 +23,9 @@ from labtrack.recorder.place import Settings, address_of, shortened
 from labtrack.recorder.writer import Point, Writer, log
 from labtrack.stores import journals
 from labtrack.stores.journals import Header, Table, recorded
-from labtrack.stores.replay import put_points
+from labtrack.stores.replay import OWN, put_points
 
-CHANGES = "labtrack_changes"
+CHANGES = f"{OWN}changes"
 _DERIVED = ("latest_metrics",)  # made from the points by whoever reads
 _PIECE = 400  # rows in one statement
 _DRAINED = 5000  # points that may wait to be put into the database
@@ -85,7 +85,7 @@ class Live:
     def capture_from_now(self, mlflow: str, revision: str) -> None:
         """Begins to note changes; what is there already is what every recording begins with."""
         with self.lock:
-            self._tables = {one.name: one for one in self._schema() if one.name != CHANGES}
+            self._tables = {one.name: one for one in self._schema() if not one.name.startswith(OWN)}
             for table in self._tables.values():
                 if table.name not in _DERIVED:
                     self._watch(table)
