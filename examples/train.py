@@ -9,6 +9,7 @@ what a research script logs: parameters, a metric per epoch, a figure, a text fi
 
 import argparse
 import tempfile
+import time
 from pathlib import Path
 
 import matplotlib as mpl
@@ -29,6 +30,7 @@ def main() -> None:
     parser.add_argument("--experiment", help="where the run goes; without it, where MLflow puts runs that name none")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--learning-rate", type=float, default=0.001)
+    parser.add_argument("--pause", type=float, default=0, help="seconds more for each epoch, as with more data")
     args = parser.parse_args()
 
     images, digits = load_digits(return_X_y=True)
@@ -44,6 +46,7 @@ def main() -> None:
             model.partial_fit(train_x, train_y, classes=np.unique(digits))
             losses.append(log_loss(test_y, model.predict_proba(test_x)))
             mlflow.log_metrics({"loss": losses[-1], "accuracy": model.score(test_x, test_y)}, step=epoch)
+            time.sleep(args.pause)
 
         figure, axes = plt.subplots()
         axes.plot(losses)

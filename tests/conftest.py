@@ -80,6 +80,9 @@ class Rehearsal:
         return {
             "cloud": ("10.99.0.10", "root"),
             "login": ("10.99.0.20", "root"),
+            "node1": ("10.99.0.21", "root"),
+            "node2": ("10.99.0.22", "root"),
+            "transfer": ("10.99.0.23", "root"),
             "server": (server["ansible_host"], server["ansible_user"]),
         }
 
@@ -102,15 +105,17 @@ class Rehearsal:
     def ssh(
         self, host: str, command: str, *, check: bool = False, timeout: float = 300, stdin: str | None = None
     ) -> subprocess.CompletedProcess:
-        """Run a shell command on `cloud`, `login` (as root) or `server` (as root through sudo)."""
+        """Run a shell command as root on a machine of the rehearsal, or on the `server`, there through sudo."""
         address, user = self.addresses[host]
         as_root = ["sudo", "sh", "-c", shlex.quote(command)] if user != "root" else [command]
-        return self.run(
+        ssh = [
             "ssh", "-q", "-i", str(self.private / "id_ed25519"), "-o", "BatchMode=yes", "-o", "ConnectTimeout=10",
             "-o", f"UserKnownHostsFile={self.private / 'known_hosts'}", "-o", "StrictHostKeyChecking=yes",
-            f"{user}@{address}", *as_root,
-            check=check, timeout=timeout, input=stdin,
-        )  # fmt: skip
+        ]  # fmt: skip
+        # compute nodes are reached from within their cluster only
+        through = ["-o", f"ProxyCommand={shlex.join(ssh)} -W %h:%p root@{self.addresses['login'][0]}"]
+        way = through if host in ("node1", "node2") else []
+        return self.run(*ssh, *way, f"{user}@{address}", *as_root, check=check, timeout=timeout, input=stdin)
 
     def hand_file(self, user: str) -> None:
         """Put a researcher's mlflow_env.sh, as it is now, into their home on the login node."""
@@ -220,8 +225,11 @@ def server(rehearsal: Rehearsal) -> testinfra.host.Host:
 
 @pytest.fixture(scope="session")
 def trained(rehearsal: Rehearsal) -> str:
-    """The id of the run that Ada's unmodified script has logged in the experiment `digits`."""
-    said = rehearsal.playbook("playbooks/rehearsal/train.yml", check=True).stdout
+    """The id of the run that Ada's unmodified script has logged, from the login node."""
+    rehearsal.hand_file("ada")
+    install = "install -o ada -g ada -m 644 /dev/stdin /home/ada/train.py"
+    rehearsal.ssh("login", install, stdin=(ROOT / "examples/train.py").read_text(), check=True)
+    said = rehearsal.as_ada(f"{rehearsal.PYTHON} train.py")
     match = re.search(r"run (\w{32}): loss", said)
     assert match, said
     return match[1]

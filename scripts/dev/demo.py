@@ -27,9 +27,9 @@ Look at it in a browser: log in as [bold]ada[/] with MLFLOW_TRACKING_PASSWORD fr
   on this machine       https://{fqdn}
   from your own         ssh -D 1080 THIS-MACHINE, then
                         chromium --proxy-server=socks5://localhost:1080 https://{fqdn}
-Log a run yourself, as she does on a cluster:
+Train yourself, as she does on the cluster (nodes without internet; their runs are seen at the server all the same):
   ssh -i private/rehearsal/id_ed25519 -o UserKnownHostsFile=private/rehearsal/known_hosts -t root@10.99.0.20 su - ada
-  . ./mlflow_env.sh && python train.py --learning-rate 0.01
+  sbatch train.sh --pause 1 --learning-rate 0.01, and squeue, sacct; examples/train.sh says how
 Stop it and put this machine back: [bold]make down[/]
 """
 

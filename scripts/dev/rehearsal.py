@@ -50,7 +50,7 @@ class Step:
 
 
 REHEARSE = Step(
-    "Start the rehearsal: machines, and an OpenStack cloud in one of them",
+    "Start the rehearsal: machines with an OpenStack cloud and a Slurm cluster in them",
     "playbooks/rehearsal/up.yml",
     "some 10 minutes the first time, less from its cached image",
 )
@@ -60,7 +60,9 @@ SITE = Step(
     "3 to 5 minutes the first time, 1 to 2 again",
     ("-e", "auto_approve=true"),  # a rehearsal's plan needs nobody's yes
 )
-TRAIN = Step("Train as a researcher, from the cluster's login node", "playbooks/rehearsal/train.yml", "half a minute")
+TRAIN = Step(
+    "Train as a researcher, in a Slurm job on a node without internet", "playbooks/rehearsal/train.yml", "half a minute"
+)
 
 
 class StepFailed(Exception):
