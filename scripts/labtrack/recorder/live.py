@@ -29,7 +29,8 @@ CHANGES = f"{OWN}changes"
 _DERIVED = ("latest_metrics",)  # made from the points by whoever reads
 _PIECE = 400  # rows in one statement
 _DRAINED = 5000  # points that may wait to be put into the database
-_MOST = 2_000_000  # points that are kept in memory, some 300 bytes each
+_DRAINING = 0.1  # seconds for which the writer does that before it writes again
+_MOST = 1_000_000  # points that are kept in memory, some 350 bytes each
 _FIRST = 1.0  # seconds that the first record of a run is waited for, so that no run is lost by a kill
 
 
@@ -123,7 +124,8 @@ class Live:
 
     def _drain_some(self) -> None:
         """The writer's: puts points into the database a few at a time, so that nobody waits long for the lock."""
-        while len(self._points) > _DRAINED and self.lock.acquire(blocking=False):
+        end = time.monotonic() + _DRAINING
+        while len(self._points) > _DRAINED and time.monotonic() < end and self.lock.acquire(blocking=False):
             try:
                 if not self._depth:
                     self.drain(_PIECE)
