@@ -90,6 +90,11 @@ def prune(
     refuse(source, "prune")
     wanted = filters.chosen(choice.expression)
     with open_store(source) as store:
+        if store.kind == "recordings":
+            raise BadInputError(
+                f"{store.location} is a folder of recordings, of which no single runs are deleted.",
+                "labtrack prune FOLDER --synced --older-than 30d removes those that a server has.",
+            )
         runs = tuple(
             run
             for run in store.runs()

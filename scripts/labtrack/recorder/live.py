@@ -23,13 +23,14 @@ from labtrack.recorder.place import Settings, address_of, shortened
 from labtrack.recorder.writer import Point, Writer, log
 from labtrack.stores import journals
 from labtrack.stores.journals import Header, Table, recorded
-from labtrack.stores.replay import put_points
+from labtrack.stores.replay import OWN, put_points
 
-CHANGES = "labtrack_changes"
+CHANGES = f"{OWN}changes"
 _DERIVED = ("latest_metrics",)  # made from the points by whoever reads
 _PIECE = 400  # rows in one statement
 _DRAINED = 5000  # points that may wait to be put into the database
-_MOST = 2_000_000  # points that are kept in memory, some 300 bytes each
+_DRAINING = 0.1  # seconds for which the writer does that before it writes again
+_MOST = 1_000_000  # points that are kept in memory, some 350 bytes each
 _FIRST = 1.0  # seconds that the first record of a run is waited for, so that no run is lost by a kill
 
 
@@ -85,7 +86,7 @@ class Live:
     def capture_from_now(self, mlflow: str, revision: str) -> None:
         """Begins to note changes; what is there already is what every recording begins with."""
         with self.lock:
-            self._tables = {one.name: one for one in self._schema() if one.name != CHANGES}
+            self._tables = {one.name: one for one in self._schema() if not one.name.startswith(OWN)}
             for table in self._tables.values():
                 if table.name not in _DERIVED:
                     self._watch(table)
@@ -123,7 +124,8 @@ class Live:
 
     def _drain_some(self) -> None:
         """The writer's: puts points into the database a few at a time, so that nobody waits long for the lock."""
-        while len(self._points) > _DRAINED and self.lock.acquire(blocking=False):
+        end = time.monotonic() + _DRAINING
+        while len(self._points) > _DRAINED and time.monotonic() < end and self.lock.acquire(blocking=False):
             try:
                 if not self._depth:
                     self.drain(_PIECE)

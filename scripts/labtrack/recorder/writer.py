@@ -28,6 +28,7 @@ _PIECE = 1 << 20  # bytes of one write
 _RETRY = 2.0  # seconds until a failed write is tried again
 _AT_EXIT = 10.0  # seconds for the last write
 _STUCK = 1.0  # seconds after which a write that does not come back is no reason to wait
+_ROWS = "other records"
 Point = tuple[Any, ...]  # run, key, value, timestamp, step, is_nan
 
 
@@ -54,6 +55,7 @@ class Writer:
         self._frames: deque[bytes] = deque()
         self._lost: Counter[str] = Counter()
         self._lost_rows = 0
+        self._lost_before: Counter[str] = Counter()  # and told: a later tag stands in for the earlier
         self._why = ""
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
@@ -79,12 +81,20 @@ class Writer:
 
     def point(self, point: Point) -> None:
         """Takes a metric point."""
-        if len(self._points) >= MOST_POINTS:
+        if len(self._points) >= MOST_POINTS and not self._has_room():
             self._lost[point[0]] += 1
             return
         self._points.append(point)
         if self._thread is None:
             self._start()
+
+    def _has_room(self) -> bool:
+        """Waits for a thread that writes but is slower than the training; one that can't write is not waited for."""
+        end = time.monotonic() + _STUCK
+        while len(self._points) >= MOST_POINTS and not self.is_stuck and time.monotonic() < end:
+            self._wake.set()
+            time.sleep(0.001)
+        return len(self._points) < MOST_POINTS
 
     def rows(self, records: Sequence[tuple[Any, ...]], run_id: str = "") -> None:
         """Takes records, each a kind and what belongs to it."""
@@ -199,6 +209,8 @@ class Writer:
                 if not self._frames:
                     break
                 self._write()
+                self._sync()
+                self._busy_since = time.monotonic()  # it has come back
             self._failed = 0.0
             self._sync()
             return True
@@ -261,13 +273,15 @@ class Writer:
         """What was lost of each run, as a tag says it; then it is told."""
         counts, self._lost = self._lost, Counter()
         rows, self._lost_rows = self._lost_rows, 0
+        runs = {name.partition("\0")[0] for name in counts} | (self.runs if rows else set())
+        self._lost_before.update(counts)
+        self._lost_before.update(dict.fromkeys((f"{one}\0{_ROWS}" for one in self.runs), rows))
         told: dict[str, list[str]] = {}
-        for name, count in counts.items():
+        for name, count in self._lost_before.items():
             run_id, _, what = name.partition("\0")
-            told.setdefault(run_id, []).append(what or f"{count} points of metrics")
-        if rows:
-            for run_id in self.runs or set(told):
-                told.setdefault(run_id, []).append(f"{rows} other records")
+            if count and run_id in runs:
+                said = f"{count} {_ROWS}" if what == _ROWS else what or f"{count} points of metrics"
+                told.setdefault(run_id, []).append(said)
         why, when = self._why or "not written in time", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         return {run_id: f"{', '.join(what)} ({why}; {when})" for run_id, what in told.items()}
 

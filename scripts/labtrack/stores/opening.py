@@ -119,7 +119,7 @@ def pulled(text: str) -> str:
 
 
 def _scheme(text: str) -> str:
-    found = re.match(r"(?:([a-zA-Z][a-zA-Z0-9+.-]+):/|(file):)", text, re.IGNORECASE)
+    found = re.match(r"(?:([a-zA-Z][a-zA-Z0-9+.-]+):/|(file|labtrack):)", text, re.IGNORECASE)
     return (found[1] or found[2]).lower() if found else ""
 
 
@@ -150,12 +150,11 @@ def _sqlite_path(text: str) -> Path:
 
 def _of_recordings(text: str) -> Store:
     path = unquote(text.split(":", 1)[1])
-    if not path.startswith("///"):
+    if not path.startswith("///") and not re.match("/[^/]", path):
         raise BadInputError(
-            f"{text} has too few slashes: what stands after `labtrack://` is a host, and there is none.",
-            f"labtrack:///{path.lstrip('/')}, with the whole path from / on.",
+            f"{text} is not absolute.", f"labtrack:///{path.lstrip('/')}, with the whole path from / on."
         )
-    root = Path(path[2:])
+    root = Path("/" + path.lstrip("/"))
     if _journals(root):
         return RecordingsStore(root)
     raise BadInputError(

@@ -14,7 +14,8 @@ from typing import Any
 
 from labtrack.stores.journals import Header, Table, absolute, value
 
-OWN = "labtrack_"  # what begins so is no table of MLflow's
+# what begins so is no table of MLflow's; MLflow 2 takes a database with other tables than its own and alembic's for old
+OWN = "alembic_labtrack_"
 CLOCKS, WAITING = f"{OWN}clocks", f"{OWN}waiting"
 _MADE = re.compile(r"CREATE\s+(TABLE|(UNIQUE\s+)?INDEX)\b", re.IGNORECASE)
 _POINT = ("run_uuid", "key", "value", "timestamp", "step", "is_nan")

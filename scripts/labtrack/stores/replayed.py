@@ -22,7 +22,7 @@ from labtrack.stores.journals import Header
 from labtrack.stores.replay import OWN, BrokenRecordError, Replay
 
 _JOURNALS, _TOLD, _WRITERS = f"{OWN}journals", f"{OWN}told", f"{OWN}writers"
-_LAYOUT = "1"  # of the tables that are ours; another one makes the file anew
+_LAYOUT = "2"  # of the tables that are ours; another one makes the file anew
 _OLD = 60.0  # seconds after which the torn end of a journal is no write that is under way
 _HEADERS = 2  # of a journal
 _PATIENCE = 60.0  # seconds for which another process may be bringing the file up to date
