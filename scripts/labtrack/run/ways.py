@@ -86,7 +86,7 @@ class Ways:
         # named one by one, as those of the environment change while a gateway is taken
         self._sites = {name: found.get(name) for name in ("https", "http", "all")}
         self._stop, self._looked = threading.Event(), threading.Event()
-        self.best, self.why = "", "not asked yet"
+        self.best, self.why = "", "no answer yet"
         self._thread = threading.Thread(target=self._go_on, daemon=True, name="labtrack-ways")
         self._thread.start()
 
