@@ -34,7 +34,7 @@ def cli() -> None:
 
     For the lab's admin: preflight, secrets, bucket, env, users, verify.
     For researchers: doctor, sync, export, import, ui, and env check.
-    On a cluster: run, reconcile, follow.
+    On a cluster: setup, run, reconcile, follow.
     For their results: leaderboard, compare, diff, sweep, table, dataset, lineage, runs, query, snapshot,
     plot, report.
     Without a server: project, usage, clean, prune, backup, who, init-store.

@@ -216,10 +216,13 @@ def _prune_synced(source: str, older_than: float, *, dry_run: bool, yes: bool) -
 
 @click.command()
 @click.argument("source")
-@click.option("-o", "--output", "folder", required=True, type=click.Path(path_type=Path), metavar="FOLDER")
+@click.option("-o", "--output", "folder", type=click.Path(path_type=Path), metavar="FOLDER")
 @click.option("--keep", type=int, metavar="N", help="Remove all but the newest N backups of it in FOLDER.")
+@click.option(
+    "--stdout", "streams", is_flag=True, help="Write the copy to standard output, as `sync -s ssh://` reads it."
+)
 @click.option("--json", "as_data", is_flag=True, help="Print JSON.")
-def backup(source: str, folder: Path, keep: int | None, as_data: bool) -> None:
+def backup(source: str, folder: Path | None, keep: int | None, streams: bool, as_data: bool) -> None:
     """Copy the SQLite file SOURCE to FOLDER/NAME_YYYYMMDD-HHMMSS.db, whole, also while jobs write it.
 
     The copy is checked before it gets its name.  The database only: artifacts are files, and `rsync -a` copies them.
@@ -227,7 +230,13 @@ def backup(source: str, folder: Path, keep: int | None, as_data: bool) -> None:
     Exit code 0 done, 1 no copy or a damaged one, 2 wrong usage or input, 75 the file stays locked.
     """
     from labtrack.local.backup import backup as make
+    from labtrack.local.backup import stream
 
+    if streams and not (folder or keep or as_data) and not sys.stdout.isatty():
+        stream(source, sys.stdout.buffer)
+        return
+    if streams or folder is None:
+        raise BadInputError("Where is the copy to go?", "-o FOLDER; or --stdout alone, for a program that reads it.")
     done = make(source, folder, keep)
     if as_data:
         output.data({

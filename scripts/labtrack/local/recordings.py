@@ -15,6 +15,7 @@ from labtrack.local.clean import has_all
 from labtrack.stores import journals, open_store
 from labtrack.stores.journals import Header
 from labtrack.stores.model import Owner, Run
+from labtrack.stores.pull import refuse
 from labtrack.stores.recordings import RecordingsStore
 from labtrack.sync import state
 from labtrack.sync.journal import Entry, acknowledged, state_folder
@@ -56,6 +57,7 @@ def plan(source: str, older_than: float = 0.0, env: Mapping[str, str] | None = N
     older_than: seconds since their runs ended.  env: where the journals of `labtrack sync` are.
     Raises BadInputError where the source is no folder of recordings.
     """
+    refuse(source, "prune")
     known = acknowledged(state_folder(os.environ if env is None else env))
     with open_store(source) as store:
         if not isinstance(store, RecordingsStore):

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+_WITHOUT_SQLALCHEMY = (
+    "Recording to labtrack: needs the whole mlflow: mlflow-skinny has no SQLAlchemy.\n"
+    "To fix: pip install mlflow, of the same version."
+)
+
 
 def tracking_store(store_uri: str, artifact_uri: str | None = None) -> Any:
     """The tracking store of `labtrack:///abs/path`."""
-    from labtrack.recorder.tracking import tracking_store as made
-
+    try:
+        from labtrack.recorder.tracking import tracking_store as made
+    except ModuleNotFoundError as error:
+        if error.name not in ("sqlalchemy", "alembic"):
+            raise
+        raise RuntimeError(_WITHOUT_SQLALCHEMY) from None
     return made(store_uri)
 
 

@@ -37,7 +37,7 @@ def open_store(where: str | os.PathLike[str]) -> Store:
 
     where: `sqlite:////abs/file.db`, `labtrack:///…`, `file:///…`, `file:./mlruns`, a path to a SQLite file or a folder
     with one, an mlruns folder or a folder with one, a folder of recordings, a file that `labtrack export` wrote,
-    a folder of reports, a tracking server's `https://…`.
+    a folder of reports, a tracking server's `https://…`; `ssh://host/path`, of which a copy is brought up to date.
     Raises BadInputError where there is no store, or more than one, with words on what to name instead.
     """
     text = os.fspath(where).strip()
@@ -48,6 +48,8 @@ def open_store(where: str | os.PathLike[str]) -> Store:
     scheme = _scheme(text)
     if scheme == "sqlite":
         return _of_file(_sqlite_path(text), text)
+    if scheme == "ssh":
+        return open_store(pulled(text))
     if scheme in ("http", "https"):
         from labtrack.stores.server import ServerStore
 
@@ -60,7 +62,9 @@ def open_store(where: str | os.PathLike[str]) -> Store:
     if scheme == "labtrack":
         return _of_recordings(text)
     if scheme and scheme != "file":
-        raise BadInputError(f"{scheme}:// is not a place for recorded runs.", "name a path, sqlite:///… or https://…")
+        raise BadInputError(
+            f"{scheme}:// is not a place for recorded runs.", "name a path, sqlite:///…, https://… or ssh://…"
+        )
     path, host = _path_of_address(text) if scheme == "file" else (Path(text).expanduser(), "")
     if host and not path.exists():
         raise BadInputError(
@@ -88,10 +92,11 @@ def is_portable(path: Path) -> bool:
 def find_stores(where: str | os.PathLike[str]) -> list[str]:
     """The recordings that a place is or holds, each as `open_store` takes it.
 
-    A folder may hold many, as `run-1.db`, `run-2.db`, one for each job; anything else is one.
+    A folder may hold many, as `run-1.db`, `run-2.db`, one for each job; anything else is one.  Of another machine's
+    it is the copies here, which are brought up to date first.
     Raises BadInputError where there is none.
     """
-    text = os.fspath(where).strip()
+    text = pulled(os.fspath(where).strip())
     scheme = _scheme(text)
     path = _path_of_address(text)[0] if scheme == "file" else Path(text).expanduser()
     if text and scheme in ("", "file") and tree.is_folder(path):
@@ -104,6 +109,13 @@ def find_stores(where: str | os.PathLike[str]) -> list[str]:
 def open_stores(where: str | os.PathLike[str]) -> list[Store]:
     """Opens all recordings that a place is or holds: see `find_stores` and `open_store`.  Close each of them."""
     return [open_store(one) for one in find_stores(where)]
+
+
+def pulled(text: str) -> str:
+    """What a source is here: of `ssh://host/path` the copy, which is brought up to date; anything else itself."""
+    from labtrack.stores import pull
+
+    return str(pull.pull(text)) if pull.is_address(text) else text
 
 
 def _scheme(text: str) -> str:
