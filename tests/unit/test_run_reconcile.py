@@ -208,6 +208,13 @@ def test_step_of_a_run_counts(rows: list[str], step: str, end: str | None) -> No
     assert (found.tags["slurm.end"] if found else None) == end
 
 
+def test_step_of_a_run_counts_where_one_command_has_started_several(fake: FakeSlurm, folder: Path) -> None:
+    first, second = (left(folder, tags={"slurm.step_id": step}) for step in "01")
+    fake.says([job("5", "RUNNING"), job("5.0", "OUT_OF_MEMORY"), job("5.1", "RUNNING")])
+    reconcile(folder)
+    assert (read(folder, first).status, read(folder, second).status) == ("FAILED", "RUNNING")
+
+
 def test_a_job_that_sacct_does_not_know_yet_is_left_and_asked_again(fake: FakeSlurm, folder: Path) -> None:
     run_id = left(folder)
     fake.says([], scontrol=[1, "slurm_load_jobs error: Invalid job id specified"])
