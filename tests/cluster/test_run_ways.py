@@ -40,6 +40,8 @@ def place(cluster: Cluster, rehearsal: Any) -> str:
     """A folder with the training."""
     if hasattr(rehearsal, "hand_file"):
         rehearsal.hand_file("ada")
+    # who has logged in there once has its key
+    cluster.ada("ssh -o StrictHostKeyChecking=accept-new -o BatchMode=yes login true", node="login", check=False)
     cluster.ada(f"rm -rf {FOLDER}; mkdir -p {FOLDER}")
     for name, text in (("train.py", TRAINING), ("ask.py", ASK)):
         cluster.ada(f"printf %s {shlex.quote(text)} >{FOLDER}/{name}")
@@ -50,7 +52,7 @@ def submit(cluster: Cluster, name: str, *lines: str) -> str:
     """Submit a job of these lines on a node that has no internet."""
     text = "\n".join(["#!/bin/sh", ". ~/mlflow_env.sh", *lines, ""])
     cluster.ada(f"printf %s {shlex.quote(text)} >{FOLDER}/{name}.sh")
-    options = ["--parsable", "--output=%x.log", f"--job-name={name[:8]}", "--mem=600", "--time=10", "-p", "main"]
+    options = ["--parsable", "--output=%x.log", f"--job-name={name}", "--mem=600", "--time=10", "-p", "main"]
     return cluster.ada(f"cd {FOLDER} && {shlex.join(['sbatch', *options, f'{name}.sh'])}")
 
 
