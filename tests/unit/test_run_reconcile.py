@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 from job_recorded import record
 
 from labtrack.cli import cli
+from labtrack.cli import sync as syncing
 from labtrack.errors import LabtrackError
 from labtrack.run import ending, heartbeat, recording, sacct, slurm, verdict
 from labtrack.run.reconcile import reconcile
 from labtrack.stores.model import Run
+from labtrack.tracking.destination import Destination
 
 FIELDS = ("JobID", "State", "ExitCode")
 
@@ -462,8 +464,61 @@ def test_command_of_a_folder_without_recordings_is_bad_input(
     assert done.exception.code == 2 and "holds no recordings of jobs" in done.exception.what
 
 
+class Answers:
+    """A tracking server that has one run of Ada's and one of Grace's: a stand-in for what reconcile asks."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, object]] = []
+
+    def ask(self, _: object, path: str, data: object = None, **more: object) -> dict[str, object]:
+        self.asked.append((path, data))
+        if path == "experiments/search":
+            return {"experiments": [{"experiment_id": "1", "name": "x"}]}
+        runs = [
+            {
+                "info": {
+                    "run_id": user * 4,
+                    "experiment_id": "1",
+                    "status": "RUNNING",
+                    "user_id": user,
+                    "start_time": 1,
+                },
+                "data": {"tags": [{"key": "labtrack.job", "value": "c/5/batch"}]},
+            }
+            for user in ("ada", "grace")
+        ]
+        return {"runs": runs} if path == "runs/search" else {}
+
+
+def test_runs_at_a_server_are_ended_but_other_peoples(fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
+    server, sent = Answers(), []
+    monkeypatch.setattr(Destination, "ask", server.ask)
+    monkeypatch.setattr(Destination, "log_batch", lambda _, run_id, tags: sent.append((run_id, tags["slurm.end"])))
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ada")
+    fake.says([job("5", "TIMEOUT")])
+    outcome = reconcile(None, "https://mlflow.test")
+    assert [one.run_id for one in outcome.changes] == ["ada" * 4]
+    assert sent == [("ada" * 4, "TIMEOUT")]
+    updated = [data for path, data in server.asked if path == "runs/update"]
+    assert updated == [{"run_id": "ada" * 4, "status": "KILLED", "end_time": 1760003700000}]
+
+
 def test_command_gives_json(fake: FakeSlurm, folder: Path, call: Callable[..., object]) -> None:
     run_id = left(folder)
     fake.says([job("5", "COMPLETED")])
     data = json.loads(call("reconcile", "-s", folder, "--json", "--dry-run").output)
     assert data["changes"][0]["run_id"] == run_id and data["changes"][0]["status"] == "FINISHED"
+
+
+@pytest.mark.parametrize("option", [(), ("--no-reconcile",)])
+def test_sync_asks_slurm_first(
+    fake: FakeSlurm, folder: Path, call: Callable[..., object], monkeypatch: pytest.MonkeyPatch, option: tuple[str, ...]
+) -> None:
+    run_id = left(folder)
+    fake.says([job("5", "TIMEOUT")])
+    monkeypatch.setenv("LABTRACK_SYNC_PATIENCE", "0.1")
+    monkeypatch.setattr(syncing, "_stop_when_told", lambda **_: [])  # this process keeps its signals
+    done = call("sync", "-s", folder, "-d", "http://127.0.0.1:9", *option)
+    assert (f"run {run_id} KILLED: TIMEOUT" in done.stderr) == (not option)
+    assert read(folder, run_id).status == ("RUNNING" if option else "KILLED")
+    assert bool(fake.calls("sacct")) == (not option)

@@ -165,8 +165,8 @@ def test_second_run_in_a_job_has_a_key_of_its_own_and_the_same_after_a_requeue(f
 
 def test_only_rank_0_makes_a_folder(folder: Path) -> None:
     env = {**os.environ, "SLURM_JOB_ID": "5", "SLURM_PROCID": "1", "SLURM_STEP_ID": "0"}
-    done = run(folder, "sh", "-c", "echo $MLFLOW_TRACKING_URI $LABTRACK_JOB", env=env)
-    assert done.stdout == f"labtrack://{folder} slurm/5/0\n"
+    done = run(folder, "sh", "-c", "echo $MLFLOW_TRACKING_URI $LABTRACK_JOB $PYTHONPATH", env=env)
+    assert done.stdout.startswith(f"labtrack://{folder} slurm/5/0")
     assert not (folder / "jobs").exists()
 
 

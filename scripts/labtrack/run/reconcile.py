@@ -167,7 +167,10 @@ def _at_server(server: Destination) -> list[Left]:
     found = []
     for run in server.search(experiments, f"attributes.status = '{RUNNING}' AND tags.`{KEY}` LIKE '%'"):
         left = _left(run, run.tags)
-        if left is not None and run.lifecycle_stage == "active" and (not run.user_id or run.user_id in me):
+        owner = run.tags.get("mlflow.user") or run.user_id
+        # MLflow's own client notes nobody: then the server knows whether it may be changed
+        mine = owner in me or owner in ("", "unknown")
+        if left is not None and run.lifecycle_stage == "active" and mine:
             found.append(left)
     return found
 
