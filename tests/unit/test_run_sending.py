@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from pathlib import Path
@@ -160,3 +161,12 @@ def test_job_submitted_from_a_tracked_job_is_another_job(tmp_path: Path) -> None
     assert plan.records and plan.env["LABTRACK_JOB"] == KEY
     inside = prepare.prepare(["true"], Options(), {**outer, **JOB, "LABTRACK_JOB": KEY}, tmp_path)
     assert not inside.records and inside.env["LABTRACK_JOB"] == KEY
+
+
+def test_a_file_system_that_hangs_does_not_keep_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stands = threading.Event()
+    monkeypatch.setattr(prepare, "_make_folder", lambda *_: stands.wait(30))
+    monkeypatch.setattr(prepare, "_PATIENCE", 0.1)
+    plan = prepare.prepare(["true"], Options(folder=str(tmp_path)), {"PATH": "/nowhere", **JOB}, tmp_path)
+    stands.set()
+    assert plan.env["LABTRACK_JOB"] == KEY and "did not answer" in plan.notes[0]
