@@ -170,3 +170,9 @@ def test_a_file_system_that_hangs_does_not_keep_the_command(tmp_path: Path, monk
     plan = prepare.prepare(["true"], Options(folder=str(tmp_path)), {"PATH": "/nowhere", **JOB}, tmp_path)
     stands.set()
     assert plan.env["LABTRACK_JOB"] == KEY and "did not answer" in plan.notes[0]
+
+
+def test_a_gateway_needs_tls(tmp_path: Path) -> None:
+    options = Options(folder=str(tmp_path), destination="http://mlflow.test", gateways=("gate",))
+    plan = prepare.prepare(["true"], options, {"PATH": "/nowhere"}, tmp_path)
+    assert plan.gateways == [] and "no gateway is used for http://mlflow.test" in plan.notes[0]

@@ -129,6 +129,9 @@ def _find_server(plan: Plan, options: Options, env: Mapping[str, str]) -> None:
         plan.destination = address.parse(said)
         plan.server_env["MLFLOW_TRACKING_URI"] = plan.destination
         plan.gateways = gateways_of(options.gateways, variables)
+        if plan.gateways and plan.destination.startswith("http:"):
+            plan.notes.append(f"no gateway is used for {plan.destination}: only https:// stays unread on the way")
+            plan.gateways = []
 
 
 def _environment(plan: Plan, options: Options, env: Mapping[str, str]) -> dict[str, str]:
