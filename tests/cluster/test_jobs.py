@@ -76,7 +76,8 @@ def test_a_node_without_power_is_told_and_comes_back(cluster: Cluster, jobs: dic
         for process in psutil.process_iter(["cmdline"])
         if "--machine=node2" in (process.info["cmdline"] or []) and "systemd-nspawn" in process.info["cmdline"][0]
     )
-    machine.kill()
+    (system,) = machine.children()  # the machine's PID 1: with it all of its processes end
+    system.kill()
     assert cluster.ended(jobs["lost"], 60) == "NODE_FAIL"
     # while its node is off it waits for it; it ran there before
     assert cluster.states(jobs["moved"], "-D")[0] in ("NODE_FAIL", "REQUEUED")
