@@ -22,19 +22,20 @@ FOLDER = "/scratch/ada/labtrack-run-tests"
 RUNS = f"{FOLDER}/runs"
 TRAINING = """
 import os, signal, sys, time
+told = []
+signal.signal(signal.SIGUSR1, lambda *_: told.append(1))
 import mlflow
 what, steps = sys.argv[1], int(sys.argv[2])
 if what == "ignores":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-def told(number, frame):
-    mlflow.log_metric("saved", 1)
-    sys.exit(3)
-signal.signal(signal.SIGUSR1, told)
 with mlflow.start_run(run_name=what):
     open(f"{what}-{os.environ.get('SLURM_ARRAY_TASK_ID', '')}-began", "w").close()
     for step in range(steps):
         mlflow.log_metric("loss", 1 / (step + 1), step=step)
         time.sleep(0.5)
+        if told:
+            mlflow.log_metric("saved", 1)
+            sys.exit(3)
         if what == "greedy" and step == 1:
             eaten = bytearray(900 * 2**20)
         if what == "fails" and step == 1:

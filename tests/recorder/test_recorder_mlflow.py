@@ -198,6 +198,21 @@ def test_recorder_a_requeued_job_makes_a_child_where_asked(newest: Training) -> 
         assert (child.parent_id, child.tags["resumedRun"]) == (first, "True")
 
 
+def test_recorder_steps_of_a_requeued_job_go_on_with_their_own_runs(newest: Training) -> None:
+    job = {"LABTRACK_JOB": "narval/7/batch"}
+
+    def attempt(number: int, step: int, **more: object) -> str:
+        return newest.run(JOB, fails=bool(more), **job, LABTRACK_ATTEMPT=number, SLURM_STEP_ID=step, **more).split()[0]
+
+    first = [attempt(0, step, KILLED=1) for step in (0, 1)]
+    second = [attempt(1, step) for step in (1, 0)]  # steps begin in any order
+    assert first[0] != first[1] and second == first[::-1]
+    with open_store(newest.root) as store:
+        tags = [store.run(one).tags for one in first]
+    assert [one["labtrack.job_run"] for one in tags] == ["0.1", "1.1"]
+    assert [one["slurm.step_id"] for one in tags] == ["0", "1"]
+
+
 def test_recorder_24_processes_at_once_on_a_fresh_path(newest: Training) -> None:
     code = """
 import mlflow

@@ -181,6 +181,13 @@ def test_command_shows_no_secret_of_the_environment() -> None:
     assert shown == "python t.py --user ***"
 
 
+def test_working_directory_is_no_secret() -> None:
+    env = {"PWD": "/scratch/ada/project", "OLDPWD": "/scratch/ada/x", "PGPASSFILE": "/home/ada/.pgpass"}
+    tags = code.tags_of(find_job({}), ["python", "/scratch/ada/project/t.py"], env, Path("/scratch/ada/project"))
+    assert tags["labtrack.cwd"] == "/scratch/ada/project"
+    assert tags["labtrack.command"] == "python /scratch/ada/project/t.py"
+
+
 def test_command_shows_no_token_of_a_known_shape() -> None:
     token = "ghp_" + "a" * 36
     assert token not in mask(f"python t.py {token}")
@@ -192,7 +199,7 @@ def test_command_shows_no_token_of_a_known_shape() -> None:
         "python train.py --tokenizer bert --max-tokens 512 --pad-token x --lr 1e-3",
         "python train.py --keep-key loss --author ada --compass north",
         "srun --ntasks=4 python train.py data.path=/scratch/x model=unet",
-        "python train.py --monkey=1 --pass-rate 0.5",
+        "python train.py --monkey=1 --pass-rate 0.5 --password-file x",
     ],
 )
 def test_command_shows_what_is_no_secret(command: str) -> None:

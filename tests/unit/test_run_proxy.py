@@ -215,3 +215,29 @@ def test_way_is_direct_then_the_gateway_then_none(
         assert ways.wait(30) == "" and "through gate: Permission denied (publickey)." in ways.why
     finally:
         ways.close()
+
+
+def test_way_changes_while_the_job_runs(
+    server: int, calls: Path, trusted: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server is away for a while: the gateway is taken, and left again."""
+    monkeypatch.setattr("labtrack.run.ways.EVERY", 0.02)
+    away = calls.parent / "away"
+
+    def asked(base: str, env: object, seconds: float = 3, proxies: dict[str, str] | None = None) -> str:
+        return answers(base, trusted, seconds, proxies) if not away.exists() or proxies["https"] else "no route"
+
+    monkeypatch.setattr("labtrack.run.ways.answers", asked)
+    said: list[str] = []
+    ways = Ways(f"https://localhost:{server}", ["gate"], trusted, said.append)
+    try:
+        assert ways.wait(10) == DIRECT
+        for place, best in ((True, "gate"), (False, DIRECT)):
+            away.touch() if place else away.unlink()
+            deadline = time.monotonic() + 20
+            while ways.best != best:
+                assert time.monotonic() < deadline, said
+                time.sleep(0.02)
+    finally:
+        ways.close()
+    assert said == [f"the server is reached {how}" for how in ("directly", "through gate", "directly")]

@@ -12,6 +12,7 @@ from labtrack.recorder.place import CHILD
 from labtrack.recorder.writer import log
 
 JOB, ATTEMPT, JOB_RUN = "labtrack.job", "labtrack.attempt", "labtrack.job_run"
+STEP = "slurm.step_id"
 _PARENT, _RESUMED = "mlflow.parentRunId", "resumedRun"
 
 
@@ -27,7 +28,9 @@ def create_run(live: Live, store: Any, make: Callable[..., Any], *args: Any, **k
     found, number = _earlier(live)
     from mlflow.entities import RunTag
 
-    mine = {**settings.tags, JOB: settings.job, ATTEMPT: str(settings.attempt), JOB_RUN: str(number)}
+    mine = {**settings.tags, JOB: settings.job, ATTEMPT: str(settings.attempt), JOB_RUN: number}
+    if settings.step:
+        mine[STEP] = settings.step
     if found and settings.resume != CHILD:
         return _go_on(live, store, found, {**said, **mine})
     if found:
@@ -36,16 +39,24 @@ def create_run(live: Live, store: Any, make: Callable[..., Any], *args: Any, **k
     return make(**given)
 
 
-def _earlier(live: Live) -> tuple[str, int]:
-    """The run of an earlier attempt that is to go on, if any, and the number of the run that is made now."""
+def _earlier(live: Live) -> tuple[str, str]:
+    """The run of an earlier attempt that is to go on, if any, and the number of the run that is made now.
+
+    Of a step of Slurm's the number is `<step>.<n>`: steps that run at once must not take each other's runs.
+    """
     loading.load_job(live)
     jobs, attempts, numbers = (_tag_of_runs(live, key) for key in (JOB, ATTEMPT, JOB_RUN))
-    mine = [run_id for run_id, job in jobs.items() if job == live.settings.job]
+    step = f"{live.settings.step}." if live.settings.step else ""
+    mine = [
+        run_id
+        for run_id, job in jobs.items()
+        if job == live.settings.job and numbers.get(run_id, "").rpartition(".")[0] == live.settings.step
+    ]
     now = str(live.settings.attempt)
-    number = 1 + sum(attempts.get(run_id) == now for run_id in mine)
+    number = f"{step}{1 + sum(attempts.get(run_id) == now for run_id in mine)}"
     for run_id in mine:
         run = live.run_of(run_id)
-        before = attempts.get(run_id) != now and numbers.get(run_id) == str(number)
+        before = attempts.get(run_id) != now and numbers.get(run_id) == number
         if before and run.get("status") != "FINISHED" and run.get("lifecycle_stage") == "active":
             if live.settings.resume == CHILD and _is_child(live, run_id):
                 continue  # the first attempt's run has all later ones below it

@@ -18,6 +18,7 @@ FLUSH = "LABTRACK_FLUSH_SECONDS"
 SAME, CHILD = "same", "child"
 _RANKS = ("SLURM_PROCID", "RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
 _FLUSH_SECONDS = 2.0
+_NO_STEP = 2**32 - 100  # Slurm's numbers for what is no step of srun's are above
 
 
 def root_of(address: str) -> Path:
@@ -68,6 +69,7 @@ class Settings:
     silent: bool = False
     flush: float = _FLUSH_SECONDS
     notes: tuple[str, ...] = ()
+    step: str = ""
 
 
 def settings(env: Mapping[str, str]) -> Settings:
@@ -82,7 +84,15 @@ def settings(env: Mapping[str, str]) -> Settings:
     attempt = int(_number(env, ATTEMPT, 0, notes))
     ranks = [env[name].strip() for name in _RANKS if env.get(name, "").strip()]
     silent = bool(job) and any(one not in ("", "0") for one in ranks)
-    return Settings(job, attempt, _tags(env, notes) if job else {}, resume, silent, flush, tuple(notes))
+    tags = _tags(env, notes) if job else {}
+    return Settings(job, attempt, tags, resume, silent, flush, tuple(notes), _step(env, job))
+
+
+def _step(env: Mapping[str, str], job: str) -> str:
+    """The step of Slurm's that this process is in, where the job's key does not name one: each has runs of its own."""
+    said = env.get("SLURM_STEP_ID", "").strip()
+    named = job.rpartition("/")[2].partition(".")[0].isdigit()
+    return said if job and not named and said.isdigit() and int(said) < _NO_STEP else ""
 
 
 def _number(env: Mapping[str, str], name: str, usual: float, notes: list[str]) -> float:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 KEY, ATTEMPT, JOB_RUN = "labtrack.job", "labtrack.attempt", "labtrack.job_run"
+STEP = "slurm.step_id"
 SLURM, PBS, LSF, LOCAL = "slurm", "pbs", "lsf", "local"
 BATCH, INTERACTIVE = "batch", "interactive"
 _RANKS = ("SLURM_PROCID", "RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")

@@ -42,6 +42,7 @@ _KEYS = frozenset(
         "hf",
     ]
 )
+_PLACES = frozenset(("file", "files", "path", "dir", "folder", "sock", "socket"))  # `--password-file` names one
 _NO_SECRET = frozenset(
     [
         "pad",
@@ -79,7 +80,7 @@ _OPTION = re.compile(
 def is_secret(name: str) -> bool:
     """Whether an option or a variable of this name holds a secret: `--password`, `HF_TOKEN`, `logger.api_key`."""
     words = [one.lower() for one in _WORDS.findall(name)]
-    if not words:
+    if not words or words[-1] in _PLACES:
         return False
     if _SECRET & set(words):
         return True
@@ -109,7 +110,7 @@ def mask_command(command: Sequence[str], env: Mapping[str, str] | None = None) -
 
     env: the environment, whose variables with secrets are looked for by their values, too.
     """
-    known = [value for name, value in (env or {}).items() if is_secret(name)]
+    known = environment_secrets(env or {})
     words: list[str] = []
     hidden = False  # whether the word before says that this one is a secret
     for word in command:
@@ -126,4 +127,8 @@ def mask_command(command: Sequence[str], env: Mapping[str, str] | None = None) -
 
 def environment_secrets(env: Mapping[str, str]) -> list[str]:
     """The values of an environment's variables that hold secrets."""
-    return [value for name, value in env.items() if is_secret(name) and len(value) >= _SHORTEST]
+    return [
+        value
+        for name, value in env.items()
+        if is_secret(name) and len(value) >= _SHORTEST and not value.startswith("/")  # PWD, OLDPWD
+    ]

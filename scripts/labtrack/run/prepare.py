@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -79,15 +80,14 @@ def prepare(command: Sequence[str], options: Options, env: Mapping[str, str], cw
     plan.records = plan.job.rank == 0
     _find_server(plan, options, env)
     plan.env = _environment(plan, options, env)
-    if not plan.records:
-        return plan
     done, started = threading.Event(), time.monotonic()
 
     def work() -> None:
         # a signal is for the main thread alone
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         with _noted(plan.notes):
-            _make_folder(plan, command, env, cwd)
+            if plan.records:
+                _make_folder(plan, command, env, cwd)
         with _noted(plan.notes):
             _lend(plan, command)
         done.set()
@@ -129,6 +129,9 @@ def _find_server(plan: Plan, options: Options, env: Mapping[str, str]) -> None:
         plan.destination = address.parse(said)
         plan.server_env["MLFLOW_TRACKING_URI"] = plan.destination
         plan.gateways = gateways_of(options.gateways, variables)
+        if plan.gateways and plan.destination.startswith("http:"):
+            plan.notes.append(f"no gateway is used for {plan.destination}: only https:// stays unread on the way")
+            plan.gateways = []
 
 
 def _environment(plan: Plan, options: Options, env: Mapping[str, str]) -> dict[str, str]:
@@ -198,8 +201,12 @@ def _lend(plan: Plan, command: Sequence[str]) -> None:
     why = found.why or "labtrack is not installed there"
     from labtrack.local.initstore import init_store
 
-    made = init_store(str(plan.job_folder / SQLITE_FILE), mlflow=python or None, env=plan.env)
+    # what the other ranks record is nobody's, but has to go somewhere
+    folder = plan.job_folder if plan.records else Path(tempfile.mkdtemp(prefix="labtrack-"))
+    made = init_store(str(folder / SQLITE_FILE), mlflow=python or None, env=plan.env)
     plan.env["MLFLOW_TRACKING_URI"] = made.address
+    if not plan.records:
+        return
     plan.notes.append(
         f"MLflow of {python or 'the training'} can't use labtrack ({why}): the job records into {made.file}"
     )

@@ -20,7 +20,7 @@ from labtrack.run import heartbeat, recording, sacct, slurm, verdict
 from labtrack.run.attaching import Attacher
 from labtrack.run.ending import END as LABTRACK_END
 from labtrack.run.ending import EXIT_CODE
-from labtrack.run.job import ATTEMPT, KEY, Key, parse_key
+from labtrack.run.job import ATTEMPT, KEY, STEP, Key, parse_key
 from labtrack.run.verdict import Verdict
 from labtrack.stores.model import RUNNING, Run
 from labtrack.tracking import address
@@ -149,6 +149,8 @@ def _with_children(store: Any, run: Run) -> list[Left]:
 def _left(run: Any, tags: Mapping[str, str]) -> Left | None:
     text = tags.get(KEY, "")
     key = parse_key(text)
+    if key is not None and not key.step.isdigit() and tags.get(STEP, "").isdigit():
+        key = Key(key.cluster, key.job, tags[STEP])  # of several that one command has started
     attempt = tags.get(ATTEMPT, "0")
     if key is None:
         return None
@@ -165,7 +167,10 @@ def _at_server(server: Destination) -> list[Left]:
     found = []
     for run in server.search(experiments, f"attributes.status = '{RUNNING}' AND tags.`{KEY}` LIKE '%'"):
         left = _left(run, run.tags)
-        if left is not None and run.lifecycle_stage == "active" and (not run.user_id or run.user_id in me):
+        owner = run.tags.get("mlflow.user") or run.user_id
+        # MLflow's own client notes nobody: then the server knows whether it may be changed
+        mine = owner in me or owner in ("", "unknown")
+        if left is not None and run.lifecycle_stage == "active" and mine:
             found.append(left)
     return found
 

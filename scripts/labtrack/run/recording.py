@@ -82,7 +82,7 @@ def runs_of(store: Store, key: str, attempt: int | None = None) -> list[Run]:
         for one in store.runs()
         if one.tags.get(KEY) == key and (attempt is None or one.tags.get(ATTEMPT, "0") == str(attempt))
     ]
-    return sorted(found, key=lambda one: (_number(one.tags.get(JOB_RUN, "")), one.start_time or 0, one.id))
+    return sorted(found, key=lambda one: (_order(one.tags.get(JOB_RUN, "")), one.start_time or 0, one.id))
 
 
 def with_children(store: Store, runs: Sequence[Run]) -> list[Run]:
@@ -114,5 +114,6 @@ def attach(folder: Path, run_id: str, file: Path, where: str = "") -> None:
     amend(folder, run_id, artifacts=[(file, where)])
 
 
-def _number(text: str) -> int:
-    return int(text) if text.isdigit() else 0
+def _order(number: str) -> list[int]:
+    """`2`, or `1.2` for the second run of step 1."""
+    return [int(one) if one.isdigit() else 0 for one in number.split(".")]

@@ -23,6 +23,8 @@ _STOPPING = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 _NEVER = (signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD)
 _WITNESSED = 0.1  # seconds in which the witness has seen what came to all
 _REMEMBERED = 1.0  # seconds for which it counts
+_GRACE = 10.0  # seconds after a signal to end: enough to write down how the runs ended
+_AGAIN = 1.0  # seconds after which another signal is meant as one
 _TICK = 1.0  # seconds between two looks at the child, should its SIGCHLD be lost
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 _SIGNALS = frozenset(one for one in signal.valid_signals() if one not in _NEVER)
@@ -86,13 +88,17 @@ class Child:
     def wait_for(self, done: Callable[[], bool], seconds: float) -> bool:
         """Waits after the end until something is done, for so many seconds at most; False if it is not.
 
-        A signal that wants this process to end is obeyed.
+        A signal to end leaves it some seconds, since Slurm sends more than one; a later one leaves none.
         """
-        deadline = time.monotonic() + seconds
+        deadline, told = time.monotonic() + seconds, float("inf")
         while not done():
             left = deadline - time.monotonic()
-            if left <= 0 or self._next(min(left, 0.1)) in _ENDING:
+            if left <= 0:
                 return done()
+            if self._next(min(left, 0.1)) in _ENDING:
+                now = time.monotonic()
+                deadline = now if now > told + _AGAIN else min(deadline, now + _GRACE)
+                told = min(told, now)
         return True
 
     def close(self) -> None:

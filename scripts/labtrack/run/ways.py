@@ -86,7 +86,7 @@ class Ways:
         # named one by one, as those of the environment change while a gateway is taken
         self._sites = {name: found.get(name) for name in ("https", "http", "all")}
         self._stop, self._looked = threading.Event(), threading.Event()
-        self.best, self.why = "", "not asked yet"
+        self.best, self.why = "", "no answer yet"
         self._thread = threading.Thread(target=self._go_on, daemon=True, name="labtrack-ways")
         self._thread.start()
 
@@ -123,7 +123,7 @@ class Ways:
             found, why = self._look()
             self._fails = 0 if found else self._fails + 1
             if found or self._fails >= _FAILS or not self.best:
-                if found != self.best:
+                if found != self.best or not self._looked.is_set():
                     self._say(f"the server is reached {_words(found)}" if found else f"the server is away: {why}")
                 self.best, self.why = found, why
             self._looked.set()
