@@ -1,5 +1,5 @@
 # Each target calls something that can also be called by hand.
-.PHONY: help demo test test-long check lint types unit infra venv lock bench bench-artifacts bench-sync bench-results dist down clean docs site
+.PHONY: help demo test test-long check lint types unit infra venv lock bench bench-artifacts bench-sync bench-results bench-record dist down clean docs site
 .DEFAULT_GOAL := help
 VENV := .venv/bin
 
@@ -32,6 +32,9 @@ bench-sync: venv ## labtrack sync against its peers, on a server of its own
 
 bench-results: venv ## leaderboard, compare, search and export beside MLflow's own, on recordings
 	@$(VENV)/python scripts/dev/bench_results.py
+
+bench-record: venv ## what log_metric costs a training, by the recorder and by MLflow's own
+	@$(VENV)/python scripts/dev/bench_record.py
 
 dist: venv ## dist/: wheels to install without network, and labtrack.pyz, one file to run
 	@$(VENV)/python scripts/dev/dist.py

@@ -58,6 +58,7 @@ class Lab:
     admin_networks: tuple[str, ...]
     users: tuple[User, ...]
     shared_experiments: tuple[str, ...]
+    gateways: tuple[str, ...]
     cloud: str
     clouds_file: Path | None
     bucket: str
@@ -160,6 +161,7 @@ def _lab(data: Mapping[str, Any], folder: Path, root: Path, properties: Mapping[
         admin_networks=tuple(data["lab_admin_networks"]),
         users=tuple(User(u["name"], u.get("state", "present") == "present") for u in data["lab_users"]),
         shared_experiments=tuple(value("lab_shared_experiments")),
+        gateways=tuple(value("lab_gateways")),
         cloud=data["lab_cloud"],
         clouds_file=path("lab_clouds_file"),
         bucket=data["lab_bucket"],

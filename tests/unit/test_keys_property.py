@@ -138,7 +138,7 @@ class Interleaving(RuleBasedStateMachine):
             folder=root / "inventory" / "climate", root=root, name="climate", fqdn=LAB["lab_fqdn"], admin_networks=(),
             users=tuple(labs.User(name, True) for name in PEOPLE), cloud="x", clouds_file=None, bucket="b",
             s3_endpoint="https://s3.test", s3_region="r", s3_ca_file=None, artifact_access="direct",
-            clients_reach_store=False, shared_experiments=(), certificate="selfsigned", key_grace=0.0,
+            clients_reach_store=False, shared_experiments=(), gateways=(), certificate="selfsigned", key_grace=0.0,
             machine=NO_MACHINE,
         )  # fmt: skip
         self.lab.private.mkdir(parents=True, mode=0o700)

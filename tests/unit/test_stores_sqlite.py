@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from recorded import add_points, make_sqlite
 
 from labtrack.errors import BadInputError, Exit, LabtrackError
-from labtrack.stores import MetricPoint, database, open_store, sqlite
+from labtrack.stores import MetricPoint, database, filters, open_store, sqlite, sqliteruns
 from labtrack.stores.database import Database
 from labtrack.stores.sqlite import PAGE
 
@@ -358,3 +358,30 @@ def test_a_file_that_may_not_be_read(store_file: Path, run_id: str) -> None:
             open_store(store_file)
     finally:
         os.seteuid(0)
+
+
+@pytest.mark.parametrize("piece", [1, 2, 7, 40_000])
+@pytest.mark.parametrize(
+    "expression",
+    ["params.lr = '0.1'", "tags.stage = 'test'", "params.lr = '0.1' AND tags.stage = 'test'",
+     "params.lr = '\ufffd'", "params.lr = '0.1' AND params.lr != '0.2'", "params.none = 'x'"],
+)  # fmt: skip
+def test_a_filter_finds_the_same_runs_when_the_file_looks_them_up(
+    tmp_path: Path, expression: str, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = make_sqlite(tmp_path / "a.db", runs=6)
+    odd: list[tuple[object, object]] = [("lr", "0.1"), ("lr", "0.2"), ("lr", b"0.1"), (b"lr", "0.1"), ("lr", b"\xff")]
+    with sqlite3.connect(tmp_path / "a.db") as made:
+        for run_id, (key, value) in zip(ids, odd):
+            made.execute("INSERT INTO params (run_uuid, key, value) VALUES (?, ?, ?)", [run_id, key, value])
+        for run_id in ids[::2]:
+            made.execute("INSERT INTO tags (run_uuid, key, value) VALUES (?, 'stage', 'test')", [run_id])
+    for statement in ("_HAVING", "_LAST"):
+        text = getattr(sqliteruns, statement).replace("40000", str(piece)).replace("39999", str(piece - 1))
+        monkeypatch.setattr(sqliteruns, statement, text)
+    wanted = filters.parse(expression)
+    with open_store(str(tmp_path / "a.db")) as store:
+        looked_up = [run.id for run in store.runs(having=filters.having(wanted)) if wanted(store, run)]
+        every = [run.id for run in store.runs() if wanted(store, run)]
+    assert looked_up == every
+    assert bool(every) == ("none" not in expression)

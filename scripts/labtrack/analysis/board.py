@@ -16,7 +16,7 @@ from labtrack.analysis.named import Alike, named
 from labtrack.analysis.rows import Row
 from labtrack.analysis.table import NOTHING, Moment, Table
 from labtrack.errors import BadInputError
-from labtrack.stores.filters import Wanted, chosen
+from labtrack.stores.filters import Wanted, both, chosen
 
 _VANISHED = 24 * 3600 * 1000  # ms without a sign of life
 _FACTS = ("dataset", "stage", "model", "scenario")
@@ -45,7 +45,7 @@ class Asked:
         alike = Alike(dict(self.facts))
         if not alike:
             return expression
-        return alike if expression is None else lambda store, run: alike(store, run) and expression(store, run)
+        return both(alike, expression)
 
     def collect(self, needs: Needs, whole: Chooses | None = None) -> Frame:
         """The runs, finished ones unless all are asked for.  whole: see `frame.collect`."""

@@ -14,6 +14,7 @@ from labtrack.analysis.columns import Column, best_step, real
 from labtrack.analysis.rows import Row
 from labtrack.analysis.table import what_is_left_out
 from labtrack.errors import BadInputError, LabtrackError
+from labtrack.stores.filters import having
 from labtrack.stores.model import Problem, Store
 from labtrack.stores.opening import find_stores, open_store
 from labtrack.stores.summary import LAST, PARTS
@@ -218,7 +219,7 @@ def read(
         experiments = {one.id: one.name for one in store.experiments(deleted=True)}
         rows = []
         place = store.location
-        for run in store.heads(deleted=deleted) if light else store.runs(deleted=deleted):
+        for run in store.heads(deleted=deleted) if light else store.runs(deleted=deleted, having=having(wanted)):
             if wanted is not None and not wanted(store, run):
                 continue
             own = {run.id, run.tags.get(SOURCE_RUN, run.id)}  # a copy at a server has the id of what it is a copy of

@@ -21,7 +21,7 @@ from typing import Any
 
 from labtrack.errors import LabtrackError
 from labtrack.files import home, make_private_folder
-from labtrack.stores.model import MetricPoint, Run
+from labtrack.stores.model import Having, MetricPoint, Run
 from labtrack.stores.server import ServerStore
 from labtrack.stores.summary import LAST, PARTS, Summaries, Summary
 from labtrack.stores.summing import summarise
@@ -60,7 +60,7 @@ class Served:
         self._cache.close()
         self._store.close()
 
-    def runs(self, experiment_id: str | None = None, *, deleted: bool = False) -> Iterator[Run]:
+    def runs(self, experiment_id: str | None = None, *, deleted: bool = False, having: Having = ()) -> Iterator[Run]:
         """All runs, without their models."""
         for run, last in self._store.searched(experiment_id, deleted=deleted):
             self._last[run.id] = run, last

@@ -7,7 +7,20 @@ import sys
 import click
 
 from labtrack import __version__
-from labtrack.cli import admin, boards, curves, local, output, portable, researcher, results, sync, ui
+from labtrack.cli import (
+    admin,
+    boards,
+    curves,
+    local,
+    output,
+    portable,
+    recorder,
+    researcher,
+    results,
+    run,
+    sync,
+    ui,
+)
 from labtrack.cli.bucket import bucket
 from labtrack.errors import Exit, LabtrackError
 
@@ -21,9 +34,10 @@ def cli() -> None:
 
     For the lab's admin: preflight, secrets, bucket, env, users, verify.
     For researchers: doctor, sync, export, import, ui, and env check.
+    On a cluster: setup, run, reconcile, follow.
     For their results: leaderboard, compare, diff, sweep, table, dataset, lineage, runs, query, snapshot,
     plot, report.
-    Without a server: project, usage, clean, prune, backup, who.
+    Without a server: project, usage, clean, prune, backup, who, init-store.
 
     Exit codes: 0 fine, 1 something failed, 2 wrong usage or input, 3 a recording is damaged,
     75 another call is at work.
@@ -35,6 +49,7 @@ for command in (
     *admin.COMMANDS,
     bucket,
     *researcher.COMMANDS,
+    *run.COMMANDS,
     *sync.COMMANDS,
     *portable.COMMANDS,
     *boards.COMMANDS,
@@ -42,6 +57,7 @@ for command in (
     *curves.COMMANDS,
     *ui.COMMANDS,
     *local.COMMANDS,
+    *recorder.COMMANDS,
 ):
     cli.add_command(command)
 for command in admin.ENV_COMMANDS:

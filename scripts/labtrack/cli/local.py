@@ -146,6 +146,7 @@ def clean(folder: Path, dry_run: bool, force: bool, yes: bool) -> None:
 @click.option("--older-than", metavar="AGE", help="Runs that ended so long ago: 90d, 12h, 2w.")
 @click.option("--status", metavar="STATUS,...", help="Runs with one of these.  [default: all but RUNNING, SCHEDULED]")
 @click.option("--filter", "expression", metavar="EXPR", help="Only runs like this: \"params.model = 'unet'\".")
+@click.option("--synced", is_flag=True, help="Of a folder of recordings: remove those that `labtrack sync` has sent.")
 @click.option("--gc", is_flag=True, help="Then remove them and their artifacts for good, by `mlflow gc`.")
 @click.option("--mlflow", metavar="PATH", help="The `mlflow` to use, or its environment.  [default: where labtrack is]")
 @click.option("--dry-run", is_flag=True, help="Show the runs, and delete none.")
@@ -155,10 +156,21 @@ def prune(source: str, older_than: str | None, status: str | None, expression: s
 
     It is MLflow that deletes; a run can be restored on its page or by `mlflow runs restore` until `mlflow gc`.
 
+    With --synced SOURCE is a folder of recordings (labtrack:///...): those whose runs have all ended and are all at a
+    server, as this machine's journal of `labtrack sync` says, are removed for good with their artifacts.
+
     Exit code 0 done, 1 MLflow or the server failed, 2 wrong usage or input.
     """
     from labtrack.local import prune as pruning
 
+    if given.pop("synced"):
+        if status or expression or given["gc"] or given["mlflow"]:
+            raise BadInputError(
+                "--synced removes whole recordings.", "leave --status, --filter, --gc and --mlflow away."
+            )
+        age = pruning.seconds(older_than) if older_than else 0.0
+        _prune_synced(source, age, dry_run=given["dry_run"], yes=given["yes"])
+        return
     choice = pruning.Choice(
         pruning.seconds(older_than) if older_than else None, pruning.statuses(status) if status else (), expression
     )
@@ -182,12 +194,35 @@ def prune(source: str, older_than: str | None, status: str | None, expression: s
         output.line(f"Deleted {len(done.deleted)} runs{rest}")
 
 
+def _prune_synced(source: str, older_than: float, *, dry_run: bool, yes: bool) -> None:
+    from labtrack.local import recordings
+
+    found = recordings.plan(source, older_than)
+    for reason, count in found.kept.items():
+        output.line(f"{count} recordings stay: {reason}.")
+    total = recordings.inodes(found.root)
+    what = f"{len(found.journals)} recordings with {len(found.runs)} runs: {size(found.bytes)}, {found.inodes:,} of "
+    what += f"{total:,} files and folders"
+    if not found.journals or dry_run:
+        output.line(f"{what} would be removed." if found.journals else "No recording is like that.")
+        return
+    if not yes and not sys.stdin.isatty():
+        raise BadInputError("Nothing was removed: there is nobody to ask.", "--yes")
+    if not yes:
+        click.confirm(f"Remove {what} for good?", abort=True)
+    recordings.remove(found)
+    output.line(f"Removed {what}.")
+
+
 @click.command()
 @click.argument("source")
-@click.option("-o", "--output", "folder", required=True, type=click.Path(path_type=Path), metavar="FOLDER")
+@click.option("-o", "--output", "folder", type=click.Path(path_type=Path), metavar="FOLDER")
 @click.option("--keep", type=int, metavar="N", help="Remove all but the newest N backups of it in FOLDER.")
+@click.option(
+    "--stdout", "streams", is_flag=True, help="Write the copy to standard output, as `sync -s ssh://` reads it."
+)
 @click.option("--json", "as_data", is_flag=True, help="Print JSON.")
-def backup(source: str, folder: Path, keep: int | None, as_data: bool) -> None:
+def backup(source: str, folder: Path | None, keep: int | None, streams: bool, as_data: bool) -> None:
     """Copy the SQLite file SOURCE to FOLDER/NAME_YYYYMMDD-HHMMSS.db, whole, also while jobs write it.
 
     The copy is checked before it gets its name.  The database only: artifacts are files, and `rsync -a` copies them.
@@ -195,7 +230,13 @@ def backup(source: str, folder: Path, keep: int | None, as_data: bool) -> None:
     Exit code 0 done, 1 no copy or a damaged one, 2 wrong usage or input, 75 the file stays locked.
     """
     from labtrack.local.backup import backup as make
+    from labtrack.local.backup import stream
 
+    if streams and not (folder or keep or as_data) and not sys.stdout.isatty():
+        stream(source, sys.stdout.buffer)
+        return
+    if streams or folder is None:
+        raise BadInputError("Where is the copy to go?", "-o FOLDER; or --stdout alone, for a program that reads it.")
     done = make(source, folder, keep)
     if as_data:
         output.data({

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -25,10 +27,11 @@ _GRAVEST = (
     Exit.DAMAGED,
 )  # of several recordings, what counts
 _WATCH = 2.0  # seconds
+_WATCH_AFAR, _WATCH_AFAR_DEFAULT = 10.0, 60.0  # of another machine, at which each look is a login
 _SHOWN = 20  # lines of a kind in the summary; --json has all
 _SOURCE = (
     "What was recorded: a SQLite file, a folder with one or many, an mlruns folder, an exported file, a server's "
-    "https://.  Repeatable."
+    "https://, another machine's ssh://host/path.  Repeatable."
 )
 _DESTINATION = "The tracking server's address; MLFLOW_TRACKING_URI where it is not given."
 
@@ -65,6 +68,7 @@ def _options(*, anemoi: bool) -> Callable[[Any], Any]:
         click.option(
             "--jobs", type=click.IntRange(1, 64), default=4, show_default=True, help="Calls under way at once."
         ),
+        click.option("--no-reconcile", is_flag=True, help="Do not ask Slurm how jobs ended whose runs are RUNNING."),
         click.option("--json", "as_data", is_flag=True, help="Print a JSON report."),
     ]  # fmt: skip
     return together(decorators)
@@ -110,6 +114,7 @@ def run(given: dict[str, Any]) -> None:
     """Does what both commands, and `labtrack import`, are for."""
     from labtrack.cli import progress
     from labtrack.stores import filters
+    from labtrack.stores.pull import pull
     from labtrack.sync import Options, opened
     from labtrack.sync.watch import watch
 
@@ -133,7 +138,7 @@ def run(given: dict[str, Any]) -> None:
     watching = bool(given["watch"]) and not given["dry_run"]
     terminated = _stop_when_told(last_pass=watching)
     shows = progress.shows(quiet=given["as_data"], verbose=given["verbose"])
-    sources = list(dict.fromkeys(one for source in given["sources"] for one in _found(source)))
+    sources, copies = _sources(given["sources"], quiet=given["as_data"])
     if watching and len(sources) > 1:
         raise BadInputError(
             f"--watch follows one recording, and there are {len(sources)}: {', '.join(sources)}.",
@@ -141,8 +146,16 @@ def run(given: dict[str, Any]) -> None:
         )
 
     def one(source: str) -> Report:
+        if not (given["dry_run"] or given.get("no_reconcile", True) or source in copies):
+            _reconcile(source)
         with opened(source, destination, options, shows) as syncer:
-            return watch(syncer, given["watch"], ends=lambda: bool(terminated)) if watching else syncer.once()
+            if not watching:
+                return syncer.once()
+            every, renew = given["watch"], None
+            if source in copies:
+                every = max(every, _WATCH_AFAR) if every != _WATCH else _WATCH_AFAR_DEFAULT
+                renew = functools.partial(pull, copies[source])
+            return watch(syncer, every, ends=lambda: bool(terminated), renew=renew)
 
     if len(sources) == 1:
         report = one(sources[0])
@@ -152,6 +165,44 @@ def run(given: dict[str, Any]) -> None:
             _tell(report, verbose=given["verbose"])
         sys.exit(report.exit_code)
     sys.exit(_several(sources, one, given))
+
+
+def _sources(given: Sequence[str], *, quiet: bool) -> tuple[list[str], dict[str, str]]:
+    """The recordings that are meant, each once; and of those that are copies, where they are copied from."""
+    from labtrack.stores import find_stores
+    from labtrack.stores.pull import is_address
+
+    found: dict[str, None] = {}
+    copies: dict[str, str] = {}
+    for source in given:
+        if is_address(source) and not quiet:
+            output.line(f"fetch {source}", err=True)
+        alone = is_address(source) and len(given) == 1  # what is wrong with its machine is told at once
+        places = find_stores(source) if alone else _found(source)
+        if is_address(source):
+            copies.update(dict.fromkeys(places, source))
+        found.update(dict.fromkeys(places))
+    return list(found), copies
+
+
+def _reconcile(source: str) -> None:
+    """Writes down how jobs ended, where Slurm can be asked; what goes wrong with that keeps no sync away."""
+    from labtrack.cli.run import why_of
+    from labtrack.run import reconcile, recording, slurm
+
+    is_folder = source.startswith(f"{recording.SCHEME}:") or Path(source).expanduser().is_dir()
+    if not is_folder or not slurm.has("sacct"):
+        return
+    try:
+        folder = recording.folder_of(source, {})
+        outcome = reconcile.reconcile(folder) if recording.holds_recordings(folder) else None
+    except (LabtrackError, OSError) as error:
+        output.line(f"note: jobs are not asked about: {' '.join(str(error).split())}", err=True)
+        return
+    for change in outcome.changes if outcome else ():
+        output.line(f"run {change.run_id} {change.verdict.status or 'ended'}: {why_of(change.verdict.tags)}", err=True)
+    for note in outcome.notes if outcome else ():
+        output.line(f"note: {note}", err=True)
 
 
 def _found(source: str) -> list[str]:

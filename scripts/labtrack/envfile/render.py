@@ -82,6 +82,7 @@ def render(contents: Contents) -> bytes:
         "MLFLOW_TRACKING_URI": lab.url,
         "MLFLOW_TRACKING_USERNAME": contents.user,
         "MLFLOW_TRACKING_PASSWORD": contents.password,
+        **({"LABTRACK_GATEWAYS": ",".join(lab.gateways)} if lab.gateways else {}),
         **(_direct(lab, key) if key else _proxied(lab)),
     }
     pinned, joined, authorities = _certificates(lab, with_store=key is not None)

@@ -11,9 +11,11 @@ import stat
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from labtrack.errors import BadInputError, LabtrackError
 from labtrack.stores import open_store
+from labtrack.stores.pull.databases import send
 from labtrack.stores.sqlite import SqliteStore
 
 
@@ -66,6 +68,20 @@ def backup(source: str, folder: Path, keep: int | None = None) -> Backup:
             old.unlink()
             removed.append(old)
     return Backup(file, file.stat().st_size, runs, tuple(removed))
+
+
+def stream(source: str, out: IO[bytes]) -> None:
+    """Writes such a copy to `out`, so that `labtrack.stores.pull` at the other end knows whether all of it came.
+
+    Raises what `backup` raises.
+    """
+    with open_store(source) as store, tempfile.TemporaryDirectory(prefix="labtrack-backup-") as folder:
+        if type(store) is not SqliteStore:
+            raise BadInputError(f"{store.location} is not a SQLite file.", "only one of those is copied this way.")
+        copy = Path(folder, "copy.db")
+        store.copy_to(copy)
+        _checked(copy, store.path)
+        send(copy, out)
 
 
 def _checked(copy: Path, source: Path) -> int:

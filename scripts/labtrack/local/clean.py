@@ -95,13 +95,13 @@ def _of_runs(store: Store, path: Path, known: Mapping[str, list[Entry]]) -> Iter
     at_work = [run for run in runs if run.status in state.OPEN]
     if at_work and time.time() - _newest(path) < _STILL:
         yield f"{_names(at_work)} RUNNING, and {path} has just changed"
-    left = [run for run in runs if not any(_has_all(one, store, run) for one in known.get(run.id, ()))]
+    left = [run for run in runs if not any(has_all(one, store, run) for one in known.get(run.id, ()))]
     if left:
         verb = "were" if len(left) > 1 else "was"
         yield f"{len(left)} of {len(runs)} runs in {path} {verb} never sent to a server, or not all of them"
 
 
-def _has_all(entry: Entry, store: Store, run: Run) -> bool:
+def has_all(entry: Entry, store: Store, run: Run) -> bool:
     """Whether a server has acknowledged all that there is of a run now."""
     said = state.parse(entry.state)
     if said is None or said.state not in (state.COMPLETE, state.ACCEPTED) or run.status in state.OPEN:

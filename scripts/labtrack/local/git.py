@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,16 @@ _LARGEST = 10_000_000  # bytes of a diff that are kept
 
 @dataclass(frozen=True)
 class State:
-    """commit: empty where there is none.  diff: what differs from it, without untracked files, which are in `new`."""
+    """commit: empty where there is none.  diff: what differs from it, without untracked files, which are in `new`.
+
+    remote: where the repository is fetched from, without a login.
+    """
 
     commit: str = ""
     branch: str = ""
     diff: str = ""
     new: tuple[str, ...] = ()
+    remote: str = ""
 
     @property
     def dirty(self) -> bool:
@@ -31,6 +36,7 @@ class State:
         return {
             "mlflow.source.git.commit": self.commit,
             **({"mlflow.source.git.branch": self.branch} if self.branch else {}),
+            **({"mlflow.source.git.repoURL": self.remote} if self.remote else {}),
             "git.dirty": str(self.dirty).lower(),
         }
 
@@ -45,7 +51,13 @@ def state(folder: Path) -> State:
         _git(folder, "symbolic-ref", "--quiet", "--short", "HEAD"),
         _git(folder, "diff", "HEAD", "--no-color", "--no-ext-diff", "--no-textconv", strip=False)[:_LARGEST],
         tuple(_git(folder, "ls-files", "--others", "--exclude-standard").splitlines()[:1000]),
+        _without_login(_git(folder, "remote", "get-url", "origin")),
     )
+
+
+def _without_login(address: str) -> str:
+    """`git@host:path` has no secret in it; what stands before the host in an address with a scheme may be one."""
+    return re.sub(r"^([A-Za-z][A-Za-z0-9+.-]*://)[^/]*@", r"\1", address)
 
 
 def _git(folder: Path, *arguments: str, strip: bool = True) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from labtrack.errors import BadInputError, LabtrackError
 from labtrack.stores import Store, filters, open_store
 from labtrack.stores.model import ACTIVE, Run
+from labtrack.stores.pull import refuse
 from labtrack.stores.sqlite import SqliteStore
 from labtrack.sync import state
 from labtrack.ui.private import environment
@@ -86,8 +87,14 @@ def prune(
     """
     if choice.older_than is None and not choice.statuses and not choice.expression:
         raise BadInputError("Nothing says which runs.", "for example: --older-than 90d --status FAILED,KILLED")
+    refuse(source, "prune")
     wanted = filters.chosen(choice.expression)
     with open_store(source) as store:
+        if store.kind == "recordings":
+            raise BadInputError(
+                f"{store.location} is a folder of recordings, of which no single runs are deleted.",
+                "labtrack prune FOLDER --synced --older-than 30d removes those that a server has.",
+            )
         runs = tuple(
             run
             for run in store.runs()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from labtrack.stores import Store, open_stores, tree
+from labtrack.stores import Store, journals, open_stores, tree
 from labtrack.stores.model import DELETED, Owner
 from labtrack.stores.sqlite import SqliteStore
 
@@ -101,6 +101,9 @@ def _of_store(store: Store, usage: Usage) -> Iterator[Item]:
             beside = path.with_name(path.name + suffix)
             if beside.is_file():
                 yield Item("log", beside.name, "", "", beside.stat().st_size, 1)
+    elif store.kind == "recordings":
+        sizes = [_size(one) for one in journals.journals(path)]
+        yield Item("records", journals.FOLDER, "", "", sum(sizes), len(sizes))
     elif store.kind == "files":
         sizes = [_size(one) for one in tree.files(path, lambda *_: None)]
         yield Item("records", path.name, "", "", max(0, sum(sizes) - artifacts), len(sizes))

@@ -29,6 +29,7 @@ from labtrack.stores.model import (
     DatasetInput,
     Experiment,
     Findings,
+    Having,
     LoggedModel,
     MetricPoint,
     ModelLink,
@@ -67,9 +68,8 @@ class FileStore:
         if not tree.is_folder(root) or not tree.is_readable(root, os.R_OK | os.X_OK):
             raise BadInputError(f"{root} can't be read.", f"look at `ls -ld {root}`.")
         if not holds_experiments(root):
-            raise BadInputError(
-                f"{root} has no experiments in it: no folder with a meta.yaml.", "is it an mlruns folder?"
-            )
+            what = f"{root} has no experiments in it: no folder with a meta.yaml."
+            raise BadInputError(what, "is it an mlruns folder?")
 
     @property
     def location(self) -> str:
@@ -83,7 +83,7 @@ class FileStore:
         found = [one for folder in self._folders(deleted=deleted) for one in self._experiment(folder)]
         return sorted(found, key=lambda one: (one.creation_time or 0, len(one.id), one.id))
 
-    def runs(self, experiment_id: str | None = None, *, deleted: bool = False) -> Iterator[Run]:
+    def runs(self, experiment_id: str | None = None, *, deleted: bool = False, having: Having = ()) -> Iterator[Run]:
         copies = Copies(self.found)
         for folder in self._folders(deleted=deleted):
             if experiment_id in (None, folder.name):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from labtrack.errors import BadInputError
-from labtrack.stores.model import Run, Store
+from labtrack.stores.model import Having, Run, Store
 from labtrack.stores.summary import LAST
 
 _ATTRIBUTES: dict[str, Callable[[Run], Any]] = {
@@ -73,16 +73,36 @@ class _Comparison:
 Wanted = Callable[[Store, Run], bool]
 
 
+@dataclass(frozen=True)
+class Every:
+    """Whether all of some conditions hold.  having: what a run must have for it, which a store can look up."""
+
+    conditions: tuple[Wanted, ...]
+    having: Having = ()
+
+    def __call__(self, store: Store, run: Run) -> bool:
+        return all(one(store, run) for one in self.conditions)
+
+
+def having(wanted: Wanted | None) -> Having:
+    """What the runs that are wanted have for sure."""
+    return wanted.having if isinstance(wanted, Every) else ()
+
+
+def both(one: Wanted | None, other: Wanted | None) -> Wanted | None:
+    """What two people want; None where neither wants anything in particular."""
+    if one is None or other is None:
+        return one or other
+    return Every((one, other), having(one) + having(other))
+
+
 def chosen(expression: str | None, only: Sequence[str] = (), exclude: Sequence[str] = ()) -> Wanted | None:
     """Whether a run is one that the user wants; None where he wants all.
 
     expression: of --filter.  only, exclude: names of experiments, or patterns as the shell has them.
     Raises BadInputError for an expression that can't be read.
     """
-    found = [parse(expression)] if expression else []
-    if only or exclude:
-        found.append(_by_experiment(only, exclude))
-    return (lambda store, run: all(one(store, run) for one in found)) if found else None
+    return both(parse(expression) if expression else None, _by_experiment(only, exclude) if only or exclude else None)
 
 
 def _by_experiment(only: Sequence[str], exclude: Sequence[str]) -> Wanted:
@@ -122,7 +142,10 @@ def parse(expression: str) -> Wanted:
         comparisons.append(_comparison(expression, found))
         place = found.end()
         if place == len(expression):
-            return lambda store, run: all(one.holds(store, run) for one in comparisons)
+            equal = [one for one in comparisons if one.kind in ("params", "tags") and one.sign == "="]
+            return Every(
+                tuple(one.holds for one in comparisons), tuple((one.kind, one.name, one.value) for one in equal)
+            )
         joined = _AND.match(expression, place)
         if joined is None:
             raise _unreadable(expression, place)

@@ -16,6 +16,7 @@ from labtrack.stores.model import (
     Artifact,
     Experiment,
     Findings,
+    Having,
     LoggedModel,
     MetricPoint,
     ModelPoint,
@@ -123,7 +124,7 @@ class GatheredStore:
         self._gather()
         return [Experiment(name, name) for name in sorted({run.experiment_id for run in self._runs()})]
 
-    def runs(self, experiment_id: str | None = None, *, deleted: bool = False) -> Iterator[Run]:
+    def runs(self, experiment_id: str | None = None, *, deleted: bool = False, having: Having = ()) -> Iterator[Run]:
         self._gather()
         return (run for run in self._runs() if experiment_id in (None, run.experiment_id))
 

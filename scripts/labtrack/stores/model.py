@@ -21,6 +21,7 @@ from labtrack.stores.summary import PARTS, Summaries
 ACTIVE = "active"
 DELETED = "deleted"
 RUNNING = "RUNNING"
+Having = tuple[tuple[str, str, str], ...]  # "params" or "tags", a name, a value
 
 
 @dataclass(frozen=True)
@@ -275,10 +276,11 @@ class Store(Protocol):
     def experiments(self, *, deleted: bool = False) -> list[Experiment]:
         """All experiments, oldest first; deleted ones too if asked."""
 
-    def runs(self, experiment_id: str | None = None, *, deleted: bool = False) -> Iterator[Run]:
+    def runs(self, experiment_id: str | None = None, *, deleted: bool = False, having: Having = ()) -> Iterator[Run]:
         """All runs, or those of one experiment, oldest first; deleted ones too if asked.
 
-        Runs that can't be read are left out and told by `problems`.
+        Runs that can't be read are left out and told by `problems`.  having: runs without these parameters and tags
+        are not needed; a store that can't look that up gives them too.
         """
 
     def heads(self, *, deleted: bool = False) -> Iterator[Run]:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from labtrack.errors import BadInputError, LabtrackError
-from labtrack.stores import tree
+from labtrack.stores import journals, tree
 from labtrack.stores.database import HEADER, Database
 from labtrack.stores.files import FileStore
 from labtrack.stores.folders import META, holds_experiments, holds_runs
 from labtrack.stores.foreign import formats
 from labtrack.stores.portable import PortableStore
+from labtrack.stores.recordings import RecordingsStore
 from labtrack.stores.reports import METRICS, ReportsStore, folders_of_reports
 from labtrack.stores.sqlite import SqliteStore
 
@@ -34,9 +35,9 @@ _OTHER_DATABASES = ("postgresql", "mysql", "mssql", "oracle")
 def open_store(where: str | os.PathLike[str]) -> Store:
     """Opens a recording for reading.
 
-    where: `sqlite:////abs/file.db`, `file:///…`, `file:./mlruns`, a path to a SQLite file or a folder with one, an
-    mlruns folder or a folder with one, a file that `labtrack export` wrote, a folder of reports, a tracking server's
-    `https://…`.
+    where: `sqlite:////abs/file.db`, `labtrack:///…`, `file:///…`, `file:./mlruns`, a path to a SQLite file or a folder
+    with one, an mlruns folder or a folder with one, a folder of recordings, a file that `labtrack export` wrote,
+    a folder of reports, a tracking server's `https://…`; `ssh://host/path`, of which a copy is brought up to date.
     Raises BadInputError where there is no store, or more than one, with words on what to name instead.
     """
     text = os.fspath(where).strip()
@@ -47,6 +48,8 @@ def open_store(where: str | os.PathLike[str]) -> Store:
     scheme = _scheme(text)
     if scheme == "sqlite":
         return _of_file(_sqlite_path(text), text)
+    if scheme == "ssh":
+        return open_store(pulled(text))
     if scheme in ("http", "https"):
         from labtrack.stores.server import ServerStore
 
@@ -56,8 +59,12 @@ def open_store(where: str | os.PathLike[str]) -> Store:
             f"{scheme}:// is a server's own database, which is not read directly.",
             "name the address of the tracking server in front of it: https://…",
         )
+    if scheme == "labtrack":
+        return _of_recordings(text)
     if scheme and scheme != "file":
-        raise BadInputError(f"{scheme}:// is not a place for recorded runs.", "name a path, sqlite:///… or https://…")
+        raise BadInputError(
+            f"{scheme}:// is not a place for recorded runs.", "name a path, sqlite:///…, https://… or ssh://…"
+        )
     path, host = _path_of_address(text) if scheme == "file" else (Path(text).expanduser(), "")
     if host and not path.exists():
         raise BadInputError(
@@ -85,10 +92,11 @@ def is_portable(path: Path) -> bool:
 def find_stores(where: str | os.PathLike[str]) -> list[str]:
     """The recordings that a place is or holds, each as `open_store` takes it.
 
-    A folder may hold many, as `run-1.db`, `run-2.db`, one for each job; anything else is one.
+    A folder may hold many, as `run-1.db`, `run-2.db`, one for each job; anything else is one.  Of another machine's
+    it is the copies here, which are brought up to date first.
     Raises BadInputError where there is none.
     """
-    text = os.fspath(where).strip()
+    text = pulled(os.fspath(where).strip())
     scheme = _scheme(text)
     path = _path_of_address(text)[0] if scheme == "file" else Path(text).expanduser()
     if text and scheme in ("", "file") and tree.is_folder(path):
@@ -103,8 +111,15 @@ def open_stores(where: str | os.PathLike[str]) -> list[Store]:
     return [open_store(one) for one in find_stores(where)]
 
 
+def pulled(text: str) -> str:
+    """What a source is here: of `ssh://host/path` the copy, which is brought up to date; anything else itself."""
+    from labtrack.stores import pull
+
+    return str(pull.pull(text)) if pull.is_address(text) else text
+
+
 def _scheme(text: str) -> str:
-    found = re.match(r"(?:([a-zA-Z][a-zA-Z0-9+.-]+):/|(file):)", text, re.IGNORECASE)
+    found = re.match(r"(?:([a-zA-Z][a-zA-Z0-9+.-]+):/|(file|labtrack):)", text, re.IGNORECASE)
     return (found[1] or found[2]).lower() if found else ""
 
 
@@ -131,6 +146,28 @@ def _sqlite_path(text: str) -> Path:
     if not name or name == ":memory:":
         raise BadInputError(f"{text} names no file.", "sqlite:////abs/path/mlflow.db")
     return Path(name)
+
+
+def _of_recordings(text: str) -> Store:
+    path = unquote(text.split(":", 1)[1])
+    if not path.startswith("///") and not re.match("/[^/]", path):
+        raise BadInputError(
+            f"{text} is not absolute.", f"labtrack:///{path.lstrip('/')}, with the whole path from / on."
+        )
+    root = Path("/" + path.lstrip("/"))
+    if _journals(root):
+        return RecordingsStore(root)
+    raise BadInputError(
+        f"{root} holds no recordings{'' if root.is_dir() else ': there is no such folder'}.",
+        "name what MLFLOW_TRACKING_URI was in the job; if it has just begun, wait until it has logged.",
+    )
+
+
+def _journals(root: Path) -> bool:
+    try:
+        return bool(journals.journals(root))
+    except OSError:
+        return True  # there are some, and it is told why they can't be read
 
 
 def _of_path(path: Path, text: str) -> Store:
@@ -185,7 +222,7 @@ def _of_folder(folder: Path) -> Store:
         names = ", ".join(str(path) for path in found)
         raise BadInputError(f"{folder} holds more than one store: {names}.", "name one of them, and then the other.")
     if found:
-        return SqliteStore(found[0]) if tree.is_file(found[0]) else FileStore(found[0])
+        return _open_found(found[0])
     around = _store_around(folder)
     if around:
         raise BadInputError(f"{folder} holds no runs by itself: it is a part of a store of MLflow.", f"name {around}.")
@@ -202,6 +239,12 @@ def _of_folder(folder: Path) -> Store:
     )
 
 
+def _open_found(path: Path) -> Store:
+    if tree.is_file(path):
+        return SqliteStore(path)
+    return RecordingsStore(path.parent) if path.name == journals.FOLDER and _journals(path.parent) else FileStore(path)
+
+
 def _stores_in(folder: Path) -> list[Path]:
     """The databases and `mlruns` folders that a folder is or holds, as MLflow's users have them."""
     places = [folder, *(folder / name for name in _FOLDERS)]
@@ -211,7 +254,8 @@ def _stores_in(folder: Path) -> list[Path]:
     folders = [place for place in places if holds_experiments(place)]
     if databases or len(folders) > 1:  # MLflow's page makes an empty mlruns folder beside a database
         folders = [place for place in folders if holds_runs(place)] or folders[: not databases]
-    return [*databases, *folders]
+    root = folder.parent if folder.name == journals.FOLDER else folder
+    return [*databases, *folders, *([root / journals.FOLDER] if _journals(root) else [])]
 
 
 def _databases_in(folder: Path) -> list[Path]:

@@ -14,6 +14,7 @@ from labtrack.stores.model import (
     Artifact,
     Experiment,
     Findings,
+    Having,
     LoggedModel,
     MetricPoint,
     ModelPoint,
@@ -83,7 +84,7 @@ class ServerStore:
         found = [parsing.experiment(one) for one in self._pages("experiments/search", asked, "experiments")]
         return sorted(found, key=lambda one: (one.creation_time or 0, len(one.id), one.id))
 
-    def runs(self, experiment_id: str | None = None, *, deleted: bool = False) -> Iterator[Run]:
+    def runs(self, experiment_id: str | None = None, *, deleted: bool = False, having: Having = ()) -> Iterator[Run]:
         for run, _ in self.searched(experiment_id, deleted=deleted):
             # a search leaves out the models that a run read and made
             yield self.run(run.id) if self._has_models() else run

@@ -23,6 +23,7 @@ from labtrack.stores.model import (
     Artifact,
     Experiment,
     Findings,
+    Having,
     LoggedModel,
     MetricPoint,
     ModelPoint,
@@ -118,9 +119,12 @@ class SqliteStore:
         self.found.problem(self.path, what, experiment_id=number)
         return Experiment(number, unnamed(number))
 
-    def runs(self, experiment_id: str | None = None, *, deleted: bool = False) -> Iterator[Run]:
-        for page in self._pages_of_runs(RUNS, experiment_id, deleted=deleted):
-            yield from self._readable(page)
+    def runs(self, experiment_id: str | None = None, *, deleted: bool = False, having: Having = ()) -> Iterator[Run]:
+        ids = sqliteruns.ids_having(self._tables, having)
+        for page in self._pages_of_runs(RUNS if ids is None else HEADS, experiment_id, deleted=deleted):
+            some = page if ids is None else [row for row in page if row[1] in ids]
+            for at in range(0, len(some), RUNS):
+                yield from self._readable(some[at : at + RUNS])
 
     def heads(self, *, deleted: bool = False) -> Iterator[Run]:
         for page in self._pages_of_runs(HEADS, None, deleted=deleted):

@@ -14,6 +14,7 @@ from labtrack.errors import BadInputError, LabtrackError
 from labtrack.files import lock
 from labtrack.stores import open_store
 from labtrack.stores.model import DELETED, LoggedModel, Run, Store
+from labtrack.stores.opening import pulled
 from labtrack.sync import alone, damage, duplicates, lineage, registry, state, traces
 from labtrack.sync import plan as planning
 from labtrack.sync.experiments import Experiments
@@ -78,13 +79,14 @@ def opened(
     opens: opens the recording, where it is not `open_store(source)` that does.
     """
     base = address.parse(destination)
+    place = source if opens else pulled(os.fspath(source))
     with ExitStack() as stack:
-        found = Source(opens or (lambda: open_store(source)))
+        found = Source(opens or (lambda: open_store(place)))
         stack.callback(found.close)
         folder = state_folder(options.env)
         doing = f"labtrack sync -s {found.location} -d {base}"
-        place, on = folder / f"{found.identity}.lock", f"the recording {found.location}"
-        unlocked = stack.enter_context(lock(place, doing, on, needed=False))
+        file, on = folder / f"{found.identity}.lock", f"the recording {found.location}"
+        unlocked = stack.enter_context(lock(file, doing, on, needed=False))
         syncer = Syncer(found, base, options, shows, folder, unlocked=unlocked)
         stack.callback(syncer.close)
         yield syncer

@@ -23,11 +23,13 @@ def watch(
     every: float = EVERY,
     sleep: Callable[[float], None] = time.sleep,
     ends: Callable[[], bool] = lambda: False,
+    renew: Callable[[], object] | None = None,
 ) -> Report:
     """Syncs again and again, until no run is being recorded any more; the report is of all of it.
 
     The server is only spoken to when the recording has grown.  While it is away, the recording goes on and
     is sent later.  ends: says that the watching is to end: then everything is sent once more.
+    renew: brings a copy of a recording that is elsewhere up to date, before each look.
     Raises what a sync raises, if the first one does and the server is not only away.
     """
     look, report = _Look(syncer), Report(syncer.source.location, syncer.http.base)
@@ -50,11 +52,21 @@ def watch(
         try:
             if not (last and partly):
                 _wait(every, sleep, ends)
+                _renewed(syncer, renew)
             # looked at before each sync, which then sees no less: a run that ends while it is sent is sent once more
             changed = look.again()
         except KeyboardInterrupt:
             report.interrupted = True
             return report
+
+
+def _renewed(syncer: Syncer, renew: Callable[[], object] | None) -> None:
+    """What goes wrong with it is told: the recording is looked at as it was, and there is a next time."""
+    try:
+        if renew:
+            renew()
+    except LabtrackError as error:
+        syncer.meter.say(" ".join(error.what.split()))
 
 
 def _wait(every: float, sleep: Callable[[float], None], ends: Callable[[], bool]) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from labtrack.errors import BadInputError, LabtrackError
 from labtrack.stores import open_store
+from labtrack.stores.pull import refuse
 from labtrack.stores.sqlite import SqliteStore
 from labtrack.ui import server, snapshot, tunnel
 from labtrack.ui.gate import Gate
@@ -142,6 +143,7 @@ def view(
 
 def _link(source: str, mlflow: Mlflow, private: Private) -> None:
     """Puts a link to the file itself where a snapshot would be.  Raises BadInputError where that can't be shown."""
+    refuse(source, "ui --live")
     with open_store(source) as store:
         if type(store) is not SqliteStore:
             raise BadInputError(

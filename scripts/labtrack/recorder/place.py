@@ -1,0 +1,119 @@
+"""What a process is told by its address and its environment."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+from labtrack.errors import BadInputError
+
+SCHEME = "labtrack"
+JOB, ATTEMPT, JOB_TAGS, RESUME = "LABTRACK_JOB", "LABTRACK_ATTEMPT", "LABTRACK_JOB_TAGS", "LABTRACK_RESUME"
+FLUSH = "LABTRACK_FLUSH_SECONDS"
+SAME, CHILD = "same", "child"
+_RANKS = ("SLURM_PROCID", "RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
+_FLUSH_SECONDS = 2.0
+_NO_STEP = 2**32 - 100  # Slurm's numbers for what is no step of srun's are above
+
+
+def root_of(address: str) -> Path:
+    """The folder in `labtrack:///abs/path`.  Raises BadInputError."""
+    rest = address.split(":", 1)[1]
+    if not rest.startswith("///"):
+        raise BadInputError(
+            f"{address} is not absolute: where the training runs, a relative path may mean another folder.",
+            f"{SCHEME}:///{rest.lstrip('/')}, with the whole path from / on.",
+        )
+    path = unquote(rest[2:])
+    if "$" in path or "/~" in path:
+        raise BadInputError(
+            f"{address} holds what a shell would have replaced: nothing else does.",
+            'in double quotes it does: export MLFLOW_TRACKING_URI="labtrack:///scratch/$USER/runs"',
+        )
+    if re.search(r"[?#\0\n\r]", path):
+        raise BadInputError(f"{address} holds characters that no address of MLflow can have.", "name another folder.")
+    root = Path(os.path.normpath(path))
+    if root == Path("/"):
+        raise BadInputError(f"{address} names no folder.", f"{SCHEME}:///scratch/me/runs")
+    return root
+
+
+def address_of(path: Path) -> str:
+    """The address of a folder as MLflow's own code writes it, which drops two of the slashes."""
+    return f"{SCHEME}:{quote(str(path))}"
+
+
+def shortened(address: str) -> str:
+    """An address in that form."""
+    return address.replace(f"{SCHEME}:///", f"{SCHEME}:/", 1) if address.startswith(f"{SCHEME}:///") else address
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the environment says.
+
+    job: the key of the batch job; empty without one.  attempt: 0, 1, ...  tags: for every top-level run of the job.
+    resume: `same` or `child`.  silent: whether this process is another rank's, which records nothing.
+    flush: seconds within which what was logged is on disk.
+    """
+
+    job: str = ""
+    attempt: int = 0
+    tags: Mapping[str, str] = field(default_factory=dict)
+    resume: str = SAME
+    silent: bool = False
+    flush: float = _FLUSH_SECONDS
+    notes: tuple[str, ...] = ()
+    step: str = ""
+
+
+def settings(env: Mapping[str, str]) -> Settings:
+    """Reads the environment; what is wrong in it is a note, never an error."""
+    notes: list[str] = []
+    job = env.get(JOB, "").strip()
+    resume = env.get(RESUME, "").strip().lower() or SAME
+    if resume not in (SAME, CHILD):
+        notes.append(f"{RESUME}={resume} is neither {SAME} nor {CHILD}: {SAME} is meant")
+        resume = SAME
+    flush = _number(env, FLUSH, _FLUSH_SECONDS, notes)
+    attempt = int(_number(env, ATTEMPT, 0, notes))
+    ranks = [env[name].strip() for name in _RANKS if env.get(name, "").strip()]
+    silent = bool(job) and any(one not in ("", "0") for one in ranks)
+    tags = _tags(env, notes) if job else {}
+    return Settings(job, attempt, tags, resume, silent, flush, tuple(notes), _step(env, job))
+
+
+def _step(env: Mapping[str, str], job: str) -> str:
+    """The step of Slurm's that this process is in, where the job's key does not name one: each has runs of its own."""
+    said = env.get("SLURM_STEP_ID", "").strip()
+    named = job.rpartition("/")[2].partition(".")[0].isdigit()
+    return said if job and not named and said.isdigit() and int(said) < _NO_STEP else ""
+
+
+def _number(env: Mapping[str, str], name: str, usual: float, notes: list[str]) -> float:
+    said = env.get(name, "").strip()
+    try:
+        found = float(said) if said else usual
+    except ValueError:
+        found = -1.0
+    if not 0 <= found < 1e9:  # noqa: PLR2004
+        notes.append(f"{name}={said} is no number that can be used: {usual:g} is")
+        return usual
+    return found
+
+
+def _tags(env: Mapping[str, str], notes: list[str]) -> dict[str, str]:
+    name = env.get(JOB_TAGS, "").strip()
+    if not name:
+        return {}
+    try:
+        found = json.loads(Path(name).read_text(encoding="utf-8"))
+        return {str(key): str(value) for key, value in found.items()}
+    except (OSError, ValueError, AttributeError) as error:
+        notes.append(f"{JOB_TAGS}: {name} can't be read ({error}); the runs get no tags of the job")
+        return {}

@@ -1,0 +1,524 @@
+"""How a job ended: sacct's answers read, judged, and written to recordings.  Slurm is a stand-in: see fake_slurm."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from fake_slurm import FakeSlurm, job
+from hypothesis import given
+from hypothesis import strategies as st
+from job_recorded import record
+
+from labtrack.cli import cli
+from labtrack.cli import sync as syncing
+from labtrack.errors import LabtrackError
+from labtrack.run import ending, heartbeat, recording, sacct, slurm, verdict
+from labtrack.run.reconcile import reconcile
+from labtrack.stores.model import Run
+from labtrack.tracking.destination import Destination
+
+FIELDS = ("JobID", "State", "ExitCode")
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
+    monkeypatch.setenv("SLURM_CLUSTER_NAME", "c")
+    return FakeSlurm(tmp_path / "slurm", monkeypatch, ["sacct", "scontrol", "squeue"])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "runs"
+
+
+def left(folder: Path, key: str = "c/5/batch", **more: object) -> str:
+    """A run that nobody ended."""
+    tags = {"labtrack.job": key, "labtrack.attempt": "0", **more.pop("tags", {})}
+    return record(folder, tags=tags, **more)
+
+
+def read(folder: Path, run_id: str) -> Run:
+    with recording.opened(folder) as store:
+        return store.run(run_id)
+
+
+@pytest.mark.parametrize(
+    ("text", "state", "by"),
+    [
+        ("COMPLETED", "COMPLETED", ""),
+        ("CANCELLED by 1000", "CANCELLED", "1000"),
+        ("CANCELLED+", "CANCELLED", ""),
+        ("OUT_OF_ME+", "OUT_OF_MEMORY", ""),
+        ("NODE_FAIL", "NODE_FAIL", ""),
+        ("COMPL+", "COMPL", ""),  # COMPLETED and COMPLETING
+        ("SOMETHING_NEW", "SOMETHING_NEW", ""),
+        ("", "", ""),
+        ("12:30", "", ""),
+    ],
+)
+def test_state_as_sacct_prints_it(text: str, state: str, by: str) -> None:
+    assert sacct.read_state(text) == (state, by)
+
+
+@given(st.text())
+def test_any_text_is_read_without_an_error(text: str) -> None:
+    for line in (text, f"5|{text}|0:0", f"{text}|FAILED|1:0"):
+        accounts = sacct.parse(line, FIELDS)
+        for records in accounts.records.values():
+            verdict.judge(records, 0, "batch")
+
+
+def test_records_of_arrays_het_jobs_and_steps() -> None:
+    text = "7_3|FAILED|1:0\n7_3.batch|FAILED|1:0\n7_3.0|COMPLETED|0:0\n8+1|TIMEOUT|0:0\n9_[4-7]|PENDING|0:0\n"
+    found = sacct.parse(text, FIELDS)
+    assert {name: [one.step for one in many] for name, many in found.records.items()} == {
+        "7_3": ["", "batch", "0"], "8+1": [""], "9_[4-7]": [""],
+    }  # fmt: skip
+    assert found.damaged == []
+
+
+@pytest.mark.parametrize("line", ["5|FAILED", "5", "x|FAILED|1:0", "5||0:0", "5|FAILED|1:0|more"])
+def test_a_line_that_is_cut_or_strange_is_damaged(line: str) -> None:
+    found = sacct.parse(f"{line}\n6|COMPLETED|0:0\n", FIELDS)
+    assert found.damaged == [line] and list(found.records) == ["6"]
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("1234K", 1234 * 1024),
+        ("2.5G", 2684354560),
+        ("4Gn", 2**32),
+        ("4000Mc", 4000 * 2**20),
+        ("", None),
+        ("x", None),
+        ("0", 0),
+    ],
+)
+def test_sizes(text: str, size: int | None) -> None:
+    assert sacct.bytes_of(text) == size
+
+
+def test_gpus_of_kinds_are_added() -> None:
+    assert sacct.resource("cpu=4,gres/gpu:a100=2,gres/gpu:h100=1", "gres/gpu") == "3"
+    assert sacct.resource("cpu=4,gres/gpu=2,gres/gpu:a100=2", "gres/gpu") == "2"
+
+
+def test_times() -> None:
+    assert sacct.time_of("1760000000") == 1760000000000
+    assert sacct.time_of("2025-10-09T08:53:20") is not None
+    assert [sacct.time_of(one) for one in ("Unknown", "None", "", "0")] == [None] * 4
+
+
+TABLE = [
+    ("COMPLETED", "FINISHED"), ("FAILED", "FAILED"), ("BOOT_FAIL", "FAILED"), ("NODE_FAIL", "FAILED"),
+    ("OUT_OF_MEMORY", "FAILED"), ("TIMEOUT", "KILLED"), ("DEADLINE", "KILLED"), ("CANCELLED by 0", "KILLED"),
+    ("PREEMPTED", "KILLED"), ("REQUEUED", "RUNNING"), ("SUSPENDED", "RUNNING"), ("RESIZING", "RUNNING"),
+    ("PENDING", "RUNNING"), ("RUNNING", "RUNNING"), ("COMPLETING", "RUNNING"), ("SOMETHING_NEW", "RUNNING"),
+]  # fmt: skip
+
+
+def test_status_by_slurms_state(fake: FakeSlurm, folder: Path) -> None:
+    runs = {number: left(folder, f"c/{number}/batch") for number in range(len(TABLE))}
+    fake.says([job(f"{number}{step}", TABLE[number][0]) for number in runs for step in ("", ".batch")])
+    outcome = reconcile(folder)
+    for number, (state, status) in enumerate(TABLE):
+        run = read(folder, runs[number])
+        assert (state, run.status) == (state, status)
+        assert (run.id in outcome.left) == (status == "RUNNING"), state
+        assert run.tags.get("slurm.end", "") == ("" if status == "RUNNING" else state.partition(" ")[0])
+
+
+def test_tags_say_why(fake: FakeSlurm, folder: Path) -> None:
+    run_id = left(folder)
+    fake.says([
+        job("5", "OUT_OF_MEMORY", ExitCode="0:125"),
+        job("5.batch", "OUT_OF_MEMORY", ExitCode="0:9", MaxRSS="7900M"),
+        job("5.0", "COMPLETED", MaxRSS="100M"),
+    ])  # fmt: skip
+    reconcile(folder)
+    wanted = {
+        "slurm.end": "OUT_OF_MEMORY", "slurm.exit_code": "0", "slurm.exit_signal": "125", "slurm.nodes": "n1",
+        "slurm.max_rss_bytes": str(7900 * 2**20), "slurm.memory_bytes": str(8 * 2**30), "slurm.elapsed_s": "3600",
+        "slurm.time_limit_s": "3600", "slurm.gpu_hours": "2",
+    }  # fmt: skip
+    tags = read(folder, run_id).tags
+    assert {name: tags.get(name) for name in wanted} == wanted
+
+
+def test_who_cancelled_a_job(fake: FakeSlurm, folder: Path) -> None:
+    run_id = left(folder)
+    fake.says([job("5", "CANCELLED by 0")])
+    reconcile(folder)
+    assert read(folder, run_id).tags["slurm.cancelled_by"] == "root"
+
+
+def test_an_end_before_the_run_began_is_not_taken(fake: FakeSlurm, folder: Path) -> None:
+    run_id = left(folder)
+    fake.says([job("5", "FAILED", End="1000")])
+    reconcile(folder)
+    run = read(folder, run_id)
+    assert run.end_time >= run.start_time
+
+
+def attempts(*states: str) -> list[dict[str, object]]:
+    return [job("5", state, Submit=str(1760000000 + n), Start=str(1760000000 + n)) for n, state in enumerate(states)]
+
+
+@pytest.mark.parametrize(
+    ("states", "attempt", "status"),
+    [
+        (["PREEMPTED", "RUNNING"], 0, None),
+        (["PREEMPTED", "PENDING"], 0, None),
+        (["REQUEUED", "RUNNING"], 1, None),
+        (["REQUEUED", "COMPLETED"], 1, "FINISHED"),
+        (["REQUEUED", "REQUEUED", "TIMEOUT"], 2, "KILLED"),
+        (["NODE_FAIL", "COMPLETED"], 0, "FAILED"),
+        (["PREEMPTED", "COMPLETED"], 0, "KILLED"),
+        (["COMPLETED"], 3, "FINISHED"),  # a site that shows only the last
+    ],
+)
+def test_attempt_of_a_requeued_job(states: list[str], attempt: int, status: str | None) -> None:
+    text = "\n".join(
+        "|".join(str(row[name]) for name in ("JobID", "State", "Submit", "Start")) for row in attempts(*states)
+    )
+    records = sacct.parse(text, ("JobID", "State", "Submit", "Start")).records["5"]
+    found = verdict.judge(records, attempt)
+    assert (found.status if found else None) == status
+
+
+@pytest.mark.parametrize(
+    ("rows", "step", "end"),
+    [
+        (["5|FAILED|1:0", "5.batch|FAILED|1:0", "5.0|OUT_OF_MEMORY|0:125"], "batch", "OUT_OF_MEMORY"),
+        (["5|COMPLETED|0:0", "5.0|FAILED|2:0"], "0", "FAILED"),
+        (["5|COMPLETED|0:0", "5.0|FAILED|2:0", "5.1|COMPLETED|0:0"], "1", "COMPLETED"),
+        (["5|TIMEOUT|0:0", "5.0|CANCELLED|0:15"], "0", "TIMEOUT"),
+        (["5|RUNNING|0:0", "5.0|FAILED|2:0", "5.1|RUNNING|0:0"], "0", "FAILED"),
+        (["5|RUNNING|0:0", "5.0|FAILED|2:0", "5.1|RUNNING|0:0"], "1", None),
+        (["5|RUNNING|0:0", "5.0|FAILED|2:0"], "batch", None),
+    ],
+)
+def test_step_of_a_run_counts(rows: list[str], step: str, end: str | None) -> None:
+    found = verdict.judge(sacct.parse("\n".join(rows), FIELDS).records["5"], 0, step)
+    assert (found.tags["slurm.end"] if found else None) == end
+
+
+def test_step_of_a_run_counts_where_one_command_has_started_several(fake: FakeSlurm, folder: Path) -> None:
+    first, second = (left(folder, tags={"slurm.step_id": step}) for step in "01")
+    fake.says([job("5", "RUNNING"), job("5.0", "OUT_OF_MEMORY"), job("5.1", "RUNNING")])
+    reconcile(folder)
+    assert (read(folder, first).status, read(folder, second).status) == ("FAILED", "RUNNING")
+
+
+def test_a_job_that_sacct_does_not_know_yet_is_left_and_asked_again(fake: FakeSlurm, folder: Path) -> None:
+    run_id = left(folder)
+    fake.says([], scontrol=[1, "slurm_load_jobs error: Invalid job id specified"])
+    assert list(reconcile(folder).left) == [run_id]
+    fake.says([job("5", "FAILED", ExitCode="1:0")])
+    assert [one.run_id for one in reconcile(folder).changes] == [run_id]
+    assert reconcile(folder).changes == []
+
+
+def test_the_same_number_on_another_cluster_is_another_job(fake: FakeSlurm, folder: Path) -> None:
+    run_id = left(folder, "d/5/batch")
+    fake.says([job("5", "FAILED")], scontrol="ClusterName = c\n")
+    assert list(reconcile(folder).left) == [run_id]
+    assert fake.calls("sacct")[-1][5:7] == ["-M", "d"]
+
+
+def test_arrays_and_het_jobs_are_asked_by_their_ids(fake: FakeSlurm, folder: Path) -> None:
+    array, het = left(folder, "c/7_3/batch"), left(folder, "c/8+1/0")
+    fake.says([job("7_3", "TIMEOUT"), job("8+1", "COMPLETED"), job("7_4", "FAILED")])
+    reconcile(folder)
+    assert (read(folder, array).status, read(folder, het).status) == ("KILLED", "FINISHED")
+    assert "7_3,8+1" in fake.calls("sacct")[-1]
+
+
+def test_fields_that_a_site_lacks_are_not_asked_for(fake: FakeSlurm, folder: Path) -> None:
+    left(folder)
+    fake.says([job("5", "FAILED")], fields="JobID JobIDRaw State ExitCode End")
+    assert len(reconcile(folder).changes) == 1
+    assert "--format=JobIDRaw,JobID,State,ExitCode,End" in fake.calls("sacct")[-1]
+
+
+def test_a_site_without_the_needed_fields_is_told(fake: FakeSlurm) -> None:
+    fake.says([], fields="JobName")
+    with pytest.raises(LabtrackError, match="does not know ExitCode, JobID, JobIDRaw, State"):
+        sacct.ask(["5"])
+
+
+def test_runs_of_others_and_ended_ones_are_left_alone(fake: FakeSlurm, folder: Path) -> None:
+    ended = left(folder, status="FINISHED")
+    without = record(folder)
+    strange = record(folder, tags={"labtrack.job": "what is this"})
+    fake.says([job("5", "FAILED")])
+    assert reconcile(folder).changes == [] and fake.calls("sacct") == []
+    assert [read(folder, one).status for one in (ended, without, strange)] == ["FINISHED", "RUNNING", "RUNNING"]
+
+
+def test_runs_nested_in_a_jobs_run_end_with_it(fake: FakeSlurm, folder: Path) -> None:
+    parent = left(folder)
+    child = record(folder, tags={"mlflow.parentRunId": parent})
+    done = record(folder, tags={"mlflow.parentRunId": parent}, status="FINISHED")
+    fake.says([job("5", "TIMEOUT")])
+    reconcile(folder)
+    assert [read(folder, one).status for one in (parent, child, done)] == ["KILLED", "KILLED", "FINISHED"]
+
+
+def test_dry_run_changes_nothing(fake: FakeSlurm, folder: Path) -> None:
+    run_id = left(folder)
+    fake.says([job("5", "FAILED")])
+    assert len(reconcile(folder, dry_run=True).changes) == 1
+    assert read(folder, run_id).status == "RUNNING"
+
+
+SCONTROL = (
+    "JobId=5 JobName=a b=c UserId=ada(1000) Priority=1 JobState=TIMEOUT Reason=TimeLimit Dependency=(null) Restarts=0 "
+    "ExitCode=0:15 RunTime=00:01:00 StartTime=1760000100 EndTime=1760003700 NodeList=n1 AllocTRES=cpu=4,gres/gpu=1"
+)
+
+
+@pytest.mark.parametrize("accounting", [False, True])
+def test_without_accounting_scontrol_is_asked(fake: FakeSlurm, folder: Path, accounting: bool) -> None:
+    run_id = left(folder)
+    fake.says(sacct=[1, "Slurm accounting storage is disabled"], fields="", scontrol=SCONTROL)
+    if not accounting:
+        fake.has_not("sacct")
+    outcome = reconcile(folder)
+    run = read(folder, run_id)
+    assert run.status == "KILLED" and run.tags["slurm.end"] == "TIMEOUT" and run.tags["slurm.gpu_hours"] == "1"
+    assert len(outcome.notes) == 1 and "sacct" in outcome.notes[0]
+
+
+def test_fields_of_scontrol() -> None:
+    found = slurm.fields_of("JobId=5 JobName=two words Command=/a b/c.sh --x=1 JobState=FAILED Reason=None ")
+    assert (found["JobName"], found["JobState"], found["Reason"]) == ("two words", "FAILED", "None")
+
+
+def test_sacct_that_hangs_is_told(fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "slurm" / "bin" / "sacct"
+    file.write_text("#!/bin/sh\nexec sleep 30\n")
+    monkeypatch.setattr(slurm.ask, "__defaults__", (0.2,))
+    with pytest.raises(LabtrackError, match="sacct gave no answer within 0 s"):
+        sacct.ask(["5"])
+
+
+def test_sacct_answer_that_can_not_be_read_is_told_and_the_rest_is_used(
+    fake: FakeSlurm, folder: Path, tmp_path: Path
+) -> None:
+    run_id = left(folder)
+    file = tmp_path / "slurm" / "bin" / "sacct"
+    file.write_text(
+        "#!/bin/sh\ncase $1 in --helpformat) echo JobID JobIDRaw State ExitCode;;\n"
+        "*) printf 'slurm: hello\\n5|5|FAILED|1:0\\n5|5|FAI\\n';; esac\n"
+    )
+    outcome = reconcile(folder)
+    assert read(folder, run_id).status == "FAILED"
+    assert len(outcome.notes) == 1 and outcome.notes[0].startswith("2 lines of sacct's answer can't be read")
+
+
+def beat(folder: Path, key: str, **facts: object) -> None:
+    place = recording.job_folder(folder, key)
+    place.mkdir(parents=True)
+    (place / "heartbeat").write_text(
+        json.dumps({"host": "elsewhere", "pid": 1, "boot": "", "at": time.time(), **facts})
+    )
+
+
+BEATS = [
+    ({}, "RUNNING"),
+    ({"at": time.time() - 3000}, "RUNNING"),
+    ({"at": time.time() - 4000}, "FAILED"),
+    ({"at": time.time() - 4000, "host": socket.gethostname(), "pid": 1}, "RUNNING"),  # it lives, and its disk hangs
+    ({"at": time.time() - 400, "host": socket.gethostname(), "pid": 2**22 + 1}, "FAILED"),
+    ({"at": time.time() - 400, "host": socket.gethostname(), "pid": 1, "boot": "another"}, "FAILED"),
+    ({"code": 0}, "FINISHED"),
+    ({"code": 143}, "KILLED"),
+    ({"code": 1}, "FAILED"),
+    ({"at": "x"}, "RUNNING"),
+]
+
+
+def test_without_slurm_the_heartbeat_counts(folder: Path) -> None:
+    runs = [left(folder, f"local/a{number}") for number in range(len(BEATS))]
+    for number, (facts, _) in enumerate(BEATS):
+        beat(folder, f"local/a{number}", **facts)
+    reconcile(folder)
+    for run_id, (facts, status) in zip(runs, BEATS):
+        run = read(folder, run_id)
+        assert (facts, run.status) == (facts, status)
+        assert ("labtrack.end" in run.tags) == (status != "RUNNING")
+
+
+def test_heartbeat_that_is_no_heartbeat_is_none(folder: Path) -> None:
+    assert heartbeat.read(folder, "local/x") is None
+    beat(folder, "local/x")
+    (recording.job_folder(folder, "local/x") / "heartbeat").write_text("[1")
+    assert heartbeat.read(folder, "local/x") is None
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        (0, "FINISHED"),
+        (1, "FAILED"),
+        (143, "KILLED"),
+        (137, "KILLED"),
+        (130, "KILLED"),
+        (139, "FAILED"),
+        (134, "FAILED"),
+        (255, "FAILED"),
+        (129, "KILLED"),
+    ],
+)
+def test_status_by_exit_code(code: int, status: str) -> None:
+    assert ending.status_of(code) == status
+
+
+def test_command_ends_the_runs_of_its_attempt_only(folder: Path) -> None:
+    mine, other = left(folder), left(folder, "c/6/batch")
+    earlier = left(folder, tags={"labtrack.attempt": "1"})
+    ending.close_runs(folder, "c/5/batch", 0, 143)
+    runs = [read(folder, one) for one in (mine, other, earlier)]
+    assert [one.status for one in runs] == ["KILLED", "RUNNING", "RUNNING"]
+    assert runs[0].tags["labtrack.end"] == "signal SIGTERM" and runs[0].tags["labtrack.exit_code"] == "143"
+
+
+def test_command_that_requeued_its_job_leaves_its_runs_open(folder: Path) -> None:
+    run_id = left(folder)
+    ending.close_runs(folder, "c/5/batch", 0, 143, requeued=True)
+    run = read(folder, run_id)
+    assert run.status == "RUNNING" and run.tags["labtrack.requeued"] == "attempt 0: signal SIGTERM"
+    assert "labtrack.end" not in run.tags
+
+
+@pytest.mark.parametrize(
+    ("code", "state", "status"),
+    [
+        (137, "OUT_OF_MEMORY", "FAILED"),
+        (1, "COMPLETED", "FAILED"),  # of a script that goes on after it
+    ],
+)
+def test_slurm_says_why_a_command_failed(fake: FakeSlurm, folder: Path, code: int, state: str, status: str) -> None:
+    run_id = left(folder)
+    ending.close_runs(folder, "c/5/batch", 0, code)
+    before = read(folder, run_id)
+    fake.says([job("5", state)])
+    assert len(reconcile(folder).changes) == 1
+    run = read(folder, run_id)
+    assert (run.status, run.tags["slurm.end"], run.end_time) == (status, state, before.end_time)
+    assert reconcile(folder).changes == [], "it is not asked again"
+
+
+def test_a_run_that_the_training_ended_keeps_its_status(fake: FakeSlurm, folder: Path) -> None:
+    run_id = left(folder, status="FINISHED", tags={"labtrack.exit_code": "1"})
+    fake.says([job("5", "TIMEOUT")])
+    reconcile(folder)
+    run = read(folder, run_id)
+    assert run.status == "FINISHED"
+
+
+@pytest.mark.parametrize(
+    ("said", "requeued"),
+    [
+        ("JobId=5 JobState=PENDING Restarts=1", True),
+        ("JobId=5 JobState=REQUEUED Restarts=0", True),
+        ("JobId=5 JobState=RUNNING Restarts=1", True),
+        ("JobId=5 JobState=RUNNING Restarts=0", False),
+        ("JobId=5 JobState=COMPLETING Restarts=0", False),
+        ([1, "Invalid job id specified"], False),
+        ([1, "Unable to contact slurm controller"], False),
+        ("", False),
+    ],
+)
+def test_requeue_is_seen(fake: FakeSlurm, said: object, requeued: bool) -> None:
+    fake.says(scontrol=said)
+    assert slurm.was_requeued("5", 0, {"SLURM_JOB_ID": "5"}) is requeued
+    assert slurm.was_requeued("5", 0, {}) is False
+
+
+@pytest.fixture
+def call() -> Callable[..., object]:
+    return lambda *words: CliRunner().invoke(cli, [*map(str, words)], standalone_mode=False, catch_exceptions=True)
+
+
+def test_command_shows_what_it_did(fake: FakeSlurm, folder: Path, call: Callable[..., object]) -> None:
+    run_id = left(folder)
+    fake.says([job("5", "CANCELLED by 0", ExitCode="0:15")])
+    done = call("reconcile", "-s", folder)
+    assert "CANCELLED, by root, signal 15" in done.output and run_id in done.output
+    assert "1 runs ended, 0 left RUNNING, 0 failed." in done.output
+
+
+def test_command_of_a_folder_without_recordings_is_bad_input(
+    fake: FakeSlurm, tmp_path: Path, call: Callable[..., object]
+) -> None:
+    done = call("reconcile", "-s", tmp_path)
+    assert done.exception.code == 2 and "holds no recordings of jobs" in done.exception.what
+
+
+class Answers:
+    """A tracking server that has one run of Ada's and one of Grace's: a stand-in for what reconcile asks."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, object]] = []
+
+    def ask(self, _: object, path: str, data: object = None, **more: object) -> dict[str, object]:
+        self.asked.append((path, data))
+        if path == "experiments/search":
+            return {"experiments": [{"experiment_id": "1", "name": "x"}]}
+        runs = [
+            {
+                "info": {
+                    "run_id": user * 4,
+                    "experiment_id": "1",
+                    "status": "RUNNING",
+                    "user_id": user,
+                    "start_time": 1,
+                },
+                "data": {"tags": [{"key": "labtrack.job", "value": "c/5/batch"}]},
+            }
+            for user in ("ada", "grace")
+        ]
+        return {"runs": runs} if path == "runs/search" else {}
+
+
+def test_runs_at_a_server_are_ended_but_other_peoples(fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
+    server, sent = Answers(), []
+    monkeypatch.setattr(Destination, "ask", server.ask)
+    monkeypatch.setattr(Destination, "log_batch", lambda _, run_id, tags: sent.append((run_id, tags["slurm.end"])))
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ada")
+    fake.says([job("5", "TIMEOUT")])
+    outcome = reconcile(None, "https://mlflow.test")
+    assert [one.run_id for one in outcome.changes] == ["ada" * 4]
+    assert sent == [("ada" * 4, "TIMEOUT")]
+    updated = [data for path, data in server.asked if path == "runs/update"]
+    assert updated == [{"run_id": "ada" * 4, "status": "KILLED", "end_time": 1760003700000}]
+
+
+def test_command_gives_json(fake: FakeSlurm, folder: Path, call: Callable[..., object]) -> None:
+    run_id = left(folder)
+    fake.says([job("5", "COMPLETED")])
+    data = json.loads(call("reconcile", "-s", folder, "--json", "--dry-run").output)
+    assert data["changes"][0]["run_id"] == run_id and data["changes"][0]["status"] == "FINISHED"
+
+
+@pytest.mark.parametrize("option", [(), ("--no-reconcile",)])
+def test_sync_asks_slurm_first(
+    fake: FakeSlurm, folder: Path, call: Callable[..., object], monkeypatch: pytest.MonkeyPatch, option: tuple[str, ...]
+) -> None:
+    run_id = left(folder)
+    fake.says([job("5", "TIMEOUT")])
+    monkeypatch.setenv("LABTRACK_SYNC_PATIENCE", "0.1")
+    monkeypatch.setattr(syncing, "_stop_when_told", lambda **_: [])  # this process keeps its signals
+    done = call("sync", "-s", folder, "-d", "http://127.0.0.1:9", *option)
+    assert (f"run {run_id} KILLED: TIMEOUT" in done.stderr) == (not option)
+    assert read(folder, run_id).status == ("RUNNING" if option else "KILLED")
+    assert bool(fake.calls("sacct")) == (not option)
