@@ -11,7 +11,7 @@ import click
 
 from labtrack.cli import output
 from labtrack.cli.options import together
-from labtrack.errors import Exit
+from labtrack.errors import BadInputError, Exit
 
 if TYPE_CHECKING:
     from labtrack.run.reconcile import Outcome
@@ -54,6 +54,10 @@ def run(command: tuple[str, ...], no_sync: bool, **given: Any) -> None:
     Exit code: the command's own; 128 and the signal's number if one ended it; 127 there is no such command, 126 it
     can't be run; 2 wrong usage.
     """
+    if not hasattr(os, "fork"):
+        raise BadInputError(
+            "labtrack run needs Linux or macOS.", "record with MLFLOW_TRACKING_URI=labtrack:///... itself."
+        )
     from labtrack.run.main import run as run_command
     from labtrack.run.prepare import Options
     from labtrack.run.signals import die_interrupted

@@ -36,7 +36,8 @@ except (BlockingIOError, PermissionError):
     said = "refused"
 except OSError as error:
     said = error.strerror.replace(" ", "-")
-print("labtrack", os.environ.get("SLURMD_NODENAME") or os.uname().nodename.partition(".")[0], said)
+node = os.environ.get("SLURMD_NODENAME") or os.uname().nodename.partition(".")[0]
+sys.stdout.write(f"labtrack {node} {said}\\n")
 """
 _HINT = (
     "let each job record into a file of its own (MLFLOW_TRACKING_URI=labtrack://{folder}), or put a shared SQLite file "

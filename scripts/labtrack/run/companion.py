@@ -60,7 +60,7 @@ class Companion:
         if same == self._said:
             return
         self._said = same
-        print(time.strftime("%Y-%m-%dT%H:%M:%S"), text, file=sys.stderr, flush=True)
+        sys.stderr.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {text}\n")  # a log, which buffers no line
 
     def end(self, code: int | None, requeued: bool) -> None:
         """The command has ended.  code: None where nobody can say, since the parent was killed."""

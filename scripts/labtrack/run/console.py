@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import queue
 import select
 import struct
-import termios
 import threading
 import time
 from pathlib import Path
+
+try:
+    import fcntl
+    import termios
+except ModuleNotFoundError:  # Windows, where `labtrack run` says that it is not for it
+    fcntl = termios = None  # type: ignore[assignment]
 
 FOLDER = "console"
 _PORTION = 2**20  # bytes

@@ -21,7 +21,7 @@ _ASKED = 20.0  # seconds for a Python on a cold network file system
 _PYTHON = re.compile(r"python[0-9.]*")
 _NOT_LENT = ("roles", "cloud", "cli", "ui", "sync", "analysis", "doctor", "envfile", "newlab", "run", "local")
 _SCRIPT = """
-import importlib.metadata as found, importlib.util as modules, json
+import importlib.metadata as found, importlib.util as modules, json, sys
 points = found.entry_points()
 group = "mlflow.tracking_store"
 points = points.select(group=group) if hasattr(points, "select") else points.get(group, ())
@@ -33,7 +33,7 @@ try:
         one.load() if said["mlflow"] else None
 except Exception as error:
     said["plugin"], said["why"] = False, f"{type(error).__name__}: {error}"[:300]
-print(json.dumps(said))
+sys.stdout.write(json.dumps(said))
 """
 _QUICK_SCRIPT = _SCRIPT.replace('one.load() if said["mlflow"] else None', "pass")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pwd
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -131,8 +130,10 @@ def _time(job: Record) -> dict[str, str]:
 def user_of(number: str) -> str:
     """The name of a user id, or the number."""
     try:
+        import pwd  # not on Windows
+
         return pwd.getpwuid(int(number)).pw_name
-    except (KeyError, ValueError, OverflowError):
+    except (ImportError, KeyError, ValueError, OverflowError):
         return number
 
 
