@@ -72,11 +72,14 @@ def test_keyboard_interrupt_goes_through_and_the_rest_is_logged(
 
 
 def test_nothing_but_the_command_line_ends_the_process_or_takes_signals() -> None:
+    of_a_child = {(PACKAGE / "doctor" / "bounded.py", "_exit")}  # a fork that runs nothing of the caller
     for file in PACKAGE.rglob("*.py"):
         if file.is_relative_to(PACKAGE / "cli"):
             continue
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                if (file, node.attr) in of_a_child:
+                    continue
                 assert (node.value.id, node.attr) not in {
                     ("os", "_exit"), ("os", "abort"), ("sys", "exit"), ("signal", "signal"), ("logging", "basicConfig"),
                 }, f"{file}:{node.lineno}"  # fmt: skip
