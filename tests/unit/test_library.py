@@ -76,11 +76,14 @@ OWN_PROCESSES = [PACKAGE / one for one in ("run/companion.py", "run/signals.py",
 
 
 def test_nothing_but_the_command_line_ends_the_process_or_takes_signals() -> None:
+    of_a_child = {(PACKAGE / "doctor" / "bounded.py", "_exit")}  # a fork that runs nothing of the caller
     for file in PACKAGE.rglob("*.py"):
         if file.is_relative_to(PACKAGE / "cli") or file in OWN_PROCESSES:
             continue
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                if (file, node.attr) in of_a_child:
+                    continue
                 assert (node.value.id, node.attr) not in {
                     ("os", "_exit"), ("os", "abort"), ("sys", "exit"), ("signal", "signal"), ("logging", "basicConfig"),
                 }, f"{file}:{node.lineno}"  # fmt: skip

@@ -100,8 +100,6 @@ def _start(group: Group) -> _Child:
     code = 1
     try:
         os.setpgid(0, 0)  # what it starts ends with it
-        for one in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(one, signal.SIG_DFL)
         null = os.open(os.devnull, os.O_RDWR)
         for number in (0, 1, 2):
             os.dup2(null, number)
