@@ -126,7 +126,7 @@ def test_locks_between_nodes_are_tried_by_srun(tmp_path: Path, program: Callable
     for less in (
         {"SLURM_JOB_ID": ""},
         {"SLURM_JOB_NUM_NODES": "1"},
-        {"SLURM_JOB_NUM_NODES": "x"},
+        {"SLURM_JOB_NUM_NODES": "²"},
         {"PATH": "/nowhere"},
     ):
         assert rows(locks.between(tmp_path, env | less))[locks.BETWEEN].status is Status.SKIPPED
@@ -201,7 +201,8 @@ def test_oldest_file_against_the_age_at_which_a_site_purges(tmp_path: Path) -> N
     assert (row.status, "deep/old was last used 58 days ago" in row.seen) == (Status.OK, True)
     assert folder._oldest(Place(tmp_path, None, {"LABTRACK_PURGE_DAYS": "90"})).status is Status.OK
     assert folder._oldest(Place(tmp_path, None, {"LABTRACK_PURGE_DAYS": "60"})).status is Status.WARNING
-    assert folder._oldest(Place(tmp_path, None, {"LABTRACK_PURGE_DAYS": "soon"})).status is Status.OK
+    for odd in ("soon", "²", "0", "-1"):
+        assert folder._oldest(Place(tmp_path, None, {"LABTRACK_PURGE_DAYS": odd})).status is Status.OK
 
 
 @pytest.mark.parametrize(

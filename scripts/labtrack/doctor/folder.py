@@ -208,7 +208,7 @@ def _oldest(place: Place) -> Result:
     name = os.path.relpath(oldest[1], place.folder)
     said = f"{name} was last used {days:.0f} days ago" + ("" if whole else f" (of the first {seen:,} files)")
     limit = place.env.get(PURGE, "")
-    if not limit.isdigit() or not int(limit):
+    if not limit.isdecimal() or not int(limit):
         return ok("oldest file", f"{said}; when this site purges is not known here ({PURGE}=60)")
     if days > _NEARLY * int(limit):
         hint = "labtrack sync -s ... brings the runs to the server; copy away what else is to stay."
@@ -257,7 +257,7 @@ def quota(place: Place) -> Iterator[Result]:
 
 def _limits(fields: list[str]) -> list[tuple[str, float, float, float]]:
     """Space in kB and files, used and limit, of `blocks quota limit grace files quota limit grace`."""
-    numbers = [int(one.rstrip("*")) if one.rstrip("*").isdigit() else None for one in fields]
+    numbers = [int(one.rstrip("*")) if one.rstrip("*").isdecimal() else None for one in fields]
     kept = numbers[:3], numbers[4:7]
     found = []
     for name, values, unit in (("space", kept[0], 1e6), ("files", kept[1], 1.0)):

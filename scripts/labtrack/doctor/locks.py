@@ -91,7 +91,7 @@ def between(folder: Path, env: Mapping[str, str]) -> Iterator[Result]:
     if not env.get("SLURM_JOB_ID"):
         yield skipped(BETWEEN, "not within a Slurm job; in one of two nodes (`salloc -N 2`) this is tried")
         return
-    if not nodes.isdigit() or int(nodes) <= 1:
+    if not nodes.isdecimal() or int(nodes) <= 1:
         yield skipped(BETWEEN, "this job has one node")
         return
     srun = shutil.which("srun", path=env.get("PATH"))
