@@ -78,10 +78,10 @@ def version(context: Context) -> Iterator[Result]:
         yield failed("server version", f"no answer: {type(error).__name__}", _LATER)
         return
     said = answer.text.strip()
-    if answer.status_code >= 300 or not said[:1].isdigit():  # noqa: PLR2004  MLflow calls the number text/html
+    if answer.status_code >= 300 or not said[:1].isdecimal():  # noqa: PLR2004  MLflow calls the number text/html
         yield skipped("server version", f"the server does not tell ({answer.status_code})")
         return
-    numbers = tuple(int(part) for part in said.split(".")[:3] if part.isdigit())
+    numbers = tuple(int(part) for part in said.split(".")[:3] if part.isdecimal())
     client = _client()
     seen = f"MLflow {said}" + (f", here {client}" if client else ", none here")
     if numbers < FLOOR:

@@ -49,7 +49,7 @@ def holders(path: Path, proc: Path = _PROC) -> Found:
             wanted[facts.st_dev, facts.st_ino] = suffix or "file"
     locks = _locks(proc, {number: what for (_, number), what in wanted.items()})
     found, hidden = [], 0
-    for process in sorted((one for one in _entries(proc) if one.name.isdigit()), key=lambda one: int(one.name)):
+    for process in sorted((one for one in _entries(proc) if one.name.isdecimal()), key=lambda one: int(one.name)):
         pid = int(process.name)
         try:
             opened = list(_opened(process, wanted))

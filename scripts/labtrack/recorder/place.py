@@ -91,8 +91,8 @@ def settings(env: Mapping[str, str]) -> Settings:
 def _step(env: Mapping[str, str], job: str) -> str:
     """The step of Slurm's that this process is in, where the job's key does not name one: each has runs of its own."""
     said = env.get("SLURM_STEP_ID", "").strip()
-    named = job.rpartition("/")[2].partition(".")[0].isdigit()
-    return said if job and not named and said.isdigit() and int(said) < _NO_STEP else ""
+    named = job.rpartition("/")[2].partition(".")[0].isdecimal()
+    return said if job and not named and said.isdecimal() and int(said) < _NO_STEP else ""
 
 
 def _number(env: Mapping[str, str], name: str, usual: float, notes: list[str]) -> float:

@@ -156,7 +156,7 @@ def _slurm(env: Mapping[str, str], rank: int) -> Job:
         found = [one for one in groups if env.get(f"SLURM_JOB_ID_HET_GROUP_{one}") == number]
         number = f"{leader}+{found[0] if found else 0}"
     said = env.get("SLURM_STEP_ID", "")
-    step = said if said.isdigit() and int(said) < _NO_STEP else INTERACTIVE if said == _INTERACTIVE else BATCH
+    step = said if said.isdecimal() and int(said) < _NO_STEP else INTERACTIVE if said == _INTERACTIVE else BATCH
     return Job(
         SLURM,
         f"{_plain(env.get('SLURM_CLUSTER_NAME') or SLURM)}/{_plain(number)}",
@@ -169,7 +169,7 @@ def _slurm(env: Mapping[str, str], rank: int) -> Job:
 
 def _slurm_tags(env: Mapping[str, str]) -> dict[str, str]:
     tags = {tag: env[name] for name, tag in _TEXT.items() if env.get(name)}
-    if not tags.get("slurm.step_id", "0").isdigit() or int(tags.get("slurm.step_id", "0")) >= _NO_STEP:
+    if not tags.get("slurm.step_id", "0").isdecimal() or int(tags.get("slurm.step_id", "0")) >= _NO_STEP:
         del tags["slurm.step_id"]
     for name, tag in _TIMES.items():
         seconds = _number(env.get(name, ""))

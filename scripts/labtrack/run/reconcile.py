@@ -149,13 +149,13 @@ def _with_children(store: Any, run: Run) -> list[Left]:
 def _left(run: Any, tags: Mapping[str, str]) -> Left | None:
     text = tags.get(KEY, "")
     key = parse_key(text)
-    if key is not None and not key.step.isdigit() and tags.get(STEP, "").isdigit():
+    if key is not None and not key.step.isdecimal() and tags.get(STEP, "").isdecimal():
         key = Key(key.cluster, key.job, tags[STEP])  # of several that one command has started
     attempt = tags.get(ATTEMPT, "0")
     if key is None:
         return None
     return Left(
-        run.id, run.name, key, text, int(attempt) if attempt.isdigit() else 0, run.user_id, run.start_time,
+        run.id, run.name, key, text, int(attempt) if attempt.isdecimal() else 0, run.user_id, run.start_time,
         run.end_time, run.status != RUNNING, LABTRACK_END in run.tags,
     )  # fmt: skip
 

@@ -116,4 +116,4 @@ def attach(folder: Path, run_id: str, file: Path, where: str = "") -> None:
 
 def _order(number: str) -> list[int]:
     """`2`, or `1.2` for the second run of step 1."""
-    return [int(one) if one.isdigit() else 0 for one in number.split(".")]
+    return [int(one) if one.isdecimal() else 0 for one in number.split(".")]

@@ -164,5 +164,5 @@ def resource(tres: str, name: str) -> str:
     pairs = dict(one.partition("=")[::2] for one in tres.split(",") if "=" in one)
     if name in pairs:
         return pairs[name]
-    kinds = [int(value) for key, value in pairs.items() if key.startswith(f"{name}:") and value.isdigit()]
+    kinds = [int(value) for key, value in pairs.items() if key.startswith(f"{name}:") and value.isdecimal()]
     return str(sum(kinds)) if kinds else ""

@@ -78,7 +78,7 @@ def was_requeued(job: str, attempt: int, env: Mapping[str, str]) -> bool:
     if found is None:
         return False
     restarts = found.get("Restarts", "")
-    return found.get("JobState", "") in REQUEUED or (restarts.isdigit() and int(restarts) > attempt)
+    return found.get("JobState", "") in REQUEUED or (restarts.isdecimal() and int(restarts) > attempt)
 
 
 def settings() -> dict[str, str]:

@@ -72,7 +72,7 @@ def attempts_of(records: Sequence[Record]) -> list[list[Record]]:
 
 def _ended_step(attempt: Sequence[Record], step: str) -> Record | None:
     """The step of a run that was made inside one, if it is over."""
-    if not step.isdigit():
+    if not step.isdecimal():
         return None
     return next((one for one in attempt[1:] if one.step == step and one.state in STATUS), None)
 
@@ -95,11 +95,11 @@ def _verdict(decides: Record, attempt: Sequence[Record]) -> Verdict | None:
 def _exit(decides: Record, job: Record) -> dict[str, str]:
     """`slurm.exit_code` and `slurm.exit_signal`, of sacct's `code:signal`."""
     code, _, number = (decides.value("ExitCode") or job.value("ExitCode")).partition(":")
-    tags = {"slurm.exit_code": code} if code.isdigit() else {}
-    if number.isdigit() and number != "0":
+    tags = {"slurm.exit_code": code} if code.isdecimal() else {}
+    if number.isdecimal() and number != "0":
         tags["slurm.exit_signal"] = number
     derived = job.value("DerivedExitCode").partition(":")[0]
-    if derived.isdigit() and derived not in ("0", code):
+    if derived.isdecimal() and derived not in ("0", code):
         tags["slurm.highest_step_exit_code"] = derived
     return tags
 
@@ -117,12 +117,12 @@ def _memory(attempt: Sequence[Record]) -> dict[str, str]:
 def _time(job: Record) -> dict[str, str]:
     tags = {}
     elapsed, limit = job.value("ElapsedRaw"), job.value("TimelimitRaw")
-    if elapsed.isdigit():
+    if elapsed.isdecimal():
         tags["slurm.elapsed_s"] = elapsed
         gpus = resource(job.value("AllocTRES"), "gres/gpu")
-        if gpus.isdigit() and int(gpus):
+        if gpus.isdecimal() and int(gpus):
             tags["slurm.gpu_hours"] = f"{int(elapsed) * int(gpus) / _HOUR:.4g}"
-    if limit.isdigit():
+    if limit.isdecimal():
         tags["slurm.time_limit_s"] = str(int(limit) * _MINUTE)
     return tags
 

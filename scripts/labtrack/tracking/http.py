@@ -250,7 +250,7 @@ def _asked_pause(answer: requests.Response) -> float | None:
     """Retry-After in seconds (RFC 9110: a number or a date); never more than two minutes."""
     said = answer.headers.get("Retry-After", "")
     try:
-        seconds = float(said) if said.isdigit() else parsedate_to_datetime(said).timestamp() - time.time()
+        seconds = float(said) if said.isdecimal() else parsedate_to_datetime(said).timestamp() - time.time()
     except (ValueError, TypeError, IndexError):
         return None
     return min(120.0, max(0.1, seconds))

@@ -120,6 +120,6 @@ def _credentials(made: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def _bytes(env: Mapping[str, str], name: str, otherwise: int) -> int:
     said = env.get(name, "")
-    if said and not said.isdigit():
+    if said and not said.isdecimal():
         raise BadInputError(f"{name} is {said!r}, not a number of bytes.", f"unset {name}")
     return int(said) if said else otherwise

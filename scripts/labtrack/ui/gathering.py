@@ -74,7 +74,7 @@ class _Experiments:
 
 
 def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and int(text) < 1 << 63 and str(int(text)) == text
+    return text.isascii() and text.isdecimal() and int(text) < 1 << 63 and str(int(text)) == text
 
 
 def _free(taken: set[str]) -> str:

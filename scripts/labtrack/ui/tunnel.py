@@ -22,7 +22,7 @@ def ssh_line(port: int, to: str, env: Mapping[str, str] | None = None) -> str:
     if login and login.partition(".")[0] != host.partition(".")[0]:
         parts += ["-J", f"{_user()}@{login}"]
     server_port = (env.get("SSH_CONNECTION", "").split() or [""])[-1]
-    if server_port.isdigit() and server_port != "22" and not login:
+    if server_port.isdecimal() and server_port != "22" and not login:
         parts += ["-p", server_port]
     return shlex.join([*parts, f"{_user()}@{host}"])
 

@@ -46,7 +46,7 @@ class Address:
             )
         if (found["user"] is not None and not _USER.fullmatch(user)) or not _HOST.fullmatch(host):
             raise BadInputError(f"{user + '@' if user else ''}{host} is not the name of a machine for ssh.", _FORM)
-        if port is not None and not (port.isascii() and port.isdigit() and 0 < int(port) <= _PORTS):
+        if port is not None and not (port.isascii() and port.isdecimal() and 0 < int(port) <= _PORTS):
             raise BadInputError(f"{port!r} in {text!r} is not a port.", f"a number from 1 to {_PORTS}; {_FORM}")
         return cls(user, host, int(port or 0), _path(path, text))
 
