@@ -324,21 +324,21 @@ def test_sacct_answer_that_can_not_be_read_is_told_and_the_rest_is_used(
     assert len(outcome.notes) == 1 and outcome.notes[0].startswith("2 lines of sacct's answer can't be read")
 
 
-def beat(folder: Path, key: str, **facts: object) -> None:
+def beat(folder: Path, key: str, age: float = 0, **facts: object) -> None:
     place = recording.job_folder(folder, key)
     place.mkdir(parents=True)
     (place / "heartbeat").write_text(
-        json.dumps({"host": "elsewhere", "pid": 1, "boot": "", "at": time.time(), **facts})
+        json.dumps({"host": "elsewhere", "pid": 1, "boot": "", "at": time.time() - age, **facts})
     )
 
 
 BEATS = [
     ({}, "RUNNING"),
-    ({"at": time.time() - 3000}, "RUNNING"),
-    ({"at": time.time() - 4000}, "FAILED"),
-    ({"at": time.time() - 4000, "host": socket.gethostname(), "pid": 1}, "RUNNING"),  # it lives, and its disk hangs
-    ({"at": time.time() - 400, "host": socket.gethostname(), "pid": 2**22 + 1}, "FAILED"),
-    ({"at": time.time() - 400, "host": socket.gethostname(), "pid": 1, "boot": "another"}, "FAILED"),
+    ({"age": 3000}, "RUNNING"),
+    ({"age": 4000}, "FAILED"),
+    ({"age": 4000, "host": socket.gethostname(), "pid": 1}, "RUNNING"),  # it lives, and its disk hangs
+    ({"age": 400, "host": socket.gethostname(), "pid": 2**22 + 1}, "FAILED"),
+    ({"age": 400, "host": socket.gethostname(), "pid": 1, "boot": "another"}, "FAILED"),
     ({"code": 0}, "FINISHED"),
     ({"code": 143}, "KILLED"),
     ({"code": 1}, "FAILED"),
