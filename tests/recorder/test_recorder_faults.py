@@ -99,7 +99,7 @@ print(sorted(times)[1980], len(times))
     with hanging(newest.root):
         p99, count = newest.run(code).split()
     assert count == "2000"
-    assert float(p99) < 0.05  # the goal, 1 ms, is the benchmark's, on a machine that does nothing else
+    assert float(p99) < 1, "no call waits for the folder"  # the goal, 1 ms, is the benchmark's
     assert "were not written" in newest.warned
     assert newest.warned.count("the file system hangs); the training") == 1
 

@@ -331,15 +331,13 @@ class TestOddArtifacts:
             assert "is not UTF-8" in str(store.problems()[0])
 
 
-def test_many_points_are_read_quickly_and_with_little_memory(root: Path, run: str) -> None:
+def test_many_points_are_read_with_little_memory(root: Path, run: str) -> None:
     import tracemalloc
 
     lines = [f"{1_700_000_000_000 + i} {random.random()} {i}\n" for i in range(50_000)]  # noqa: S311
     metric(root, run, "".join(lines).encode())
     with open_store(root) as store:
-        started = time.process_time()
         assert sum(1 for _ in store.points(run)) == 50_000
-        assert time.process_time() - started < 1
         tracemalloc.start()
         assert sum(1 for _ in store.points(run)) == store.metric_keys(run)["loss"]
         _, peak = tracemalloc.get_traced_memory()
