@@ -10,20 +10,8 @@
 #SBATCH --output=digits-%j.out
 set -e
 
-folder=/scratch/$USER/digits-$SLURM_JOB_ID
 bin=/opt/researcher/venv/bin # on your cluster: `module load`, or your own environment
-mkdir -p "$folder"
+. ~/mlflow_env.sh            # the lab's server, which this node reaches through `login` only
 
-# The training records into a file of its own ...
-export MLFLOW_TRACKING_URI=sqlite:///$folder/mlflow.db
-export MLFLOW_EXPERIMENT_NAME=$USER
-export MLFLOW_RUN_CONTEXT="{\"slurm.job_id\": \"$SLURM_JOB_ID\"}"
-"$bin/mlflow" db upgrade "$MLFLOW_TRACKING_URI" 2>"$folder/upgrade.log"
-
-# ... and a job on a node that reaches the lab's server sends it there while it grows, and ends with it.
-sbatch --quiet --partition=transfer --job-name=digits-sync --mem=300 --output="digits-$SLURM_JOB_ID-sync.out" \
-    --wrap=". ~/mlflow_env.sh && $bin/labtrack sync --watch -s $folder/mlflow.db"
-
-script=$PWD/train.py
-cd "$folder"
-exec "$bin/python" "$script" "$@"
+# Recorded on disk, whatever the network does; sent to the server while it trains.
+exec "$bin/labtrack" run --folder "/scratch/$USER/runs" --gateway login -- "$bin/python" train.py "$@"

@@ -61,7 +61,7 @@ SITE = Step(
     ("-e", "auto_approve=true"),  # a rehearsal's plan needs nobody's yes
 )
 TRAIN = Step(
-    "Train as a researcher, in a Slurm job on a node without internet", "playbooks/rehearsal/train.yml", "half a minute"
+    "Train as a researcher, in a Slurm job on a node without internet", "playbooks/rehearsal/train.yml", "a minute"
 )
 
 
