@@ -1,6 +1,6 @@
-"""Draws docs/images/: what the commands about results print, as SVG, and a report, as PNG by Debian's chromium.
+"""Draws docs/images/: what the commands about results print, as SVG; a report and MLflow's pages, as PNG by chromium.
 
-The runs are those of the tests.  `images.py --no-browser` leaves the PNG as it is.
+The runs are those of the tests.  `images.py --no-browser` leaves the PNG as they are.
 """
 
 from __future__ import annotations
@@ -85,6 +85,29 @@ def report(file: Path) -> None:
         browser.close()
 
 
+def pages(file: Path) -> None:
+    """MLflow's own pages, as `labtrack ui` shows them: the runs of an experiment with a curve beside them."""
+    from playwright.sync_api import sync_playwright
+
+    sys.path.insert(0, str(ROOT / "tests" / "sync"))
+    from sync_server import mlflow_bin
+
+    from labtrack.ui import Settings, view
+
+    settings = Settings(mlflow=str(mlflow_bin().parent), port=0)
+    with _recording() as folder, view(str(folder / "mlflow.db"), settings) as here, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        shown = browser.new_page(viewport={"width": 1280, "height": 800}, color_scheme="light")
+        shown.goto(here.url)
+        shown.get_by_text("Experiments").first.wait_for()
+        shown.goto(f"http://127.0.0.1:{here.port}/#/experiments/0/runs?compareRunsMode=CHART")
+        shown.locator(".js-plotly-plot path.js-line").first.wait_for(state="attached")
+        shown.get_by_role("link", name="unet-1").first.wait_for()
+        shown.keyboard.press("Escape")  # a hint about searches, over the curves
+        shown.screenshot(path=file)
+        browser.close()
+
+
 PICTURES: dict[str, Callable[[], str]] = {"leaderboard.svg": leaderboard, "plot.svg": plot}
 
 
@@ -95,6 +118,7 @@ def main() -> None:
         (IMAGES / name).write_text(draw(), encoding="utf-8")
     if "--no-browser" not in sys.argv:
         report(IMAGES / "report.png")
+        pages(IMAGES / "ui.png")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+import sqlite3
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -146,6 +148,24 @@ def test_page_lists_the_runs_and_draws_the_curve(eyes: Eyes, here: View, results
     eyes.visit(f"{run}/model-metrics")
     expect(page.locator(".js-plotly-plot path.js-line").first).to_be_attached()
     eyes.check(results / "ui-2-chart.png")
+
+
+def test_page_lists_runs_without_any_tag(browser: Browser, tmp_path: Path) -> None:
+    made = Recording(tmp_path, "bare")
+    for name in ("run 0", "run 1"):
+        made.run(name=name, metrics={"loss": [0.5]})
+    with contextlib.closing(sqlite3.connect(made.path)) as file, file:
+        file.execute("DELETE FROM tags")
+        ((experiment,),) = file.execute("SELECT DISTINCT experiment_id FROM runs").fetchall()
+    with view(str(made.path), settings()) as here:
+        context = browser.new_context(viewport={"width": 1400, "height": 1000})
+        eyes = watched(context, f"http://127.0.0.1:{here.port}", CLOSED)
+        eyes.page.goto(here.url)
+        expect(eyes.page.get_by_text("Experiments").first).to_be_visible()
+        eyes.visit(f"/#/experiments/{experiment}/runs")
+        for name in ("run 0", "run 1"):
+            expect(eyes.page.get_by_role("link", name=name).first).to_be_visible()
+        context.close()
 
 
 def test_page_shows_artifacts(eyes: Eyes, here: View, results: Path) -> None:

@@ -21,6 +21,7 @@ def test_picture_is_current_and_fetches_nothing(name: str) -> None:
     assert "@font-face" not in written and "url(http" not in written
 
 
-def test_picture_of_the_report_is_there_and_small() -> None:
-    data = (images.IMAGES / "report.png").read_bytes()
+@pytest.mark.parametrize("name", ["report.png", "ui.png"])
+def test_picture_of_a_page_is_there_and_small(name: str) -> None:
+    data = (images.IMAGES / name).read_bytes()
     assert data.startswith(PNG) and len(data) < 200_000

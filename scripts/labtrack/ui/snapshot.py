@@ -23,6 +23,11 @@ from labtrack.ui.program import Mlflow
 DATABASE = "mlflow.db"
 _MADE = 600  # seconds for an upgrade of a large database on a busy machine
 _EMPTY = "import mlflow; mlflow.MlflowClient('sqlite:///mlflow.db').search_experiments()"  # makes the tables
+# MLflow's page shows an error instead of all runs where one has no tag; its own runs always have this one
+_TAGGED = (
+    "INSERT INTO tags (run_uuid, key, value) SELECT run_uuid, 'mlflow.runName', coalesce(nullif(name, ''), run_uuid) "
+    "FROM runs WHERE run_uuid NOT IN (SELECT run_uuid FROM tags)"
+)
 _SAID = 600  # characters of what MLflow says when it fails
 
 
@@ -61,6 +66,8 @@ def make(where: str, mlflow: Mlflow, private: Private, step: Callable[[str], Non
         for store in stores:
             store.close()
     with contextlib.closing(sqlite3.connect(private.folder / DATABASE)) as made:
+        with made:
+            made.execute(_TAGGED)
         counts = [made.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("experiments", "runs")]  # noqa: S608
     return Snapshot(location, counts[0], counts[1], taken, bool(upgraded), tuple(problems))
 
