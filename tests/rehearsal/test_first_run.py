@@ -114,9 +114,8 @@ def command(rehearsal: Rehearsal, library: str, url: str) -> str:
     """A shell command by which a library asks for an address, and fails when it does not trust it."""
     code = OTHERS[library].replace("URL", url)
     if library == "httpx":
-        rehearsal.ssh(
-            "login", "dpkg -s python3-httpx >/dev/null 2>&1 || apt-get install -qq -y python3-httpx", check=True
-        )
+        install = "apt-get update -qq && apt-get install -qq -y python3-httpx"  # a machine from an image has no lists
+        rehearsal.ssh("login", f"dpkg -s python3-httpx >/dev/null 2>&1 || {{ {install}; }}", check=True)
         return f"/usr/bin/python3 -c {shlex.quote(code)}"
     return code if library == "curl" else f"{rehearsal.PYTHON} -c {shlex.quote(code)}"
 
