@@ -11,6 +11,7 @@
 set -e
 
 bin=/opt/researcher/venv/bin # on your cluster: `module load`, or your own environment
+# shellcheck source=/dev/null
 . ~/mlflow_env.sh            # the lab's server, which this node reaches through `login` only
 
 # Recorded on disk, whatever the network does; sent to the server while it trains.
