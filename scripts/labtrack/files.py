@@ -191,3 +191,11 @@ def _user() -> str:
         return getpass.getuser()
     except (KeyError, OSError, ImportError):  # a container whose user has no name
         return user_number()
+
+
+def boot_id() -> str:
+    """What tells this start of the machine from others; empty where it is not told."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""

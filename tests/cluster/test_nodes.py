@@ -44,7 +44,7 @@ def test_all_nodes_are_there_and_take_jobs(cluster: Cluster) -> None:
 def test_a_compute_node_reaches_nothing_outside(cluster: Cluster, rehearsal: Rehearsal, node: str) -> None:
     server = rehearsal.addresses["server"][0]
     outside = [f"{server}:443", "cloud.rehearsal.test:8080", "10.99.0.1:22", "192.0.2.1:443"]
-    *found, named, inside = connect(cluster, node, *outside, "deb.debian.org:443", "login:22")
+    *found, named, inside = connect(cluster, node, *outside, f"{rehearsal.fqdn}:443", "login:22")
     assert ["Network is unreachable" in one for one in found] == [True] * len(outside), found
     assert "gaierror" in named
     assert inside == "reached"

@@ -146,10 +146,10 @@ def test_a_signal_to_the_batch_script_reaches_the_training(cluster: Cluster, job
 def test_a_training_at_its_time_limit_is_killed_for_it(cluster: Cluster, jobs: dict[str, str]) -> None:
     state = cluster.ended(jobs["limited"], 300)
     runs = read(cluster, "limited")
-    # on a machine this busy the minute may be over before the training has begun
-    assert state == "TIMEOUT" and all(
-        (run["status"], run["tags"]["slurm.end"]) == ("KILLED", "TIMEOUT") for run in runs
-    )
+    # on a busy machine the minute, Slurm's shortest limit, may be over before the training has begun
+    started = bool(cluster.ada(f"ls {FOLDER}/limited--began", check=False))
+    ends = [(run["status"], run["tags"]["slurm.end"]) for run in runs]
+    assert (state, ends) == ("TIMEOUT", [("KILLED", "TIMEOUT")] * started)
 
 
 @pytest.mark.parametrize("name", ["cancelled", "ignores"])

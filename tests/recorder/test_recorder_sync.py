@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from recorder_env import Training
-from sync_server import TrackingServer
+from sync_server import TrackingServer, server_with_a_file
 
 from labtrack.local import recordings
 from labtrack.recorder import amend
@@ -22,13 +22,8 @@ from labtrack.sync.watch import watch
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrackingServer]:
-    folder = tmp_path_factory.mktemp("server")
-    found = TrackingServer(f"sqlite:///{folder}/mlflow.db", folder / "server")
-    found.start()
-    try:
+    with server_with_a_file(tmp_path_factory.mktemp("server")) as found:
         yield found
-    finally:
-        found.kill()
 
 
 RUNS = """

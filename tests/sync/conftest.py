@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from sync_recording import Recording
-from sync_server import TrackingServer, postgresql_bin, tracking_server
+from sync_server import TrackingServer, postgresql_bin, server_with_a_file, tracking_server
 
 from labtrack.sync import Options, Report, sync
 
@@ -25,13 +25,8 @@ def server() -> Iterator[TrackingServer]:
 @pytest.fixture(scope="session")
 def second(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrackingServer]:
     """A second server, with a SQLite file, as a source."""
-    folder = tmp_path_factory.mktemp("source")
-    found = TrackingServer(f"sqlite:///{folder}/mlflow.db", folder / "server")
-    found.start()
-    try:
+    with server_with_a_file(tmp_path_factory.mktemp("source")) as found:
         yield found
-    finally:
-        found.kill()
 
 
 @pytest.fixture(autouse=True)

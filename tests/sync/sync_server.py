@@ -237,6 +237,17 @@ def tracking_server(*, workers: int = 1, login: bool = False, plain: bool = Fals
             postgres.stop()
 
 
+@contextlib.contextmanager
+def server_with_a_file(folder: Path) -> Iterator[TrackingServer]:
+    """A server with a SQLite file in a folder, gone at the end."""
+    server = TrackingServer(f"sqlite:///{folder}/mlflow.db", folder / "server")
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
 def tag(run: dict[str, Any], key: str) -> str | None:
     """A tag of a run as the server gives it."""
     return {one["key"]: one["value"] for one in run["data"].get("tags", [])}.get(key)

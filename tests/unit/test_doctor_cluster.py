@@ -23,8 +23,8 @@ from labtrack.cli import cli
 from labtrack.doctor import bounded, cluster, folder, locks, mounts, site
 from labtrack.doctor.context import Context
 from labtrack.doctor.folder import Place
-from labtrack.doctor.mounts import Mount
 from labtrack.doctor.result import Result, Status, ok, skipped, worst
+from labtrack.stores.mounts import Mount, mount_of
 
 NFS = Mount("nas:/scratch", "/scratch", "nfs4", ("rw", "vers=4.2"))
 
@@ -78,17 +78,17 @@ def test_file_system_is_judged_by_type_and_flags(tmp_path: Path, line: str, stat
     table.write_text(
         f"/dev/vda / ext4 rw 0 0\n/dev/x /scratch ext3 rw 0 0\n{line}\nnas:/h /scratchy nfs rw,nolock 0 0\n"
     )
-    row = mounts.check(Path("/scratch/ada"), mounts.mount_of(Path("/scratch/ada"), table))
+    row = mounts.check(Path("/scratch/ada"), mount_of(Path("/scratch/ada"), table))
     assert (row.status, word in row.seen) == (status, True), row
 
 
 def test_mount_of_a_path_with_blanks(tmp_path: Path) -> None:
     table = tmp_path / "mounts"
     table.write_text("/dev/vda / ext4 rw 0 0\nnas:/h /my\\040disk nfs rw 0 0\nbroken line\n")
-    found = mounts.mount_of(Path("/my disk/x"), table)
+    found = mount_of(Path("/my disk/x"), table)
     assert found is not None
     assert found.network
-    assert mounts.mount_of(Path("/my disk/x"), tmp_path / "none") is None
+    assert mount_of(Path("/my disk/x"), tmp_path / "none") is None
 
 
 def test_locks_of_two_processes_are_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +150,7 @@ def test_mount_of_a_link_is_that_of_what_it_leads_to(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "scratch").symlink_to("real")
     (tmp_path / "mounts").write_text(f"/dev/vda / ext4 rw 0 0\nmds:/s {tmp_path}/real lustre rw,localflock 0 0\n")
-    found = mounts.mount_of(tmp_path / "scratch" / "runs", tmp_path / "mounts")
+    found = mount_of(tmp_path / "scratch" / "runs", tmp_path / "mounts")
     assert found is not None
     assert found.kind == "lustre"
 
@@ -270,7 +270,7 @@ def test_modules_and_an_environment_of_another_python() -> None:
 def test_temporary_files_on_a_network_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert rows(site.temporary({"TMPDIR": str(tmp_path)}))["TMPDIR"].status is Status.OK
     assert rows(site.temporary({"TMPDIR": "/nowhere"}))["TMPDIR"].status is Status.FAILED
-    monkeypatch.setattr(mounts, "mount_of", lambda _: NFS)
+    monkeypatch.setattr(site, "mount_of", lambda _: NFS)
     row = rows(site.temporary({"TMPDIR": str(tmp_path), "SLURM_TMPDIR": "/local/7"}))["TMPDIR"]
     assert (row.status, row.hint) == (Status.WARNING, "export TMPDIR=$SLURM_TMPDIR")
 

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import json
-import socket
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from fake_slurm import FakeSlurm, job
-from hypothesis import given
-from hypothesis import strategies as st
-from job_recorded import record
+from job_recorded import left, read, record
 
 from labtrack.cli import cli
 from labtrack.cli import sync as syncing
 from labtrack.errors import LabtrackError
-from labtrack.run import ending, heartbeat, recording, sacct, slurm, verdict
+from labtrack.run import sacct, slurm, verdict
 from labtrack.run.reconcile import reconcile
-from labtrack.stores.model import Run
 from labtrack.tracking.destination import Destination
 
 FIELDS = ("JobID", "State", "ExitCode")
@@ -35,85 +30,6 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path / "runs"
-
-
-def left(folder: Path, key: str = "c/5/batch", **more: object) -> str:
-    """A run that nobody ended."""
-    tags = {"labtrack.job": key, "labtrack.attempt": "0", **more.pop("tags", {})}
-    return record(folder, tags=tags, **more)
-
-
-def read(folder: Path, run_id: str) -> Run:
-    with recording.opened(folder) as store:
-        return store.run(run_id)
-
-
-@pytest.mark.parametrize(
-    ("text", "state", "by"),
-    [
-        ("COMPLETED", "COMPLETED", ""),
-        ("CANCELLED by 1000", "CANCELLED", "1000"),
-        ("CANCELLED+", "CANCELLED", ""),
-        ("OUT_OF_ME+", "OUT_OF_MEMORY", ""),
-        ("NODE_FAIL", "NODE_FAIL", ""),
-        ("COMPL+", "COMPL", ""),  # COMPLETED and COMPLETING
-        ("SOMETHING_NEW", "SOMETHING_NEW", ""),
-        ("", "", ""),
-        ("12:30", "", ""),
-    ],
-)
-def test_state_as_sacct_prints_it(text: str, state: str, by: str) -> None:
-    assert sacct.read_state(text) == (state, by)
-
-
-@given(st.text())
-def test_any_text_is_read_without_an_error(text: str) -> None:
-    for line in (text, f"5|{text}|0:0", f"{text}|FAILED|1:0"):
-        accounts = sacct.parse(line, FIELDS)
-        for records in accounts.records.values():
-            verdict.judge(records, 0, "batch")
-
-
-def test_records_of_arrays_het_jobs_and_steps() -> None:
-    text = "7_3|FAILED|1:0\n7_3.batch|FAILED|1:0\n7_3.0|COMPLETED|0:0\n8+1|TIMEOUT|0:0\n9_[4-7]|PENDING|0:0\n"
-    found = sacct.parse(text, FIELDS)
-    assert {name: [one.step for one in many] for name, many in found.records.items()} == {
-        "7_3": ["", "batch", "0"], "8+1": [""], "9_[4-7]": [""],
-    }  # fmt: skip
-    assert found.damaged == []
-
-
-@pytest.mark.parametrize("line", ["5|FAILED", "5", "x|FAILED|1:0", "5||0:0", "5|FAILED|1:0|more"])
-def test_a_line_that_is_cut_or_strange_is_damaged(line: str) -> None:
-    found = sacct.parse(f"{line}\n6|COMPLETED|0:0\n", FIELDS)
-    assert found.damaged == [line] and list(found.records) == ["6"]
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [
-        ("1234K", 1234 * 1024),
-        ("2.5G", 2684354560),
-        ("4Gn", 2**32),
-        ("4000Mc", 4000 * 2**20),
-        ("", None),
-        ("x", None),
-        ("0", 0),
-    ],
-)
-def test_sizes(text: str, size: int | None) -> None:
-    assert sacct.bytes_of(text) == size
-
-
-def test_gpus_of_kinds_are_added() -> None:
-    assert sacct.resource("cpu=4,gres/gpu:a100=2,gres/gpu:h100=1", "gres/gpu") == "3"
-    assert sacct.resource("cpu=4,gres/gpu=2,gres/gpu:a100=2", "gres/gpu") == "2"
-
-
-def test_times() -> None:
-    assert sacct.time_of("1760000000") == 1760000000000
-    assert sacct.time_of("2025-10-09T08:53:20") is not None
-    assert [sacct.time_of(one) for one in ("Unknown", "None", "", "0")] == [None] * 4
 
 
 TABLE = [
@@ -322,126 +238,6 @@ def test_sacct_answer_that_can_not_be_read_is_told_and_the_rest_is_used(
     outcome = reconcile(folder)
     assert read(folder, run_id).status == "FAILED"
     assert len(outcome.notes) == 1 and outcome.notes[0].startswith("2 lines of sacct's answer can't be read")
-
-
-def beat(folder: Path, key: str, age: float = 0, **facts: object) -> None:
-    place = recording.job_folder(folder, key)
-    place.mkdir(parents=True)
-    (place / "heartbeat").write_text(
-        json.dumps({"host": "elsewhere", "pid": 1, "boot": "", "at": time.time() - age, **facts})
-    )
-
-
-BEATS = [
-    ({}, "RUNNING"),
-    ({"age": 3000}, "RUNNING"),
-    ({"age": 4000}, "FAILED"),
-    ({"age": 4000, "host": socket.gethostname(), "pid": 1}, "RUNNING"),  # it lives, and its disk hangs
-    ({"age": 400, "host": socket.gethostname(), "pid": 2**22 + 1}, "FAILED"),
-    ({"age": 400, "host": socket.gethostname(), "pid": 1, "boot": "another"}, "FAILED"),
-    ({"code": 0}, "FINISHED"),
-    ({"code": 143}, "KILLED"),
-    ({"code": 1}, "FAILED"),
-    ({"at": "x"}, "RUNNING"),
-]
-
-
-def test_without_slurm_the_heartbeat_counts(folder: Path) -> None:
-    runs = [left(folder, f"local/a{number}") for number in range(len(BEATS))]
-    for number, (facts, _) in enumerate(BEATS):
-        beat(folder, f"local/a{number}", **facts)
-    reconcile(folder)
-    for run_id, (facts, status) in zip(runs, BEATS):
-        run = read(folder, run_id)
-        assert (facts, run.status) == (facts, status)
-        assert ("labtrack.end" in run.tags) == (status != "RUNNING")
-
-
-def test_heartbeat_that_is_no_heartbeat_is_none(folder: Path) -> None:
-    assert heartbeat.read(folder, "local/x") is None
-    beat(folder, "local/x")
-    (recording.job_folder(folder, "local/x") / "heartbeat").write_text("[1")
-    assert heartbeat.read(folder, "local/x") is None
-
-
-@pytest.mark.parametrize(
-    ("code", "status"),
-    [
-        (0, "FINISHED"),
-        (1, "FAILED"),
-        (143, "KILLED"),
-        (137, "KILLED"),
-        (130, "KILLED"),
-        (139, "FAILED"),
-        (134, "FAILED"),
-        (255, "FAILED"),
-        (129, "KILLED"),
-    ],
-)
-def test_status_by_exit_code(code: int, status: str) -> None:
-    assert ending.status_of(code) == status
-
-
-def test_command_ends_the_runs_of_its_attempt_only(folder: Path) -> None:
-    mine, other = left(folder), left(folder, "c/6/batch")
-    earlier = left(folder, tags={"labtrack.attempt": "1"})
-    ending.close_runs(folder, "c/5/batch", 0, 143)
-    runs = [read(folder, one) for one in (mine, other, earlier)]
-    assert [one.status for one in runs] == ["KILLED", "RUNNING", "RUNNING"]
-    assert runs[0].tags["labtrack.end"] == "signal SIGTERM" and runs[0].tags["labtrack.exit_code"] == "143"
-
-
-def test_command_that_requeued_its_job_leaves_its_runs_open(folder: Path) -> None:
-    run_id = left(folder)
-    ending.close_runs(folder, "c/5/batch", 0, 143, requeued=True)
-    run = read(folder, run_id)
-    assert run.status == "RUNNING" and run.tags["labtrack.requeued"] == "attempt 0: signal SIGTERM"
-    assert "labtrack.end" not in run.tags
-
-
-@pytest.mark.parametrize(
-    ("code", "state", "status"),
-    [
-        (137, "OUT_OF_MEMORY", "FAILED"),
-        (1, "COMPLETED", "FAILED"),  # of a script that goes on after it
-    ],
-)
-def test_slurm_says_why_a_command_failed(fake: FakeSlurm, folder: Path, code: int, state: str, status: str) -> None:
-    run_id = left(folder)
-    ending.close_runs(folder, "c/5/batch", 0, code)
-    before = read(folder, run_id)
-    fake.says([job("5", state)])
-    assert len(reconcile(folder).changes) == 1
-    run = read(folder, run_id)
-    assert (run.status, run.tags["slurm.end"], run.end_time) == (status, state, before.end_time)
-    assert reconcile(folder).changes == [], "it is not asked again"
-
-
-def test_a_run_that_the_training_ended_keeps_its_status(fake: FakeSlurm, folder: Path) -> None:
-    run_id = left(folder, status="FINISHED", tags={"labtrack.exit_code": "1"})
-    fake.says([job("5", "TIMEOUT")])
-    reconcile(folder)
-    run = read(folder, run_id)
-    assert run.status == "FINISHED"
-
-
-@pytest.mark.parametrize(
-    ("said", "requeued"),
-    [
-        ("JobId=5 JobState=PENDING Restarts=1", True),
-        ("JobId=5 JobState=REQUEUED Restarts=0", True),
-        ("JobId=5 JobState=RUNNING Restarts=1", True),
-        ("JobId=5 JobState=RUNNING Restarts=0", False),
-        ("JobId=5 JobState=COMPLETING Restarts=0", False),
-        ([1, "Invalid job id specified"], False),
-        ([1, "Unable to contact slurm controller"], False),
-        ("", False),
-    ],
-)
-def test_requeue_is_seen(fake: FakeSlurm, said: object, requeued: bool) -> None:
-    fake.says(scontrol=said)
-    assert slurm.was_requeued("5", 0, {"SLURM_JOB_ID": "5"}) is requeued
-    assert slurm.was_requeued("5", 0, {}) is False
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from recorded import add_points, make_sqlite
 from labtrack.errors import BadInputError, Exit, LabtrackError
 from labtrack.stores import MetricPoint, database, filters, open_store, sqlite, sqliteruns
 from labtrack.stores.database import Database
+from labtrack.stores.mounts import Mount, mount_of
 from labtrack.stores.sqlite import PAGE
 
 WRITER = """
@@ -208,14 +209,14 @@ class TestWal:
             assert store.metric_keys(run) == {"a": 1}
 
     @pytest.mark.parametrize(
-        ("kind", "named"), [("lustre", True), ("nfs4", True), ("fuse.sshfs", True), ("ext4", False)]
+        ("kind", "named"), [("lustre", True), ("nfs4", True), ("wekafs", True), ("fuse.sshfs", True), ("ext4", False)]
     )
     def test_the_danger_of_a_network_file_system_is_named(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, named: bool
     ) -> None:
         make_sqlite(tmp_path / "mlflow.db", wal=True)
         make_sqlite(tmp_path / "usual.db")
-        monkeypatch.setattr(database, "file_system", lambda _: kind)
+        monkeypatch.setattr(database, "mount_of", lambda _: Mount("far", "/", kind, ()))
         with open_store(tmp_path / "mlflow.db") as store, open_store(tmp_path / "usual.db") as usual:
             said = [str(problem) for problem in store.problems()]
             assert usual.problems() == [], "a rollback journal is not what is dangerous"
@@ -224,8 +225,8 @@ class TestWal:
             assert kind in said[0] and "journal_mode=DELETE" in said[0]
 
     def test_the_file_system_of_a_path(self) -> None:
-        assert database.file_system(Path("/proc/self/status")) == "proc"
-        assert database.file_system(Path("/proc/../tmp/none")) not in ("proc", "")
+        assert mount_of(Path("/proc/self/status")).kind == "proc"
+        assert mount_of(Path("/proc/../tmp/none")).kind != "proc"
 
 
 class TestPlace:

@@ -188,9 +188,10 @@ def _sources(given: Sequence[str], *, quiet: bool) -> tuple[list[str], dict[str,
 def _reconcile(source: str) -> None:
     """Writes down how jobs ended, where Slurm can be asked; what goes wrong with that keeps no sync away."""
     from labtrack.cli.run import why_of
+    from labtrack.recorder.place import SCHEME
     from labtrack.run import reconcile, recording, slurm
 
-    is_folder = source.startswith(f"{recording.SCHEME}:") or Path(source).expanduser().is_dir()
+    is_folder = source.startswith(f"{SCHEME}:") or Path(source).expanduser().is_dir()
     if not is_folder or not slurm.has("sacct"):
         return
     try:

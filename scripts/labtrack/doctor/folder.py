@@ -14,11 +14,11 @@ from pathlib import Path
 
 from labtrack.doctor import locks, mounts
 from labtrack.doctor.bounded import doing
-from labtrack.doctor.mounts import Mount
 from labtrack.doctor.result import Result, failed, ok, skipped, warning
 from labtrack.errors import BadInputError, LabtrackError
 from labtrack.local.holders import holders
 from labtrack.stores.database import HEADER
+from labtrack.stores.mounts import Mount, mount_of
 
 PURGE = "LABTRACK_PURGE_DAYS"
 _SUFFIXES = (".db", ".sqlite", ".sqlite3")
@@ -41,7 +41,7 @@ class Place:
     def mount(self) -> Mount | None:
         """The mount it is in."""
         doing("find its file system")
-        return self.known or mounts.mount_of(self.folder)
+        return self.known or mount_of(self.folder)
 
 
 def check(place: Place) -> Iterator[Result]:

@@ -13,11 +13,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from labtrack.doctor import mounts, network, tracking
+from labtrack.doctor import network, tracking
 from labtrack.doctor.bounded import doing
 from labtrack.doctor.context import Context
 from labtrack.doctor.result import Result, failed, ok, skipped, warning
 from labtrack.errors import LabtrackError
+from labtrack.stores.mounts import mount_of
 from labtrack.stores.pull import ssh
 from labtrack.stores.pull.address import Address
 from labtrack.tracking.address import hide_login
@@ -79,7 +80,7 @@ def temporary(env: Mapping[str, str]) -> Iterator[Result]:
     """Where temporary files go: copies of databases, uploads."""
     folder = Path(env.get("TMPDIR") or "/tmp")  # noqa: S108
     doing(f"look at TMPDIR, {folder}")
-    mount = mounts.mount_of(folder)
+    mount = mount_of(folder)
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         yield failed("TMPDIR", f"{folder} can't be written to", "export TMPDIR=/tmp")
     elif mount and mount.network:
@@ -95,7 +96,7 @@ def container(folder: Path, env: Mapping[str, str]) -> Iterator[Result]:
     inside = env.get("APPTAINER_CONTAINER") or env.get("SINGULARITY_CONTAINER")
     if inside:
         doing(f"find the file system of {folder}")
-        mount = mounts.mount_of(folder)
+        mount = mount_of(folder)
         if mount and mount.kind in ("overlay", "squashfs"):
             yield failed("container", f"{folder} is a part of {inside}, and not outside of it", _bind(folder))
         else:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,8 +52,13 @@ def plan(folder: Path, env: Mapping[str, str] | None = None) -> Plan:
 
 def remove(what: Plan) -> None:
     """Removes it; of a link only the link.  Raises LabtrackError for what can't be removed, after all else."""
+    remove_all((path for path, _ in what.paths), what.folder)
+
+
+def remove_all(paths: Iterable[Path], folder: Path) -> None:
+    """Removes files, links and folders of a folder.  Raises as `remove` does."""
     failed = []
-    for path, _ in what.paths:
+    for path in paths:
         try:
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
@@ -62,7 +67,7 @@ def remove(what: Plan) -> None:
         except OSError as error:
             failed.append(f"{error.filename or path}: {error.strerror}")
     if failed:
-        raise LabtrackError("Not removed:\n" + "\n".join(failed), f"look at `ls -ld {what.folder}`.")
+        raise LabtrackError("Not removed:\n" + "\n".join(failed), f"look at `ls -ld {folder}`.")
 
 
 def _reasons(path: Path, folder: Path, env: Mapping[str, str]) -> Iterator[str]:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labtrack.errors import BadInputError, LabtrackError
-from labtrack.local.clean import has_all
+from labtrack.errors import BadInputError
+from labtrack.local.clean import has_all, remove_all
 from labtrack.stores import journals, open_store
 from labtrack.stores.journals import Header
 from labtrack.stores.model import Owner, Run
@@ -93,17 +92,7 @@ def remove(what: Plan) -> None:
 
     Raises LabtrackError for what can't be removed, after all else.
     """
-    failed = []
-    for path in (*what.folders, *what.journals):
-        try:
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
-        except OSError as error:
-            failed.append(f"{error.filename or path}: {error.strerror}")
-    if failed:
-        raise LabtrackError("Not removed:\n" + "\n".join(failed), f"look at `ls -ld {what.root}`.")
+    remove_all((*what.folders, *what.journals), what.root)
 
 
 def inodes(root: Path) -> int:

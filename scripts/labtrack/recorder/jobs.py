@@ -8,10 +8,9 @@ from typing import Any
 
 from labtrack.recorder import loading
 from labtrack.recorder.live import Live
-from labtrack.recorder.place import CHILD
+from labtrack.recorder.place import ATTEMPT_TAG, CHILD, JOB_RUN_TAG, JOB_TAG
 from labtrack.recorder.writer import log
 
-JOB, ATTEMPT, JOB_RUN = "labtrack.job", "labtrack.attempt", "labtrack.job_run"
 STEP = "slurm.step_id"
 _PARENT, _RESUMED = "mlflow.parentRunId", "resumedRun"
 
@@ -28,7 +27,7 @@ def create_run(live: Live, store: Any, make: Callable[..., Any], *args: Any, **k
     found, number = _earlier(live)
     from mlflow.entities import RunTag
 
-    mine = {**settings.tags, JOB: settings.job, ATTEMPT: str(settings.attempt), JOB_RUN: number}
+    mine = {**settings.tags, JOB_TAG: settings.job, ATTEMPT_TAG: str(settings.attempt), JOB_RUN_TAG: number}
     if settings.step:
         mine[STEP] = settings.step
     if found and settings.resume != CHILD:
@@ -45,7 +44,7 @@ def _earlier(live: Live) -> tuple[str, str]:
     Of a step of Slurm's the number is `<step>.<n>`: steps that run at once must not take each other's runs.
     """
     loading.load_job(live)
-    jobs, attempts, numbers = (_tag_of_runs(live, key) for key in (JOB, ATTEMPT, JOB_RUN))
+    jobs, attempts, numbers = (_tag_of_runs(live, key) for key in (JOB_TAG, ATTEMPT_TAG, JOB_RUN_TAG))
     step = f"{live.settings.step}." if live.settings.step else ""
     mine = [
         run_id

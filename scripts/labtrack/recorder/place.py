@@ -16,9 +16,10 @@ SCHEME = "labtrack"
 JOB, ATTEMPT, JOB_TAGS, RESUME = "LABTRACK_JOB", "LABTRACK_ATTEMPT", "LABTRACK_JOB_TAGS", "LABTRACK_RESUME"
 FLUSH = "LABTRACK_FLUSH_SECONDS"
 SAME, CHILD = "same", "child"
-_RANKS = ("SLURM_PROCID", "RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
+JOB_TAG, ATTEMPT_TAG, JOB_RUN_TAG = "labtrack.job", "labtrack.attempt", "labtrack.job_run"
+RANKS = ("SLURM_PROCID", "RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
 _FLUSH_SECONDS = 2.0
-_NO_STEP = 2**32 - 100  # Slurm's numbers for what is no step of srun's are above
+NO_STEP = 2**32 - 100  # Slurm's numbers for what is no step of srun's are above
 
 
 def root_of(address: str) -> Path:
@@ -82,7 +83,7 @@ def settings(env: Mapping[str, str]) -> Settings:
         resume = SAME
     flush = _number(env, FLUSH, _FLUSH_SECONDS, notes)
     attempt = int(_number(env, ATTEMPT, 0, notes))
-    ranks = [env[name].strip() for name in _RANKS if env.get(name, "").strip()]
+    ranks = [env[name].strip() for name in RANKS if env.get(name, "").strip()]
     silent = bool(job) and any(one not in ("", "0") for one in ranks)
     tags = _tags(env, notes) if job else {}
     return Settings(job, attempt, tags, resume, silent, flush, tuple(notes), _step(env, job))
@@ -92,7 +93,7 @@ def _step(env: Mapping[str, str], job: str) -> str:
     """The step of Slurm's that this process is in, where the job's key does not name one: each has runs of its own."""
     said = env.get("SLURM_STEP_ID", "").strip()
     named = job.rpartition("/")[2].partition(".")[0].isdecimal()
-    return said if job and not named and said.isdecimal() and int(said) < _NO_STEP else ""
+    return said if job and not named and said.isdecimal() and int(said) < NO_STEP else ""
 
 
 def _number(env: Mapping[str, str], name: str, usual: float, notes: list[str]) -> float:

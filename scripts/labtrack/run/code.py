@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labtrack.local import git
-from labtrack.run.job import ATTEMPT, KEY, Job
+from labtrack.recorder.place import ATTEMPT_TAG, JOB_TAG
+from labtrack.run.job import Job
 from labtrack.run.masking import environment_secrets, mask, mask_command, mask_known
 
 COMMAND, IMAGE, MODULES, HOST, FOLDER = (
@@ -36,8 +37,8 @@ def tags_of(job: Job, command: Sequence[str], env: Mapping[str, str], folder: Pa
     """The tags that cost no look at a file system.  folder: where the command is run."""
     tags = {
         **job.tags,
-        KEY: job.key,
-        ATTEMPT: str(job.attempt),
+        JOB_TAG: job.key,
+        ATTEMPT_TAG: str(job.attempt),
         COMMAND: mask_command(command, env),
         HOST: socket.gethostname(),
         FOLDER: str(folder),

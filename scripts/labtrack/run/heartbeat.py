@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from labtrack.files import boot_id
 from labtrack.run import recording
 from labtrack.run.ending import END as LABTRACK_END
 from labtrack.run.ending import EXIT_CODE, FAILED, status_of, words_of
@@ -61,10 +62,7 @@ def judge(beat: Beat | None, now: float | None = None) -> Verdict | None:
 
 def _lives(beat: Beat) -> bool:
     """Whether the parent is still a process of this machine; after a restart its number is another's."""
-    try:
-        booted = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        booted = ""
+    booted = boot_id()
     if beat.boot and booted and beat.boot != booted:
         return False
     try:

@@ -13,12 +13,11 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-KEY, ATTEMPT, JOB_RUN = "labtrack.job", "labtrack.attempt", "labtrack.job_run"
+from labtrack.recorder.place import NO_STEP, RANKS
+
 STEP = "slurm.step_id"
 SLURM, PBS, LSF, LOCAL = "slurm", "pbs", "lsf", "local"
 BATCH, INTERACTIVE = "batch", "interactive"
-_RANKS = ("SLURM_PROCID", "RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
-_NO_STEP = 2**32 - 100  # Slurm's numbers for the batch script, the interactive and the external step are above
 _INTERACTIVE = str(2**32 - 6)
 _TEXT = {
     "SLURM_CLUSTER_NAME": "slurm.cluster",
@@ -143,7 +142,7 @@ def rank_of(env: Mapping[str, str]) -> int:
 
     Launchers nest (`srun torchrun`), so each that says something has to say 0.
     """
-    return max((_number(env.get(name, "")) for name in _RANKS), default=0)
+    return max((_number(env.get(name, "")) for name in RANKS), default=0)
 
 
 def _slurm(env: Mapping[str, str], rank: int) -> Job:
@@ -156,7 +155,7 @@ def _slurm(env: Mapping[str, str], rank: int) -> Job:
         found = [one for one in groups if env.get(f"SLURM_JOB_ID_HET_GROUP_{one}") == number]
         number = f"{leader}+{found[0] if found else 0}"
     said = env.get("SLURM_STEP_ID", "")
-    step = said if said.isdecimal() and int(said) < _NO_STEP else INTERACTIVE if said == _INTERACTIVE else BATCH
+    step = said if said.isdecimal() and int(said) < NO_STEP else INTERACTIVE if said == _INTERACTIVE else BATCH
     return Job(
         SLURM,
         f"{_plain(env.get('SLURM_CLUSTER_NAME') or SLURM)}/{_plain(number)}",
@@ -169,7 +168,7 @@ def _slurm(env: Mapping[str, str], rank: int) -> Job:
 
 def _slurm_tags(env: Mapping[str, str]) -> dict[str, str]:
     tags = {tag: env[name] for name, tag in _TEXT.items() if env.get(name)}
-    if not tags.get("slurm.step_id", "0").isdecimal() or int(tags.get("slurm.step_id", "0")) >= _NO_STEP:
+    if not tags.get("slurm.step_id", "0").isdecimal() or int(tags.get("slurm.step_id", "0")) >= NO_STEP:
         del tags["slurm.step_id"]
     for name, tag in _TIMES.items():
         seconds = _number(env.get(name, ""))

@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TypeVar
 
+from labtrack.files import boot_id
 from labtrack.run import console, recording, slurm
 from labtrack.run.job import SLURM
 from labtrack.run.prepare import Options, Plan, prepare, said_of
@@ -119,7 +120,7 @@ class _Beside:
     def _beat(self) -> None:
         """Shows, as long as the parent lives, that the job does."""
         file = self._plan.job_folder / recording.HEARTBEAT
-        facts = {"host": os.uname().nodename, "pid": os.getpid(), "boot": _boot(), "since": time.time()}
+        facts = {"host": os.uname().nodename, "pid": os.getpid(), "boot": boot_id(), "since": time.time()}
         while True:
             with contextlib.suppress(OSError):
                 file.write_text(json.dumps({**facts, "at": time.time()}))
@@ -201,10 +202,3 @@ def _importable(env: Mapping[str, str]) -> dict[str, str]:
     """An environment in which Python finds labtrack wherever this process has it from."""
     place = str(Path(__file__).absolute().parents[2])
     return {**env, "PYTHONPATH": os.pathsep.join(filter(None, (place, env.get("PYTHONPATH", ""))))}
-
-
-def _boot() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""

@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from labtrack.errors import LabtrackError
+from labtrack.recorder.place import SAME, SCHEME
 from labtrack.run import code, lending, recording
 from labtrack.run.job import LOCAL, Job, find_job
 from labtrack.run.proxy import gateways_of
 from labtrack.tracking import address
 
 TAGS_FILE, DIFF_FILE, SQLITE_FILE = "tags.json", "git.diff", "mlflow.db"
-SAME, CHILD = "same", "child"
 _PATIENCE = 15.0  # seconds for all of it: the training does not wait longer for a file system or a Python
 _SERVERS = (
     "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD",
@@ -103,7 +103,7 @@ def prepare(command: Sequence[str], options: Options, env: Mapping[str, str], cw
 def _is_inside(job: Job, env: Mapping[str, str]) -> bool:
     """Whether a `labtrack run` around this one records already; a job that was submitted from one is another job."""
     around = env.get("LABTRACK_JOB", "")
-    if not around or not env.get("MLFLOW_TRACKING_URI", "").startswith((f"{recording.SCHEME}:", "sqlite:")):
+    if not around or not env.get("MLFLOW_TRACKING_URI", "").startswith((f"{SCHEME}:", "sqlite:")):
         return False
     return around.startswith(f"{LOCAL}/") if job.scheduler == LOCAL else around.startswith(f"{job.base}/")
 
@@ -117,13 +117,13 @@ def _find_server(plan: Plan, options: Options, env: Mapping[str, str]) -> None:
         with contextlib.suppress(LabtrackError):  # also in a job that a tracked job has submitted
             variables.update(read_envfile(Path(env["LABTRACK_ENV_FILE"])).variables)
             said = variables.get("MLFLOW_TRACKING_URI", "")
-    if said and not options.destination and not said.lower().startswith(("http", f"{recording.SCHEME}:")):
+    if said and not options.destination and not said.lower().startswith(("http", f"{SCHEME}:")):
         plan.notes.append(
             f"MLFLOW_TRACKING_URI={address.hide_login(said)} is not used: the job records into {plan.folder}"
         )
         said = ""
     plan.server_env = variables
-    if not options.sync or said.startswith(f"{recording.SCHEME}:") or not said:
+    if not options.sync or said.startswith(f"{SCHEME}:") or not said:
         return
     with _noted(plan.notes, "nothing is sent while the job runs: "):
         plan.destination = address.parse(said)

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from labtrack.errors import BadInputError, LabtrackError
+from labtrack.recorder.place import ATTEMPT_TAG, JOB_TAG
 from labtrack.run import heartbeat, recording, sacct, slurm, verdict
 from labtrack.run.attaching import Attacher
 from labtrack.run.ending import END as LABTRACK_END
 from labtrack.run.ending import EXIT_CODE
-from labtrack.run.job import ATTEMPT, KEY, STEP, Key, parse_key
+from labtrack.run.job import STEP, Key, parse_key
 from labtrack.run.verdict import Verdict
 from labtrack.stores.model import RUNNING, Run
 from labtrack.tracking import address
@@ -125,7 +126,7 @@ def reconcile(
 
 def _unclear(runs: Iterable[Run]) -> list[Run]:
     """The runs of jobs that are RUNNING, or that ended in a way that Slurm may know more about."""
-    return [one for one in runs if parse_key(one.tags.get(KEY, "")) and (one.status == RUNNING or _may_tell(one))]
+    return [one for one in runs if parse_key(one.tags.get(JOB_TAG, "")) and (one.status == RUNNING or _may_tell(one))]
 
 
 def _may_tell(run: Any) -> bool:
@@ -141,17 +142,17 @@ def _with_children(store: Any, run: Run) -> list[Left]:
     found += [
         _left(one, run.tags)
         for one in recording.with_children(store, [run])[1:]
-        if one.status == RUNNING and not one.tags.get(KEY)
+        if one.status == RUNNING and not one.tags.get(JOB_TAG)
     ]
     return [one for one in found if one is not None]
 
 
 def _left(run: Any, tags: Mapping[str, str]) -> Left | None:
-    text = tags.get(KEY, "")
+    text = tags.get(JOB_TAG, "")
     key = parse_key(text)
     if key is not None and not key.step.isdecimal() and tags.get(STEP, "").isdecimal():
         key = Key(key.cluster, key.job, tags[STEP])  # of several that one command has started
-    attempt = tags.get(ATTEMPT, "0")
+    attempt = tags.get(ATTEMPT_TAG, "0")
     if key is None:
         return None
     return Left(
@@ -165,7 +166,7 @@ def _at_server(server: Destination) -> list[Left]:
     experiments = [one.id for one in server.experiments().values() if one.stage == "active"]
     me = {getpass.getuser(), os.environ.get("MLFLOW_TRACKING_USERNAME", "")} - {""}
     found = []
-    for run in server.search(experiments, f"attributes.status = '{RUNNING}' AND tags.`{KEY}` LIKE '%'"):
+    for run in server.search(experiments, f"attributes.status = '{RUNNING}' AND tags.`{JOB_TAG}` LIKE '%'"):
         left = _left(run, run.tags)
         owner = run.tags.get("mlflow.user") or run.user_id
         # MLflow's own client notes nobody: then the server knows whether it may be changed

@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from labtrack.errors import BadInputError
-from labtrack.run.job import ATTEMPT, JOB_RUN, KEY
+from labtrack.recorder.place import ATTEMPT_TAG, JOB_RUN_TAG, JOB_TAG, SCHEME, root_of
+from labtrack.stores import journals
 
 if TYPE_CHECKING:
     from labtrack.stores.model import Run, Store
 
-SCHEME = "labtrack"
 VARIABLE = "LABTRACK_FOLDER"
 JOBS = "jobs"
-RECORDINGS = "recordings"
 HEARTBEAT = "heartbeat"
 
 
@@ -32,8 +31,6 @@ def folder_of(given: str | None, env: Mapping[str, str]) -> Path:
     if not text and env.get("MLFLOW_TRACKING_URI", "").startswith(f"{SCHEME}:"):
         text = env["MLFLOW_TRACKING_URI"]
     if text.startswith(f"{SCHEME}:"):
-        from labtrack.recorder.place import root_of
-
         return root_of(text)
     if text:
         path = Path(text).expanduser() if text.startswith("~") else Path(text)
@@ -63,7 +60,7 @@ def job_folder(folder: Path, key: str) -> Path:
 def holds_recordings(folder: Path) -> bool:
     """Whether anything was recorded there."""
     try:
-        return any((folder / RECORDINGS).iterdir())
+        return any((folder / journals.FOLDER).iterdir())
     except OSError:
         return False
 
@@ -80,9 +77,9 @@ def runs_of(store: Store, key: str, attempt: int | None = None) -> list[Run]:
     found = [
         one
         for one in store.runs()
-        if one.tags.get(KEY) == key and (attempt is None or one.tags.get(ATTEMPT, "0") == str(attempt))
+        if one.tags.get(JOB_TAG) == key and (attempt is None or one.tags.get(ATTEMPT_TAG, "0") == str(attempt))
     ]
-    return sorted(found, key=lambda one: (_order(one.tags.get(JOB_RUN, "")), one.start_time or 0, one.id))
+    return sorted(found, key=lambda one: (_order(one.tags.get(JOB_RUN_TAG, "")), one.start_time or 0, one.id))
 
 
 def with_children(store: Store, runs: Sequence[Run]) -> list[Run]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import shutil
 import sqlite3
 import tempfile
@@ -20,6 +19,7 @@ from typing import Any
 from urllib.parse import quote
 
 from labtrack.errors import BadInputError, Exit, LabtrackError
+from labtrack.stores.mounts import mount_of
 
 PATIENCE = 60.0  # seconds that a locked file is asked again; MLflow itself waits 20 s for a lock
 HEADER = b"SQLite format 3\0"
@@ -29,7 +29,6 @@ _Looks = tuple[tuple[int, int, int], ...]
 _NEEDS_RECOVERY = "readonly database"  # SQLITE_READONLY_ROLLBACK and _RECOVERY: a hot journal or log
 _STEP = 2000  # pages of a copy that are read at once: a few ms, for which a writer may have to wait
 _IN_STEPS = 10.0  # seconds: a file that is written all the time is then read in one go
-_SHARED = ("nfs", "nfs4", "lustre", "gpfs", "beegfs", "cifs", "smb3", "smbfs", "ceph", "panfs", "afs", "orangefs", "9p")
 
 
 class Database:
@@ -143,11 +142,11 @@ class Database:
             self._connect(self.path, "mode=ro")
             return
         log, index = (self.path.with_name(self.path.name + suffix) for suffix in ("-wal", "-shm"))
-        kind = file_system(self.path)
-        if kind in _SHARED or kind.startswith("fuse."):
+        mount = mount_of(self.path)
+        if mount is not None and mount.network:
             self.danger = (
-                f"{self.path} is in WAL mode on a {kind} file system: what a job on another machine is writing may be "
-                "missing or torn here, and two machines that write to it can destroy it. To fix: read it on the "
+                f"{self.path} is in WAL mode on a {mount.kind} file system: what a job on another machine is writing "
+                "may be missing or torn here, and two machines that write to it can destroy it. To fix: read it on the "
                 f"machine that writes it, and when nothing has it open run "
                 f"`sqlite3 '{self.path}' 'PRAGMA journal_mode=DELETE'`."
             )
@@ -228,23 +227,6 @@ class Database:
     def _parts(self) -> list[Path]:
         beside = (self.path.with_name(self.path.name + suffix) for suffix in _BESIDE)
         return [self.path, *(path for path in beside if path.exists())]
-
-
-def file_system(path: Path) -> str:
-    """The type of the file system that `path` is on, as /proc/self/mounts names it; empty if unknown."""
-    try:
-        lines = Path("/proc/self/mounts").read_text(errors="surrogateescape").splitlines()
-    except OSError:
-        return ""
-    best = ("", "")
-    where = os.path.realpath(path)
-    for line in lines:
-        fields = line.split(" ")
-        mount = fields[1].encode("utf-8", "surrogateescape").decode("unicode_escape", "replace")
-        inside = where == mount or where.startswith(mount.rstrip("/") + "/")
-        if inside and len(mount) >= len(best[0]):
-            best = (mount, fields[2])
-    return best[1]
 
 
 def _is_wal(path: Path) -> bool:

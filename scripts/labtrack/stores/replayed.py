@@ -118,7 +118,7 @@ class Replayed:
         except LabtrackError:
             return self._elsewhere()
         # not shared by machines, whose locks may not be, nor by what came before a crash of the machine
-        told = f"{self.root.resolve()}\n{socket.gethostname()}\n{_boot()}\n{_LAYOUT}"
+        told = f"{self.root.resolve()}\n{socket.gethostname()}\n{files.boot_id()}\n{_LAYOUT}"
         return folder / f"{hashlib.sha256(os.fsencode(told)).hexdigest()[:24]}.db"
 
     def _elsewhere(self) -> Path:
@@ -282,10 +282,3 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return 0
-
-
-def _boot() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text()
-    except OSError:
-        return ""
