@@ -20,9 +20,11 @@ _OLD_PACKAGES = (f"mlflow=={OLD}", "sqlalchemy<2.1", "setuptools<81")  # as they
 
 
 def python_of(version: str) -> Path:
-    """The Python of an environment with `newest` (the server's MLflow) or `oldest`, made once."""
+    """The Python of an environment, made once, with `newest` (the server's MLflow), `oldest`, or `snakemake`."""
     if version == "newest":
         return mlflow_bin() / "python"
+    if version == "snakemake":
+        return mlflow_bin(ROOT / "requirements" / "snakemake.txt") / "python"
     folder = CACHE.parent / "mlflow-recorder" / OLD
     if not (folder / ".complete").exists():
         uv = Path(sys.executable).with_name("uv")

@@ -30,25 +30,16 @@ _EMPTY = (
 )
 
 
-def mlflow_bin() -> Path:
-    """The bin folder of an environment with the server's MLflow, made once for each lock file."""
-    folder = CACHE / hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()[:16]
+def mlflow_bin(requirements: Path = REQUIREMENTS) -> Path:
+    """The bin folder of an environment with the server's MLflow, or of another lock, made once for each lock file."""
+    folder = CACHE / hashlib.sha256(requirements.read_bytes()).hexdigest()[:16]
     done = folder / ".complete"
     if not done.exists():
         uv = Path(sys.executable).with_name("uv")
+        python = folder / "bin/python"
         shutil.rmtree(folder, ignore_errors=True)
         subprocess.run([uv, "venv", "-q", "--python", sys.executable, folder], check=True)
-        install = [
-            uv,
-            "pip",
-            "install",
-            "-q",
-            "--python",
-            folder / "bin/python",
-            "--require-hashes",
-            "-r",
-            REQUIREMENTS,
-        ]
+        install = [uv, "pip", "install", "-q", "--python", python, "--require-hashes", "-r", requirements]
         subprocess.run(install, check=True)
         done.touch()
     return folder / "bin"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from labtrack.recorder import loading
+from labtrack.recorder import loading, workflow
 from labtrack.recorder.live import Live
 from labtrack.recorder.place import ATTEMPT_TAG, CHILD, JOB_RUN_TAG, JOB_TAG
 from labtrack.recorder.writer import log
@@ -16,17 +17,26 @@ _PARENT, _RESUMED = "mlflow.parentRunId", "resumedRun"
 
 
 def create_run(live: Live, store: Any, make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Makes a run by MLflow's `make`; of a job that was started again, the run that it had may go on."""
+    """Makes a run by MLflow's `make`; of a job that was started again, the run that it had may go on.
+
+    A run without a parent that is made in a step of a workflow is the step's child.
+    """
     names = ("experiment_id", "user_id", "start_time", "tags", "run_name")
     given = {**dict(zip(names, args)), **kwargs}
     tags = list(given.get("tags") or [])
     said = {one.key: one.value for one in tags}
     settings = live.settings
-    if not settings.job or said.get(_PARENT):
+    if said.get(_PARENT):
         return make(**given)
-    found, number = _earlier(live)
     from mlflow.entities import RunTag
 
+    if parent := workflow.parent_of(os.environ):
+        said[_PARENT] = parent
+        tags.append(RunTag(_PARENT, parent))
+        given["tags"] = tags
+    if not settings.job:
+        return make(**given)
+    found, number = _earlier(live)
     mine = {**settings.tags, JOB_TAG: settings.job, ATTEMPT_TAG: str(settings.attempt), JOB_RUN_TAG: number}
     if settings.step:
         mine[STEP] = settings.step
@@ -69,7 +79,7 @@ def _tag_of_runs(live: Live, key: str) -> dict[str, str]:
 
 def _is_child(live: Live, run_id: str) -> bool:
     sql = "SELECT 1 FROM tags WHERE run_uuid = ? AND key = ?"
-    return live.database.execute(sql, [run_id, _PARENT]).fetchone() is not None
+    return live.database.execute(sql, [run_id, _RESUMED]).fetchone() is not None
 
 
 def _go_on(live: Live, store: Any, run_id: str, tags: dict[str, str]) -> Any:
