@@ -183,9 +183,11 @@ def test_server_that_answers_is_reached_directly(server: int, trusted: dict[str,
     assert answers(f"https://localhost:{server}", trusted) == ""
 
 
-def test_server_that_hangs_is_not_waited_for() -> None:
+@pytest.mark.parametrize("seconds", [0.3, 2.0])
+def test_server_that_hangs_is_not_waited_for(seconds: float) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        assert answers(f"http://127.0.0.1:{silent.getsockname()[1]}", {}, 0.3)
+        said = answers(f"http://127.0.0.1:{silent.getsockname()[1]}", {}, seconds)
+    assert said == f"no answer within {seconds:.0f} s"
 
 
 def test_way_is_direct_then_the_gateway_then_none(

@@ -44,6 +44,8 @@ def answers(
             with contextlib.closing(transport.send("GET", "/health", **more)) as answer:
                 status = answer.status_code
             said[0] = f"it answered {status}" if status >= _SERVER_ERROR else ""
+        except requests.exceptions.Timeout:
+            pass  # the same that is said where it notices too late
         except requests.exceptions.RequestException as error:
             said[0] = innermost(error)
         except LabtrackError as error:
