@@ -6,6 +6,7 @@ import csv
 import getpass
 import math
 import os
+import re
 import socket
 import time
 from collections.abc import Iterable, Mapping
@@ -21,6 +22,7 @@ from labtrack.run.recording import address_of
 _LONGEST = 4900  # characters of a tag: MLflow takes 5000
 _LARGEST = 100 * 2**20  # bytes of a log that are kept
 _INTERRUPTED = "Terminating processes on user request"  # which is no event
+_SUBMITTED = re.compile(r"Job (\d+) has been submitted with SLURM jobid (\w+)")  # nor is this of the Slurm executor's
 _OWN = ("_cores", "_nodes", "tmpdir")  # resources of Snakemake's own
 _TEXTS = ("h:m:s", "jobid", "rule_name", "wildcards", "params", "threads", "resources")  # no measures of a benchmark
 
@@ -66,28 +68,30 @@ class Workflow:
 
     def take(self, event: str, record: LogRecord) -> None:
         """One of Snakemake's log records.  event: a snakemake_interface_logger_plugins.common.LogEvent, or nothing."""
-        said, self._now = vars(record), int(record.created * 1000)
-        if record.getMessage().startswith(_INTERRUPTED):
+        said, self._now, text = vars(record), int(record.created * 1000), record.getMessage()
+        if text.startswith(_INTERRUPTED):
             self._interrupted = True
         elif event == "workflow_started":
             self._begin(said)
         elif not self._run:
             return
         elif event == "error":
-            self._error = str(said.get("exception") or record.getMessage())
+            self._error = str(said.get("exception") or text)
         elif event == "job_info":
             self._start(said)
         elif event == "job_finished":
             # the number has two names in Snakemake's events
             self._finish(said.get("job_id", said.get("jobid")), failed=False)
         elif event == "job_error":
-            self._finish(said.get("jobid", said.get("job_id")), failed=True, words=said.get("rule_msg"))
+            self._fail(said)
         elif event == "group_error":
             for one in said.get("job_error_info") or ():
-                self._finish(one.get("jobid"), failed=True, words=one.get("rule_msg"))
+                self._fail(one)
         elif event == "progress":
             self._done = int(said["done"]), int(said["total"])
             self._client.log_metric(self._run, "jobs_done", self._done[0], step=self._done[0])
+        elif (submitted := _SUBMITTED.match(text)) and (job := self._jobs.get(int(submitted[1]))):
+            self._client.set_tag(job.run, "slurm.job_id", submitted[2])
 
     def end(self) -> None:
         """Ends the workflow's run: FAILED if a job has, KILLED if it was stopped, else FINISHED."""
@@ -154,6 +158,14 @@ class Workflow:
         for key, value in {**wildcards, "threads": said.get("threads"), **resources}.items():
             if value is not None:
                 self._client.log_param(run, key, str(value)[:_LONGEST])
+
+    def _fail(self, said: Mapping[str, Any]) -> None:
+        """A job's error names the scheduler's log, too."""
+        number = said.get("jobid", said.get("job_id"))
+        job = self._jobs.get(int(number)) if number is not None else None
+        if job:
+            job.log = list(dict.fromkeys([*job.log, *(self._path(one) for one in said.get("log") or ())]))
+        self._finish(number, failed=True, words=said.get("rule_msg"))
 
     def _finish(self, number: Any, *, failed: bool, words: Any = None) -> None:
         job = self._jobs.get(int(number)) if number is not None else None
