@@ -108,9 +108,9 @@ def test_python_of_a_command(tmp_path: Path, command: list[str], found: str) -> 
 def test_python_that_says_nonsense_is_no_reason_to_fail(tmp_path: Path) -> None:
     (tmp_path / "python").write_text("#!/bin/sh\necho what\n")
     (tmp_path / "python").chmod(0o755)
-    found = lending.look_at(str(tmp_path / "python"), {})
+    found = lending.look_at([str(tmp_path / "python")], {})
     assert not found.asked and "could not be asked" in found.why
-    assert "no python" in lending.look_at("", {}).why
+    assert "no python" in lending.look_at([], {}).why
 
 
 @pytest.mark.parametrize(

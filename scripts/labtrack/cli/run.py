@@ -39,6 +39,9 @@ _FOLDER = (
         help="A requeued job goes on with its run, or makes a child of it with the tag resumedRun.",
     ),
     click.option("--console", is_flag=True, help="Record what the command prints, as an artifact."),
+    click.option(
+        "--container", metavar="IMAGE", help="Run the command in this image, by apptainer, with the folder in it."
+    ),
 ])  # fmt: skip
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(command: tuple[str, ...], no_sync: bool, **given: Any) -> None:

@@ -53,29 +53,37 @@ def python_of(command: Sequence[str], env: Mapping[str, str]) -> str:
     """The Python that a command runs, if it names one, else the one of the PATH; empty where there is none."""
     path = env.get("PATH")
     for word in command:
-        if _PYTHON.fullmatch(Path(word).name):
+        if is_python(word):
             found = shutil.which(word, path=path)
             if found:
                 return found
     return next(filter(None, (shutil.which(one, path=path) for one in ("python", "python3"))), "")
 
 
-def look_at(python: str, env: Mapping[str, str], *, loads: bool = False) -> Python:
-    """Asks a Python.  loads: whether the recorder is imported, too, which takes as long as MLflow does."""
+def is_python(word: str) -> bool:
+    """Whether a word of a command names a Python."""
+    return _PYTHON.fullmatch(Path(word).name) is not None
+
+
+def look_at(python: Sequence[str], env: Mapping[str, str], *, loads: bool = False) -> Python:
+    """Asks a Python.  python: the words that start it; none where there is none.
+
+    loads: whether the recorder is imported, too, which takes as long as MLflow does.
+    """
     if not python:
         return Python(why="there is no python on the PATH")
     script = _SCRIPT if loads else _QUICK_SCRIPT
     try:
         done = subprocess.run(
-            [python, "-c", script], cwd="/", env=dict(env), capture_output=True, timeout=_ASKED, check=False,
+            [*python, "-c", script], cwd="/", env=dict(env), capture_output=True, timeout=_ASKED, check=False,
             stdin=subprocess.DEVNULL,
         )  # fmt: skip
         said = json.loads(done.stdout.splitlines()[-1])
         return Python(True, said["mlflow"], said["plugin"], said["sqlalchemy"], said.get("why", ""))
     except subprocess.TimeoutExpired:
-        return Python(why=f"{python} said nothing within {_ASKED:.0f} s")
+        return Python(why=f"{' '.join(python)} said nothing within {_ASKED:.0f} s")
     except (OSError, ValueError, KeyError, IndexError):
-        return Python(why=f"{python} could not be asked")
+        return Python(why=f"{' '.join(python)} could not be asked")
 
 
 def lend(folder: Path) -> Path | None:

@@ -39,7 +39,8 @@ def run(
     """Runs a command, records it, sends what it records, and gives its end.
 
     say: shows a warning or a note.  env: the environment, os.environ otherwise.
-    Nothing of labtrack's own that fails changes the result.  Raises BadInputError for a `folder` that is none.
+    Nothing of labtrack's own that fails changes the result.  Raises BadInputError for a `folder` that is none, or a
+    `container` that can't be used.
     """
     env = dict(os.environ if env is None else env)
     plan = prepare(command, options, env, Path.cwd())
@@ -47,10 +48,10 @@ def run(
         say(note)
     output = _console(plan, options, say)
     try:
-        child = Child(command, dict(plan.env), output.outputs if output else None)
+        child = Child(plan.command, dict(plan.env), output.outputs if output else None)
     except OSError as error:
         code = NOT_FOUND if isinstance(error, (FileNotFoundError, NotADirectoryError)) else NOT_EXECUTABLE
-        say(f"{command[0]}: {error.strerror}")
+        say(f"{plan.command[0]}: {error.strerror}")
         return Ending(code, started=False)
     try:
         return _accompanied(child, plan, options, output, say)

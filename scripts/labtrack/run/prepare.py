@@ -17,6 +17,7 @@ from pathlib import Path
 from labtrack.errors import LabtrackError
 from labtrack.recorder.place import SAME, SCHEME
 from labtrack.run import code, lending, recording
+from labtrack.run.container import Container, bindable, container_of
 from labtrack.run.job import LOCAL, Job, find_job
 from labtrack.run.proxy import gateways_of
 from labtrack.tracking import address
@@ -36,7 +37,7 @@ class Options:
 
     folder: to record into.  destination: the server.  gateways: `user@host`.  sync: whether to send at all.
     sync_timeout: seconds for sending after the end.  resume: `same` or `child`, of a requeued job.
-    console: whether the output is recorded.
+    console: whether the output is recorded.  container: the image that the command runs in.
     """
 
     folder: str | None = None
@@ -46,18 +47,21 @@ class Options:
     sync_timeout: float = 60.0
     resume: str = SAME
     console: bool = False
+    container: str | None = None
 
 
 @dataclass
 class Plan:
     """What is to be done.
 
-    env: of the training.  server_env: of what sends.  destination: the server; empty for none.  records: whether this
-    process's job is recorded here (rank 0, and not inside another `labtrack run`).  notes: what the user should know.
+    command: as it is started.  env: of the training.  server_env: of what sends.  destination: the server; empty for
+    none.  records: whether this process's job is recorded here (rank 0, and not inside another `labtrack run`).
+    notes: what the user should know.
     """
 
     job: Job
     folder: Path
+    command: list[str]
     env: dict[str, str]
     server_env: dict[str, str] = field(default_factory=dict)
     destination: str = ""
@@ -72,11 +76,19 @@ class Plan:
 
 
 def prepare(command: Sequence[str], options: Options, env: Mapping[str, str], cwd: Path) -> Plan:
-    """Makes everything ready; what goes wrong is a note, and takes no longer than a few seconds."""
-    plan = Plan(find_job(env), recording.folder_of(options.folder, env), dict(env))
+    """Makes everything ready; what goes wrong is a note, and takes no longer than a few seconds.
+
+    Raises BadInputError for a folder or a container that can't be used.
+    """
+    container = container_of(options.container, command, env) if options.container else None
+    plan = Plan(find_job(env), recording.folder_of(options.folder, env), list(command), dict(env))
     if _is_inside(plan.job, env):
         plan.records = False
+        if container:
+            plan.command = container.wrapped(command, _bound(plan), env)
         return plan
+    if container:
+        plan.command = container.wrapped(command, (), env)
     plan.records = plan.job.rank == 0
     _find_server(plan, options, env)
     plan.env = _environment(plan, options, env)
@@ -87,9 +99,12 @@ def prepare(command: Sequence[str], options: Options, env: Mapping[str, str], cw
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         with _noted(plan.notes):
             if plan.records:
-                _make_folder(plan, command, env, cwd)
+                _make_folder(plan, command, container, env, cwd)
         with _noted(plan.notes):
-            _lend(plan, command)
+            folders = _bound(plan) if container else []
+            if container:
+                plan.command = container.wrapped(command, folders, env)
+            _lend(plan, command, container, folders)
         done.set()
 
     threading.Thread(target=work, daemon=True, name="labtrack-prepare").start()
@@ -146,7 +161,19 @@ def _environment(plan: Plan, options: Options, env: Mapping[str, str]) -> dict[s
     return found
 
 
-def _make_folder(plan: Plan, command: Sequence[str], env: Mapping[str, str], cwd: Path) -> None:
+def _bound(plan: Plan) -> list[Path]:
+    """What the image has to see, where it can: an image that is told of what is not there does not start."""
+    if not plan.folder.is_dir():
+        return []
+    if not bindable(plan.folder):
+        plan.notes.append(f"{plan.folder} can't be seen in the container, as its path has a colon or a comma")
+        return []
+    return [plan.folder]
+
+
+def _make_folder(
+    plan: Plan, command: Sequence[str], container: Container | None, env: Mapping[str, str], cwd: Path
+) -> None:
     plan.folder.mkdir(parents=True, exist_ok=True)
     if plan.job.scheduler != LOCAL:
         plan.job = plan.job.numbered(_claim(plan.folder, plan.job, command))
@@ -154,6 +181,8 @@ def _make_folder(plan: Plan, command: Sequence[str], env: Mapping[str, str], cwd
     folder = plan.job_folder
     folder.mkdir(parents=True, exist_ok=True)
     tags = code.tags_of(plan.job, command, env, cwd)
+    if container:
+        tags[code.IMAGE] = container.image
     _write(folder / TAGS_FILE, json.dumps(tags))  # at once: what git says may take seconds
     plan.env["LABTRACK_JOB_TAGS"] = str(folder / TAGS_FILE)
     facts = code.with_code(tags, env, cwd)
@@ -184,9 +213,14 @@ def _claim(folder: Path, job: Job, command: Sequence[str]) -> int:
             continue
 
 
-def _lend(plan: Plan, command: Sequence[str]) -> None:
+def _lend(plan: Plan, command: Sequence[str], container: Container | None, folders: Sequence[Path]) -> None:
     """Sees to it that the training's MLflow can record; where it can't, into a SQLite file of the job's own."""
-    python = lending.python_of(command, plan.env)
+    if container:
+        named = next(filter(lending.is_python, command), "python3")
+        python = container.inside([named], folders)
+    else:
+        named = lending.python_of(command, plan.env)
+        python = [named] if named else []
     found = lending.look_at(python, plan.env)
     if found.plugin:
         return
@@ -199,17 +233,19 @@ def _lend(plan: Plan, command: Sequence[str]) -> None:
             plan.env["PYTHONPATH"] = env["PYTHONPATH"]
             return
     why = found.why or "labtrack is not installed there"
-    from labtrack.local.initstore import init_store
-
     # what the other ranks record is nobody's, but has to go somewhere
     folder = plan.job_folder if plan.records else Path(tempfile.mkdtemp(prefix="labtrack-"))
-    made = init_store(str(folder / SQLITE_FILE), mlflow=python or None, env=plan.env)
-    plan.env["MLFLOW_TRACKING_URI"] = made.address
-    if not plan.records:
-        return
-    plan.notes.append(
-        f"MLflow of {python or 'the training'} can't use labtrack ({why}): the job records into {made.file}"
-    )
+    if container:  # whose MLflow makes the file itself
+        plan.env["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder / SQLITE_FILE}"
+    else:
+        from labtrack.local.initstore import init_store
+
+        plan.env["MLFLOW_TRACKING_URI"] = init_store(
+            str(folder / SQLITE_FILE), mlflow=named or None, env=plan.env
+        ).address
+    if plan.records:
+        where = f"{named} in {container.image}" if container else named or "the training"
+        plan.notes.append(f"MLflow of {where} can't use labtrack ({why}): the job records into {folder / SQLITE_FILE}")
 
 
 @contextlib.contextmanager
