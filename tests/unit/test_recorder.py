@@ -117,6 +117,24 @@ def writer(root: Path) -> Iterator[Callable[..., Writer]]:
         one.end()
 
 
+@pytest.mark.parametrize(
+    ("job", "slurm", "counts"),
+    [
+        ("narval/7/batch", {"SLURM_JOB_ID": "7"}, True),
+        ("narval/7_3/0.1", {"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "7"}, True),
+        ("narval/7+1/batch", {"SLURM_JOB_ID": "8", "SLURM_JOB_ID_HET_GROUP_0": "7"}, True),
+        ("narval/7/batch", {"SLURM_JOB_ID": "8"}, False),  # submitted from job 7, whose environment it has
+        ("narval/7/batch", {"SLURM_JOB_ID": "77", "SLURM_ARRAY_JOB_ID": "70"}, False),
+        ("narval/7/batch", {}, True),
+        ("narval/7", {"SLURM_JOB_ID": "8"}, True),  # written by hand
+        ("local/0123456789abcdef", {"SLURM_JOB_ID": "8"}, True),  # `labtrack run -- srun ...` on a login node
+        ("pbs/7/batch", {"SLURM_JOB_ID": "8"}, True),
+    ],
+)
+def test_a_job_that_a_tracked_one_has_submitted_is_not_that_one(job: str, slurm: dict[str, str], counts: bool) -> None:
+    assert settings_of({"LABTRACK_JOB": job, **slurm}).job == (job if counts else "")
+
+
 def test_writer_writes_what_a_reader_reads(root: Path, writer: Callable[..., Writer]) -> None:
     one = writer()
     one.rows([run()])

@@ -18,6 +18,8 @@ FLUSH = "LABTRACK_FLUSH_SECONDS"
 SAME, CHILD = "same", "child"
 JOB_TAG, ATTEMPT_TAG, JOB_RUN_TAG = "labtrack.job", "labtrack.attempt", "labtrack.job_run"
 RANKS = ("SLURM_PROCID", "RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
+_SLURM_IDS = ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_JOB_ID_HET_GROUP_0")
+_MADE = re.compile(r"(?!pbs/|lsf/)[^/]+/([0-9]+)(?:_[0-9]+)?(?:\+[0-9]+)?/(?:[0-9]+|batch|interactive)(?:\.[0-9]+)?")
 _FLUSH_SECONDS = 2.0
 NO_STEP = 2**32 - 100  # Slurm's numbers for what is no step of srun's are above
 
@@ -77,6 +79,8 @@ def settings(env: Mapping[str, str]) -> Settings:
     """Reads the environment; what is wrong in it is a note, never an error."""
     notes: list[str] = []
     job = env.get(JOB, "").strip()
+    if not _is_of_this_job(job, env):
+        job = ""  # handed down to a job that a tracked one has submitted
     resume = env.get(RESUME, "").strip().lower() or SAME
     if resume not in (SAME, CHILD):
         notes.append(f"{RESUME}={resume} is neither {SAME} nor {CHILD}: {SAME} is meant")
@@ -87,6 +91,16 @@ def settings(env: Mapping[str, str]) -> Settings:
     silent = bool(job) and any(one not in ("", "0") for one in ranks)
     tags = _tags(env, notes) if job else {}
     return Settings(job, attempt, tags, resume, silent, flush, tuple(notes), _step(env, job))
+
+
+def _is_of_this_job(job: str, env: Mapping[str, str]) -> bool:
+    """Whether a key as `labtrack run` makes it for Slurm (`narval/47_1/batch`) is of the job that this process is in.
+
+    What was started outside of any (`labtrack run -- srun ...`) has a key of its own, `local/...`.
+    """
+    number = _MADE.fullmatch(job)
+    here = {env.get(name, "").strip() for name in _SLURM_IDS} - {""}
+    return number is None or not here or number[1] in here
 
 
 def _step(env: Mapping[str, str], job: str) -> str:
