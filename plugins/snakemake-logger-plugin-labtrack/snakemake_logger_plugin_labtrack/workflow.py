@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import getpass
+import json
 import math
 import os
 import re
@@ -155,7 +156,7 @@ class Workflow:
         commands = (_target(rule, wildcards), str(said.get("shellcmd") or "").strip())
         note(self._file, Step(run, f"{rule} {number}", tuple(filter(None, commands))))
         resources = {f"resources.{key}": value for key, value in _items(said.get("resources")) if key not in _OWN}
-        for key, value in {**wildcards, "threads": said.get("threads"), **resources}.items():
+        for key, value in {**wildcards, "resources.threads": said.get("threads"), **resources}.items():
             if value is not None:
                 self._client.log_param(run, key, str(value)[:_LONGEST])
 
@@ -176,18 +177,26 @@ class Workflow:
             if words:
                 self._client.set_tag(job.run, "snakemake.error", self._clean(words))
             self._measure(job)
-            for path in job.log:
-                if path.is_file() and path.stat().st_size <= _LARGEST:
-                    self._client.log_artifact(job.run, str(path), "log")
+            self._attach(job)
         finally:
             self._close(job.run, "FAILED" if failed else "FINISHED")
+
+    def _attach(self, job: Job) -> None:
+        there = [one for one in job.log if one.is_file()]
+        large = [one for one in there if one.stat().st_size > _LARGEST]
+        if large:
+            self._client.set_tag(job.run, "snakemake.log_too_large", self._clean([str(one) for one in large]))
+        for path in there:
+            if path not in large:
+                self._client.log_artifact(job.run, str(path), "log")
 
     def _measure(self, job: Job) -> None:
         """The benchmark's file: one line for each repetition, which is the step."""
         if not job.benchmark or not job.benchmark.is_file():
             return
         with job.benchmark.open(encoding="utf-8", errors="replace", newline="") as file:
-            for step, row in enumerate(csv.DictReader(file, delimiter="\t")):
+            rows = map(json.loads, file) if job.benchmark.suffix == ".jsonl" else csv.DictReader(file, delimiter="\t")
+            for step, row in enumerate(rows):
                 for key, value in row.items():
                     number = _number(value)
                     if key and key not in _TEXTS and number is not None:
@@ -227,9 +236,9 @@ def _items(resources: Any) -> Iterable[tuple[str, Any]]:
     return resources.items() if hasattr(resources, "items") else ()
 
 
-def _number(text: str | None) -> float | None:
+def _number(said: Any) -> float | None:
     try:
-        found = float(text or "")
-    except ValueError:  # `-` or `NA`: not measured
+        found = float(said)
+    except (TypeError, ValueError):  # `-`, `NA` or null: not measured
         return None
     return found if math.isfinite(found) else None
