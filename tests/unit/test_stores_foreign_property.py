@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_stores_foreign_tensorboard import began, event
 from test_stores_foreign_wandb import EXIT, field, history, item, log, run
@@ -110,6 +110,8 @@ def test_holes_give_no_other_values(kind: str, place: float, hole: int, filled: 
 @pytest.mark.parametrize("name", ["events.out.tfevents.1", "run-a.wandb"])
 @settings(max_examples=30, deadline=None)
 @given(data=st.binary(max_size=300))
+@example(data=b"PK\x03\x04")  # of a zip file
+@example(data=b"SQLite format 3\x00")
 def test_any_bytes_are_told(name: str, data: bytes) -> None:
     points, told = read(name, data)
     assert points == [] and told

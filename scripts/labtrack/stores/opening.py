@@ -188,13 +188,13 @@ def _of_file(path: Path, text: str) -> Store:
         raise BadInputError(f"There is no {path.absolute()}.", _hint(path, text))
     if not path.is_file():
         raise BadInputError(f"{path} is not a file (a device, a pipe, a socket).", "name the file that MLflow wrote.")
-    if _starts_with(path, _ZIP):
-        return PortableStore(path)
     if path.name == METRICS:
         return formats.open_folder(path.parent) or ReportsStore(path.parent)
-    other = formats.open_file(path)
+    other = formats.open_file(path)  # by its name, whatever it begins with
     if other:
         return other
+    if _starts_with(path, _ZIP):
+        return PortableStore(path)
     try:
         return SqliteStore(path)
     except BadInputError:
