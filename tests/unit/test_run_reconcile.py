@@ -68,6 +68,23 @@ def test_tags_say_why(fake: FakeSlurm, folder: Path) -> None:
     assert {name: tags.get(name) for name in wanted} == wanted
 
 
+@pytest.mark.parametrize(
+    ("row", "node"),
+    [
+        ({"FailedNode": "n7", "NNodes": "4", "NodeList": "n[5-8]"}, "n7"),
+        ({"FailedNode": "", "NNodes": "1", "NodeList": "n5"}, "n5"),  # Debian 12's Slurm names none
+        ({"FailedNode": "None assigned", "NNodes": "1", "NodeList": "n5"}, "n5"),
+        ({"FailedNode": "", "NNodes": "4", "NodeList": "n[5-8]"}, None),
+        ({"FailedNode": "", "NNodes": "1", "NodeList": "None assigned"}, None),
+    ],
+)
+def test_which_node_failed(fake: FakeSlurm, folder: Path, row: dict[str, str], node: str | None) -> None:
+    run_id = left(folder)
+    fake.says([job("5", "NODE_FAIL", **row)])
+    reconcile(folder)
+    assert read(folder, run_id).tags.get("slurm.failed_node") == node
+
+
 def test_who_cancelled_a_job(fake: FakeSlurm, folder: Path) -> None:
     run_id = left(folder)
     fake.says([job("5", "CANCELLED by 0")])

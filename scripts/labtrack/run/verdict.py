@@ -89,6 +89,9 @@ def _verdict(decides: Record, attempt: Sequence[Record]) -> Verdict | None:
         said = job.value(name)
         if said and said not in _NOTHING:
             tags[tag] = said
+    if decides.state == "NODE_FAIL" and job.value("NNodes") == "1" and "slurm.nodes" in tags:
+        # Slurm 22.05 leaves FailedNode empty; of several nodes nobody knows which it was
+        tags.setdefault("slurm.failed_node", tags["slurm.nodes"])
     return Verdict(status, decides.end or job.end, tags)
 
 
