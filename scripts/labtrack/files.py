@@ -139,7 +139,7 @@ def lock(path: Path, doing: str, on: str = "this lab", *, needed: bool = True) -
     try:
         trouble = _take(descriptor, path, on, needed=needed)
         now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-        holder = {"pid": os.getpid(), "host": socket.gethostname(), "user": _user(), "doing": doing, "since": now}
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "user": user_name(), "doing": doing, "since": now}
         with contextlib.suppress(OSError):  # on a full disk the lock still locks
             os.ftruncate(descriptor, 0)
             os.lseek(descriptor, 0, os.SEEK_SET)
@@ -186,7 +186,8 @@ def _holder(descriptor: int) -> str:
         return "it has not said who it is"
 
 
-def _user() -> str:
+def user_name() -> str:
+    """Who this is; the number of a user that the machine has no name for."""
     try:
         return getpass.getuser()
     except (KeyError, OSError, ImportError):  # a container whose user has no name

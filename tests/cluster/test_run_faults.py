@@ -165,4 +165,4 @@ def test_a_server_that_hangs_all_the_time_costs_the_training_nothing(cluster: Cl
     assert (steps, longest < 5) == (60, True)
     assert "not everything is sent: " in cluster.ada(f"cat {HOME}/{name}.log")
     said = cluster.ada(f". ~/mlflow_env.sh; {python} -m labtrack sync -s {SCRATCH}/runs --verify", timeout=300)
-    assert "0 differ" in said, said
+    assert ": 0 differ" in said, said

@@ -128,3 +128,9 @@ def test_an_image_whose_mlflow_can_not_use_labtrack_records_into_a_file(
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"sqlite:///{tmp_path / 'runs'}/")
     assert f"MLflow of python in {tmp_path / 'image'} can't use labtrack (labtrack is not installed" in done.stderr
+    # a folder that the image does not see is no place for its file: MLflow would end the training
+    done = _run(there, tmp_path / "a,b", "python", "-c", TRAIN)
+    assert done.returncode == 0, done.stderr
+    file = Path(done.stdout.splitlines()[0].replace("sqlite://", "", 1))
+    assert file.parent.is_dir() and tmp_path not in file.parents
+    file.parent.rmdir()

@@ -19,7 +19,7 @@ from snakemake_interface_logger_plugins.settings import LogHandlerSettingsBase
 
 from labtrack.errors import LabtrackError
 from labtrack.recorder.workflow import VARIABLE, parent_of
-from labtrack.run.recording import address_of, folder_of
+from labtrack.run.recording import JOBS, address_of, folder_of
 from snakemake_logger_plugin_labtrack.workflow import Workflow
 
 
@@ -53,7 +53,7 @@ class LogHandler(LogHandlerBase):  # type: ignore[misc]
         if self.common_settings.dryrun:
             return
         folder = folder_of(self.settings.folder if self.settings else None, os.environ)
-        file = folder / "jobs" / f"snakemake-{uuid.uuid4().hex}.jsonl"
+        file = folder / JOBS / f"snakemake-{uuid.uuid4().hex}.jsonl"
         usual = Path.cwd().name or "snakemake"
         name = (self.settings and self.settings.name) or usual
         experiment = (self.settings and self.settings.experiment) or os.environ.get("MLFLOW_EXPERIMENT_NAME") or usual

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import getpass
 import json
 import math
 import os
@@ -16,6 +15,7 @@ from logging import LogRecord
 from pathlib import Path
 from typing import Any
 
+from labtrack.files import user_name
 from labtrack.recorder.workflow import Step, note
 from labtrack.run.masking import environment_secrets, mask
 from labtrack.run.recording import address_of
@@ -204,7 +204,7 @@ class Workflow:
 
     def _made(self, name: str, tags: Mapping[str, Any], parent: str) -> str:
         said = {key: self._clean(value) for key, value in tags.items() if value not in (None, "", [])}
-        said["mlflow.user"] = getpass.getuser()
+        said["mlflow.user"] = user_name()
         if parent:
             said["mlflow.parentRunId"] = parent
         return str(self._client.create_run(self._experiment_id, self._now, said, name).info.run_id)

@@ -233,8 +233,9 @@ def _lend(plan: Plan, command: Sequence[str], container: Container | None, folde
             plan.env["PYTHONPATH"] = env["PYTHONPATH"]
             return
     why = found.why or "labtrack is not installed there"
-    # what the other ranks record is nobody's, but has to go somewhere
-    folder = plan.job_folder if plan.records else Path(tempfile.mkdtemp(prefix="labtrack-"))
+    # what the other ranks record is nobody's, but has to go somewhere; an image that can't see the folder sees /tmp
+    seen = folders or not container
+    folder = plan.job_folder if plan.records and seen else Path(tempfile.mkdtemp(prefix="labtrack-"))
     if container:  # whose MLflow makes the file itself
         plan.env["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder / SQLITE_FILE}"
     else:

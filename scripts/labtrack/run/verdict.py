@@ -90,7 +90,7 @@ def _verdict(decides: Record, attempt: Sequence[Record]) -> Verdict | None:
         if said and said not in _NOTHING:
             tags[tag] = said
     if decides.state == "NODE_FAIL" and job.value("NNodes") == "1" and "slurm.nodes" in tags:
-        # Slurm 22.05 leaves FailedNode empty; of several nodes nobody knows which it was
+        # Debian 12's Slurm (22.05) was seen to name no FailedNode; of several nodes nobody knows which it was
         tags.setdefault("slurm.failed_node", tags["slurm.nodes"])
     return Verdict(status, decides.end or job.end, tags)
 
