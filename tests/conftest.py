@@ -168,19 +168,22 @@ def needs_machines(item: pytest.Item) -> bool:
     return "rehearsal" in getattr(item, "fixturenames", ())
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests that need machines come last."""
+    """The tests that need machines can be chosen by their mark, and come last."""
+    for item in filter(needs_machines, items):
+        item.add_marker("rehearsal")
     items.sort(key=needs_machines)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Start the rehearsal, if any test needs it."""
-    if session.config.option.collectonly or why_not() or not any(map(needs_machines, session.items)):
-        return
     # A terminated run takes down what it started, as an interrupted one does.
     signal.signal(signal.SIGTERM, _interrupt)
     # Started in the background of a script, this process ignores Ctrl-C, and so would every command that it tests.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if session.config.option.collectonly or why_not() or not any(map(needs_machines, session.items)):
+        return
     session.config.stash[START] = ahead.Start()
 
 

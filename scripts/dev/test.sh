@@ -1,5 +1,5 @@
 #!/bin/sh
-# All tests that this machine can run; pytest's summary is the last thing printed.
+# All tests that this machine can run, or what pytest's arguments choose; what failed is the last thing printed.
 set -eu
 cd "$(dirname "$0")/../.."
 
@@ -12,5 +12,22 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! dpkg -s $packages >/
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages >/dev/null
 fi
 
-scripts/dev/check.sh lint types
-exec .venv/bin/pytest "$@"
+[ $# -eq 0 ] || exec .venv/bin/pytest "$@"
+
+# The tests of machines mostly wait, so everything else runs beside them; shown one after the other.
+mkdir -p test-results
+log=test-results/test.log
+{ scripts/dev/check.sh lint types && exec .venv/bin/pytest --durations=20 -m "not rehearsal and not long"; } >$log 2>&1 &
+others=$!
+.venv/bin/pytest --durations=20 -m "rehearsal and not long" >$log.machines 2>&1 &
+machines=$!
+trap 'wait; exit 130' INT # Ctrl-C has reached them, too
+trap 'kill $others $machines; wait; exit 143' TERM HUP
+failed=0
+for run in "$others $log" "$machines $log.machines"; do
+    tail -n +1 -f --pid="${run% *}" "${run#* }" &
+    wait "${run% *}" || failed=1
+    wait $!
+done
+[ $failed -eq 0 ] || grep -hE '^(FAILED|ERROR) ' $log $log.machines || true
+exit $failed

@@ -10,8 +10,6 @@ import pytest
 from api import Api, account
 from conftest import Secret
 
-pytestmark = pytest.mark.rehearsal
-
 CALLS = range(8)  # so that each instance is asked
 
 

@@ -10,8 +10,6 @@ import pytest
 import requests
 from api import Api
 
-pytestmark = pytest.mark.rehearsal
-
 PAGE = b"<script>document.title = 'ran'</script><svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'/>"
 BIG = 100  # MiB
 # What the server's temporary folders hold now; the unit's are private, so the processes' own view is asked.

@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.rehearsal
-
 STORE = "cloud.rehearsal.test:8080"
 ELSEWHERE = (
     "10.99.0.20:22",  # the cluster's login node

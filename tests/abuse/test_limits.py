@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 from api import Api
 
-pytestmark = pytest.mark.rehearsal
-
 QUICK = 3  # seconds: what is refused costs no more than reading it
 
 

@@ -8,8 +8,6 @@ import pytest
 from api import Api
 from conftest import Secret
 
-pytestmark = pytest.mark.rehearsal
-
 ELSEWHERE = [
     "/run/mlflow/x", "/dev/shm/x", "relative", "file:///etc", "file:/run/mlflow", "http://169.254.169.254/latest",
     "https://example.org/api/2.0/mlflow-artifacts/artifacts/1", "ftp://example.org/x", "sftp://example.org/x",

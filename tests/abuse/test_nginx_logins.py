@@ -19,8 +19,6 @@ import pytest
 from api import Api, account
 from wire import send
 
-pytestmark = pytest.mark.rehearsal
-
 NETWORKS = [f"fd0e:1:0:{n:x}" for n in range(1, 121)]
 # Arguments by standard input: address, user, password; one line of "status seconds" for each, in their order.
 GUESS = r"""

@@ -12,8 +12,6 @@ import pytest
 from api import Api
 from wire import Answer, get, get_all
 
-pytestmark = pytest.mark.rehearsal
-
 DOTS = (
     "..",
     "%2e%2e",

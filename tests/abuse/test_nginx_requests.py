@@ -16,8 +16,6 @@ import pytest
 from api import Api
 from wire import Answer, basic, connect, request, send
 
-pytestmark = pytest.mark.rehearsal
-
 SEARCH = "/api/2.0/mlflow/experiments/search"
 BODY = b'{"max_results": 1}'
 JSON = "Content-Type: application/json"

@@ -18,8 +18,6 @@ import pytest
 from api import Api, account
 from conftest import Secret
 
-pytestmark = pytest.mark.rehearsal
-
 GOLDEN = Path(__file__).with_name("routes.golden")
 COLUMNS = ("nobody", "denied", "reader", "editor", "admin")
 CLIENTS = 8

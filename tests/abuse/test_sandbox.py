@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 from api import Api
 
-pytestmark = pytest.mark.rehearsal
-
 # What a transient unit must have to be the sandbox of mlflow@.service.
 SANDBOX = re.compile(
     r"(User|Group|UMask|Protect\w+|ProcSubset|Private\w+|Restrict\w+|ReadWritePaths|InaccessiblePaths|IPAddress\w+"

@@ -12,8 +12,6 @@ import pytest
 from api import Api
 from conftest import SECRET, Secret, start_trace
 
-pytestmark = pytest.mark.rehearsal
-
 ELSEWHERE = "file:///etc"
 OTLP = "/v1/traces"
 

@@ -15,8 +15,6 @@ from conftest import until
 if TYPE_CHECKING:
     from conftest import Cluster
 
-pytestmark = pytest.mark.rehearsal
-
 SLEEP = "exec sleep 300"
 EAT = "python3 -c 'bytearray(400 * 2**20)'"
 TRAP = "trap 'echo told >>/scratch/ada/told; exit 9' USR1; while :; do sleep 1; done"

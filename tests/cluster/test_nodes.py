@@ -10,8 +10,6 @@ import pytest
 if TYPE_CHECKING:
     from conftest import Cluster, Rehearsal
 
-pytestmark = pytest.mark.rehearsal
-
 INSIDE = ["node1", "node2"]
 MACHINES = [*INSIDE, "transfer", "login"]
 CONNECT = """

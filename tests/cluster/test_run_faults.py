@@ -15,7 +15,7 @@ from conftest import until
 if TYPE_CHECKING:
     from conftest import Cluster
 
-pytestmark = [pytest.mark.rehearsal, pytest.mark.long]
+pytestmark = pytest.mark.long
 
 HOME = "/home/ada/labtrack-fault-tests"
 SCRATCH = "/scratch/ada/labtrack-fault-tests"

@@ -16,8 +16,6 @@ from conftest import until
 if TYPE_CHECKING:
     from conftest import Cluster
 
-pytestmark = pytest.mark.rehearsal
-
 FOLDER = "/scratch/ada/labtrack-run-tests"
 RUNS = f"{FOLDER}/runs"
 TRAINING = """

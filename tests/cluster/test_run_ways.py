@@ -13,8 +13,6 @@ from conftest import until
 if TYPE_CHECKING:
     from conftest import Cluster
 
-pytestmark = pytest.mark.rehearsal
-
 FOLDER = "/scratch/ada/labtrack-ways-tests"
 TRAINING = """
 import os, sys, time

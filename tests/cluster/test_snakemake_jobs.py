@@ -16,7 +16,7 @@ import pytest
 if TYPE_CHECKING:
     from conftest import Cluster
 
-pytestmark = [pytest.mark.rehearsal, pytest.mark.long]  # two minutes, most of which the executor waits
+pytestmark = pytest.mark.long  # two minutes, most of which the executor waits
 
 ROOT = Path(__file__).resolve().parents[2]
 PLUGIN = ROOT / "plugins" / "snakemake-logger-plugin-labtrack"

@@ -59,8 +59,8 @@ def job(web: Web, recording: Recording, environment: Path, tmp_path_factory: pyt
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as found:
+def browser(web: Web) -> Iterator[Browser]:
+    with chromium(web.certificate) as found:
         yield found
 
 
@@ -75,9 +75,7 @@ def button(job: Job, way: str) -> str:
 
 def person(browser: Browser, web: Web, user: str, job: Job, way: str) -> BrowserContext:
     """A browser that is logged in to the portal, whose page /card has the session's button."""
-    context = browser.new_context(
-        ignore_https_errors=True, extra_http_headers={WHO: user}, viewport={"width": 1400, "height": 1000}
-    )
+    context = browser.new_context(extra_http_headers={WHO: user}, viewport={"width": 1400, "height": 1000})
     card = f"<!doctype html>{button(job, way)}"
     context.route(f"{web.url}/card", lambda route: route.fulfill(body=card, content_type="text/html"))
     return context

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import shutil
+import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -26,12 +30,21 @@ BROKEN = re.compile(
 
 
 @contextlib.contextmanager
-def chromium() -> Iterator[Browser]:
-    """A browser without a window."""
-    if not CHROMIUM.exists():
-        pytest.skip("needs Debian's chromium")
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+def chromium(*trusted: Path) -> Iterator[Browser]:
+    """A browser without a window.
+
+    trusted: certificates that its person has installed.  Told to ignore errors of certificates, the browser starts a
+    request anew for each of them, and under load gives up a style sheet with ERR_TOO_MANY_RETRIES.
+    """
+    if not CHROMIUM.exists() or not shutil.which("certutil"):
+        pytest.skip("needs Debian's chromium and libnss3-tools")
+    with tempfile.TemporaryDirectory() as home, sync_playwright() as playwright:
+        known = Path(home, ".pki", "nssdb")
+        known.mkdir(parents=True)
+        for number, one in enumerate(trusted):
+            add = ["certutil", "-A", "-d", f"sql:{known}", "-t", "C,,", "-n", f"trusted {number}", "-i", one]
+            subprocess.run(add, check=True, capture_output=True)
+        found = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS, env={**os.environ, "HOME": home})
         yield found
         found.close()
 
@@ -89,10 +102,16 @@ def watched(context: BrowserContext, url: str, closed: tuple[str, ...] = ()) -> 
     def ended(request: Request) -> None:
         eyes.pending.discard(request)
 
+    def failed(request: Request) -> None:
+        ended(request)
+        print(f"{request.method} {request.url}: {request.failure}")
+
     context.route(lambda asked: not asked.startswith(url), lambda route: route.abort())  # there is no internet
     page.on("response", answered)
     page.on("request", sent)
     page.on("requestfinished", ended)
-    page.on("requestfailed", ended)
+    page.on("requestfailed", failed)
+    # shown with a test that fails: a page that catches its own error tells nobody else what it was
+    page.on("console", lambda said: print(f"console: {said.type}: {said.text}"))
     page.on("pageerror", lambda error: eyes.errors.append(str(error)))
     return eyes

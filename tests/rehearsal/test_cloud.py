@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from conftest import Rehearsal
     from openstack.connection import Connection
 
-pytestmark = pytest.mark.rehearsal
-
 
 def until(condition: Callable[[], Any], seconds: float = 120) -> Any:
     """Wait until a condition holds, and return what it said."""

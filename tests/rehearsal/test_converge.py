@@ -19,7 +19,7 @@ from labtrack import secrets
 if TYPE_CHECKING:
     from conftest import Rehearsal
 
-pytestmark = [pytest.mark.rehearsal, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.timeout(1800)
 
 NAME = "converge"
 HERE = Path(__file__).parent

@@ -17,8 +17,6 @@ from labtrack.envfile import read_envfile
 if TYPE_CHECKING:
     from conftest import Rehearsal
 
-pytestmark = pytest.mark.rehearsal
-
 
 class Between(ThreadingHTTPServer):
     """Between the kit and the real Keystone: passes everything on, but the next request for a key as it was told.

@@ -13,8 +13,6 @@ import requests
 from api import Api, account
 from recap import changed
 
-pytestmark = pytest.mark.rehearsal
-
 
 class Ledger(threading.Thread):
     """Logs one step after the other and notes which of them the server acknowledged."""

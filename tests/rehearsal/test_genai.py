@@ -9,8 +9,6 @@ import pytest
 if TYPE_CHECKING:
     from conftest import Rehearsal
 
-pytestmark = pytest.mark.rehearsal
-
 START = """
 import time
 import mlflow

@@ -17,8 +17,6 @@ import yaml
 from api import Api
 from recap import changed
 
-pytestmark = pytest.mark.rehearsal
-
 UNITS = "nginx.service 'postgresql@*.service' 'mlflow@*.service'"
 DEPLOY = "playbooks/deploy.yml"
 LONG = 90  # seconds for a site.yml that has nothing to do

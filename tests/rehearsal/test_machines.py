@@ -8,13 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
-import pytest
 from recap import changed
 
 if TYPE_CHECKING:
     from conftest import Rehearsal
-
-pytestmark = pytest.mark.rehearsal
 
 
 def test_a_second_run_changes_nothing(rehearsal: Rehearsal) -> None:

@@ -20,8 +20,6 @@ from labtrack.lab import Lab
 if TYPE_CHECKING:
     from conftest import Rehearsal
 
-pytestmark = pytest.mark.rehearsal
-
 
 @pytest.fixture
 def lab(rehearsal: Rehearsal) -> Lab:

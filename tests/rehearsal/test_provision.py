@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from conftest import Rehearsal
     from openstack.connection import Connection
 
-pytestmark = [pytest.mark.rehearsal, pytest.mark.timeout(1200)]
+pytestmark = pytest.mark.timeout(1200)
 
 
 @pytest.fixture(scope="module")

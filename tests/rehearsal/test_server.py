@@ -10,8 +10,6 @@ import pytest
 import requests
 from api import Api
 
-pytestmark = pytest.mark.rehearsal
-
 STRAIGHT = "/api/2.0/mlflow/runs/log-metric"
 
 

@@ -18,8 +18,6 @@ from botocore.config import Config
 if TYPE_CHECKING:
     from conftest import Rehearsal
 
-pytestmark = pytest.mark.rehearsal
-
 # Nothing of a cloud: the state is what is looked at.
 CONFIG = """
 terraform {

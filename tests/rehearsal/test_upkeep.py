@@ -12,8 +12,6 @@ from api import Api, account
 if TYPE_CHECKING:
     from conftest import Rehearsal
 
-pytestmark = pytest.mark.rehearsal
-
 # A release like the one in use, whose last migration leaves a table behind and fails.
 RELEASE = r"""
 set -e

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from conftest import Rehearsal
     from openstack.connection import Connection
 
-pytestmark = pytest.mark.rehearsal
-
 
 @pytest.fixture
 def tenant(rehearsal: Rehearsal) -> Connection:

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Debian's chromium, without a window."""
-    with chromium() as found:
+def browser(rehearsal: Rehearsal) -> Iterator[Browser]:
+    """Debian's chromium, without a window, of a person who has installed the lab's CA."""
+    with chromium(rehearsal.ca) as found:
         yield found
 
 
@@ -101,7 +101,6 @@ def eyes(browser: Browser, rehearsal: Rehearsal) -> Iterator[Eyes]:
     context = browser.new_context(
         http_credentials={"username": "ada", "password": ada["MLFLOW_TRACKING_PASSWORD"], "origin": rehearsal.url},
         viewport={"width": 1400, "height": 1000},
-        ignore_https_errors=True,  # the browser's own store doesn't know the lab's CA; curl checks it elsewhere
     )
     yield watched(context, rehearsal.url, CLOSED)
     context.close()
@@ -188,9 +187,7 @@ def test_what_is_closed_says_so_to_the_person(eyes: Eyes, results: Path) -> None
 
 
 def test_a_wrong_password_sees_nothing(browser: Browser, rehearsal: Rehearsal) -> None:
-    context = browser.new_context(
-        http_credentials={"username": "ada", "password": "not hers"}, ignore_https_errors=True
-    )
+    context = browser.new_context(http_credentials={"username": "ada", "password": "not hers"})
     answer = context.new_page().goto(rehearsal.url)
     assert answer is not None
     assert answer.status == 401

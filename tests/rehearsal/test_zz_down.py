@@ -12,8 +12,6 @@ import pytest
 if TYPE_CHECKING:
     from conftest import Rehearsal
 
-pytestmark = pytest.mark.rehearsal
-
 SETTINGS = ("fs.aio-max-nr", "fs.inotify.", "kernel.keys.", "net.bridge.", "net.ipv4.conf.", "net.ipv4.ip_forward")
 
 
@@ -25,12 +23,14 @@ def snapshot() -> dict[str, Any]:
     """What a rehearsal changes on its host."""
     sysctl = (line.split(" = ", 1) for line in asked("sysctl", "-a").splitlines() if line.startswith(SETTINGS))
     links = json.loads(asked("ip", "-json", "link") or "[]")
+    mounts = (line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines())
     return {
         "settings": dict(pair for pair in sysctl if len(pair) == 2),
         "interfaces": sorted(link["ifname"] for link in links),
         "routes": sorted(asked("ip", "route").splitlines()),
         "tables": sorted(asked("nft", "list", "tables").splitlines()),
-        "mounts": sorted(line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()),
+        # without those of tests that run beside these
+        "mounts": sorted(one for one in mounts if "/pytest-of-" not in one),
         "hosts": Path("/etc/hosts").read_text(),
         "control groups": sorted(map(str, Path("/sys/fs/cgroup").glob("**/labtrack/*/"))),
         "machines": sorted(line for line in asked("ps", "-eo", "args").splitlines() if "systemd-nspawn" in line),
