@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ahead
+import psutil
 import pytest
 import testinfra
 import yaml
@@ -97,6 +98,16 @@ class Rehearsal:
         if check:
             assert done.returncode == 0, f"{command} exited with {done.returncode}:\n{done.stdout}\n{done.stderr}"
         return done
+
+    @staticmethod
+    def machine(name: str) -> psutil.Process:
+        """The process of this host that runs one of its machines; its only child is the machine's PID 1."""
+        (found,) = (
+            process
+            for process in psutil.process_iter(["cmdline"])
+            if f"--machine={name}" in (process.info["cmdline"] or []) and "systemd-nspawn" in process.info["cmdline"][0]
+        )
+        return found
 
     def playbook(self, playbook: str, *arguments: str, check: bool = False, **more: Any) -> subprocess.CompletedProcess:
         """Run a playbook against the rehearsal's lab."""

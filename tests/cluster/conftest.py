@@ -63,6 +63,16 @@ class Cluster:
         """Wait until a job runs."""
         until(lambda: self.state(job) == "RUNNING", seconds)
 
+    def cut_power(self, node: str) -> None:
+        """End all of a machine's processes at once, with its PID 1."""
+        (system,) = self.rehearsal.machine(node).children()
+        system.kill()
+
+    def power_on(self, node: str) -> None:
+        """Start a machine that is off, and wait until it answers."""
+        started = ["-e", f"machine={node}", "-e", "state=started"]
+        self.rehearsal.playbook("playbooks/rehearsal/power.yml", *started, check=True)
+
     def idle(self) -> set[str]:
         """The nodes that take jobs and have none."""
         return set(self.ada("sinfo -hN -t idle -o %N").split())

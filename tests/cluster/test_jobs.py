@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import psutil
 import pytest
 from conftest import until
 
@@ -64,18 +63,11 @@ def test_a_cancelled_job_says_by_whom(cluster: Cluster, jobs: dict[str, str]) ->
 def test_a_node_without_power_is_told_and_comes_back(cluster: Cluster, jobs: dict[str, str]) -> None:
     cluster.running(jobs["lost"])
     cluster.running(jobs["moved"])
-    (machine,) = (
-        process
-        for process in psutil.process_iter(["cmdline"])
-        if "--machine=node2" in (process.info["cmdline"] or []) and "systemd-nspawn" in process.info["cmdline"][0]
-    )
-    (system,) = machine.children()  # the machine's PID 1: with it all of its processes end
-    system.kill()
+    cluster.cut_power("node2")
     assert cluster.ended(jobs["lost"], 60) == "NODE_FAIL"
     # while its node is off it waits for it; it ran there before
     assert cluster.states(jobs["moved"], "-D")[0] in ("NODE_FAIL", "REQUEUED")
-    started = ["-e", "machine=node2", "-e", "state=started"]
-    cluster.rehearsal.playbook("playbooks/rehearsal/power.yml", *started, check=True)
+    cluster.power_on("node2")
     until(lambda: cluster.state(jobs["moved"]) == "RUNNING", 45)
 
 

@@ -8,7 +8,6 @@ import uuid
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import psutil
 import pytest
 from conftest import until
 
@@ -120,13 +119,7 @@ def test_a_training_whose_node_loses_its_power_has_failed_for_it(cluster: Cluste
     job = submit(cluster, "dark", tracked(cluster, "dark", 600, 0.5, "--no-sync"), "--nodelist=node2", "--no-requeue")
     began(cluster, "dark")
     until(lambda: runs(cluster, "dark")[0]["points"].get("step", 0) > 3, 120)
-    (machine,) = (
-        process
-        for process in psutil.process_iter(["cmdline"])
-        if "--machine=node2" in (process.info["cmdline"] or []) and "systemd-nspawn" in process.info["cmdline"][0]
-    )
-    (system,) = machine.children()
-    system.kill()
+    cluster.cut_power("node2")
     try:
         assert cluster.ended(job, 90) == "NODE_FAIL"
         (run,) = runs(cluster, "dark")
@@ -134,8 +127,7 @@ def test_a_training_whose_node_loses_its_power_has_failed_for_it(cluster: Cluste
         assert ended == ("FAILED", "NODE_FAIL", "node2")
         assert run["steps"] == list(range(len(run["steps"]))) and len(run["steps"]) > 3
     finally:
-        started = ["-e", "machine=node2", "-e", "state=started"]
-        cluster.rehearsal.playbook("playbooks/rehearsal/power.yml", *started, check=True)
+        cluster.power_on("node2")
 
 
 def test_a_scratch_that_stands_still_for_a_minute_costs_the_training_nothing(cluster: Cluster) -> None:
@@ -166,3 +158,21 @@ def test_a_server_that_hangs_all_the_time_costs_the_training_nothing(cluster: Cl
     assert "not everything is sent: " in cluster.ada(f"cat {HOME}/{name}.log")
     said = cluster.ada(f". ~/mlflow_env.sh; {python} -m labtrack sync -s {SCRATCH}/runs --verify", timeout=300)
     assert ": 0 differ" in said, said
+
+
+def test_name_servers_that_give_no_answer_cost_the_training_nothing(cluster: Cluster) -> None:
+    name = f"nameless-{uuid.uuid4().hex[:6]}"
+    kept = "/etc/resolv.conf.before-the-test"
+    # an address of the nodes' own network that nobody has
+    cluster.root("node1", f"cp -L /etc/resolv.conf {kept}; echo nameserver 10.99.0.250 >/etc/resolv.conf", check=True)
+    try:
+        way = ("-d", "https://mlflow.elsewhere.example", "--sync-timeout", "5")
+        job = submit(cluster, name, tracked(cluster, name, 60, 0.5, *way), "--nodelist=node1")
+        assert cluster.ended(job, 300) == "COMPLETED"
+    finally:
+        cluster.root("node1", f"cat {kept} >/etc/resolv.conf; rm {kept}", check=True)
+    steps, longest = result(cluster, name)
+    assert (steps, longest < 5) == (60, True)
+    assert "not everything is sent: " in cluster.ada(f"cat {HOME}/{name}.log")
+    (run,) = runs(cluster, name)
+    assert (run["status"], run["steps"]) == ("FINISHED", list(range(60)))

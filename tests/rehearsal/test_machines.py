@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
 from recap import changed
 
 if TYPE_CHECKING:
@@ -55,12 +54,7 @@ def test_homes_are_closed_to_other_researchers(rehearsal: Rehearsal) -> None:
 
 def test_a_killed_machine_is_booted_again(rehearsal: Rehearsal) -> None:
     rehearsal.ssh("login", "touch /root/leftover && sync", check=True)
-    (machine,) = (
-        process
-        for process in psutil.process_iter(["cmdline"])
-        if "--machine=login" in (process.info["cmdline"] or []) and "systemd-nspawn" in process.info["cmdline"][0]
-    )
-    machine.kill()
+    rehearsal.machine("login").kill()
     rehearsal.playbook("playbooks/rehearsal/up.yml", check=True)
     rehearsal.ssh("login", "rm /root/leftover", check=True)
 
