@@ -8,7 +8,7 @@ lock() { # lock IN OUT PYTHON_VERSION [OPTION...]
     .venv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
         --custom-compile-command 'make lock' --python-version "$python" "$@" "$in" --output-file "$out"
 }
-for name in admin dev client snakemake; do
+for name in admin dev client workflows; do
     lock "requirements/$name.in" "requirements/$name.txt" 3.11
 done
 for name in dist dist-s3; do # one file for a folder of all Pythons: one version of each

@@ -36,7 +36,7 @@ with mlflow.start_run(run_name=what):
             sys.exit(3)
         if what == "greedy" and step == 1:
             eaten = bytearray(900 * 2**20)
-        if what == "fails" and step == 1:
+        if what in ("fails", "vanishes") and step == 1:
             os._exit(9)
         if what == "again" and step == 1 and os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
             os.system("scontrol requeue " + os.environ["SLURM_JOB_ID"])
@@ -63,10 +63,14 @@ def jobs(cluster: Cluster) -> Iterator[dict[str, str]]:
     python = cluster.rehearsal.PYTHON
     submitted: dict[str, str] = {}
 
-    def submit(name: str, steps: int, *options: str, srun: bool = True, command: str = "") -> None:
+    def submit(
+        name: str, steps: int, *options: str, srun: bool = True, command: str = "", watched: bool = True
+    ) -> None:
         train = f"{python} train.py {name} {steps}"
         tracked = command or f"{'srun ' * srun}{train}"
         script = f"#!/bin/sh\nexec {python} -m labtrack run --no-sync -f {RUNS} -- {tracked}\n"
+        if not watched:
+            script = f"#!/bin/sh\nexport MLFLOW_TRACKING_URI=labtrack://{RUNS}\n{tracked}\necho went on\n"
         cluster.ada(f"printf %s {shlex.quote(script)} >{FOLDER}/{name}.sh")
         usual = ["--parsable", f"--job-name={name}", "--output=%x.log", "--open-mode=append", "--mem=400", "--time=5"]
         words = ["sbatch", *usual, *options, f"{name}.sh"]
@@ -85,6 +89,8 @@ def jobs(cluster: Cluster) -> Iterator[dict[str, str]]:
     submit("cancelled", 600)
     submit("steps", 0, "--ntasks=2", "--mem=800", command=both)
     submit("array", 2, "--array=0-1")
+    submit("vanishes", 600, srun=False, watched=False)
+    submit("unwatched", 600, srun=False, watched=False)
     yield submitted
     cluster.ada(f"scancel {' '.join(submitted.values())}; rm -rf {FOLDER}")
 
@@ -157,6 +163,19 @@ def test_a_cancelled_training_is_killed_by_whom(cluster: Cluster, jobs: dict[str
     state, run = one(cluster, name, jobs[name])
     assert (state, run["status"], run["tags"]["slurm.end"]) == ("CANCELLED", "KILLED", "CANCELLED")
     assert run["tags"]["slurm.cancelled_by"] == "ada"
+
+
+def test_a_run_of_a_job_without_labtrack_run_is_ended_too(cluster: Cluster, jobs: dict[str, str]) -> None:
+    state, run = one(cluster, "vanishes", jobs["vanishes"])
+    assert (state, run["status"]) == ("COMPLETED", "FAILED")  # its script went on after it
+    assert run["tags"]["labtrack.end"] == "its process ended before its job's script did"
+    assert run["tags"]["labtrack.job"] == f"rehearsal/{jobs['vanishes']}/batch.0"
+    began(cluster, "unwatched")
+    (run,) = read(cluster, "unwatched")
+    assert run["status"] == "RUNNING"
+    cluster.ada(f"scancel {jobs['unwatched']}")
+    state, run = one(cluster, "unwatched", jobs["unwatched"])
+    assert (state, run["status"], run["tags"]["slurm.cancelled_by"]) == ("CANCELLED", "KILLED", "ada")
 
 
 def test_two_steps_at_once_are_two_runs(cluster: Cluster, jobs: dict[str, str]) -> None:

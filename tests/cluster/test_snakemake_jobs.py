@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import json
-import re
-import shlex
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
+from workflows import ROOT, installed, recorded, within
 
 if TYPE_CHECKING:
     from conftest import Cluster
 
 pytestmark = pytest.mark.long  # two minutes, most of which the executor waits
 
-ROOT = Path(__file__).resolve().parents[2]
-PLUGIN = ROOT / "plugins" / "snakemake-logger-plugin-labtrack"
-LOCK = (ROOT / "requirements" / "snakemake.txt").read_text()
+PLUGIN = ROOT / "plugins" / "snakemake-logger-plugin-labtrack" / "snakemake_logger_plugin_labtrack"
 FOLDER = "/scratch/ada/labtrack-snakemake-tests"
-# The plugin, and this checkout's labtrack, are found before the researcher's own environment.
-INSTALL = r"""
-uv venv --quiet --clear --python PYTHON env
-PYTHON -c 'import site; print(site.getsitepackages()[0])' > "$(echo env/lib/python3*/site-packages)/researcher.pth"
-export UV_SYSTEM_CERTS=1 UV_NATIVE_TLS=1
-index=$(sed -n 's,^index-url *= *,,p' /etc/pip.conf)
-if [ -n "$index" ]; then export UV_DEFAULT_INDEX=$index; fi
-uv pip install --quiet --python env/bin/python PACKAGES
-"""
 WORKFLOW = """
 rule all:
     input: expand("out/{seed}.txt", seed=[1, 2])
@@ -52,48 +36,25 @@ with mlflow.start_run(run_name=f"seed {sys.argv[1]}"):
     mlflow.set_tag("host", socket.gethostname())
 print("trained")
 """
-READ = """
-import json, sys
-from labtrack.stores import open_store
-with open_store(sys.argv[1]) as store:
-    print(json.dumps([
-        {"id": one.id, "name": one.name, "status": one.status, "parent": one.parent_id, "tags": dict(one.tags),
-         "metrics": list(store.metric_keys(one.id)), "files": [file.path for file in store.artifacts(one)]}
-        for one in store.runs()
-    ]))
-"""
 
 
 @pytest.fixture(scope="module")
 def folder(cluster: Cluster) -> Iterator[str]:
     """A folder that all nodes have, with an environment, a workflow and the plugin in it."""
-    cluster.ada(f"rm -rf {FOLDER}; mkdir -p {FOLDER}/source")
-    for source, name in ((ROOT / "scripts", "labtrack"), (PLUGIN, PLUGIN.name.replace("-", "_"))):
-        pack = ["tar", "--create", "--gzip", "--dereference", "--exclude=__pycache__", "-C", source, name]
-        packed = base64.b64encode(subprocess.run(pack, capture_output=True, check=True).stdout).decode()
-        unpack = f"base64 -d | tar --extract --gzip --no-same-owner -C {FOLDER}/source && chown -R ada: {FOLDER}/source"
-        cluster.root("login", unpack, stdin=packed, check=True)
-    for name, text in (("Snakefile", WORKFLOW), ("train.py", TRAIN), ("read.py", READ)):
-        cluster.ada(f"printf %s {shlex.quote(text)} >{FOLDER}/{name}")
-    packages = re.findall(r"^(snakemake(?:-executor-plugin-slurm)?==[\w.]+)", LOCK, re.MULTILINE)
-    assert len(packages) == 2
-    install = INSTALL.replace("PYTHON", cluster.rehearsal.PYTHON).replace("PACKAGES", " ".join(packages))
-    cluster.ada(f"cd {FOLDER} && set -e\n{install}", timeout=300)
+    packages = {"snakemake", "snakemake-executor-plugin-slurm"}
+    installed(cluster, FOLDER, packages, [PLUGIN], Snakefile=WORKFLOW, train_py=TRAIN)
     yield FOLDER
     cluster.ada(f"rm -rf {FOLDER}")
 
 
 def test_rules_are_slurm_jobs_and_their_trainings_find_them(cluster: Cluster, folder: str) -> None:
     snakemake = (
-        f"cd {folder} && . env/bin/activate && export PYTHONPATH=$PWD/source && snakemake --logger labtrack "
-        "--logger-labtrack-folder $PWD/runs --executor slurm --jobs 4 --latency-wait 30 --keep-going all broken.txt "
-        "2>&1; echo exit code $?"
+        "snakemake --logger labtrack --logger-labtrack-folder $PWD/runs --executor slurm --jobs 4 --latency-wait 30 "
+        "--keep-going all broken.txt 2>&1; echo exit code $?"
     )
-    said = cluster.ada(snakemake, timeout=420)
+    said = cluster.ada(within(folder, snakemake), timeout=420)
     assert said.endswith("exit code 1"), said
-    runs: list[dict[str, Any]] = json.loads(
-        cluster.ada(f"cd {folder} && PYTHONPATH=source env/bin/python read.py runs", timeout=60)
-    )
+    runs = recorded(cluster, folder)
     by_name = {one["name"]: one for one in runs}
     ids = {one["id"]: one["name"] for one in runs}
     workflow = folder.rpartition("/")[2]

@@ -24,7 +24,7 @@ def python_of(version: str) -> Path:
     if version == "newest":
         return mlflow_bin() / "python"
     if version == "snakemake":
-        return mlflow_bin(ROOT / "requirements" / "snakemake.txt") / "python"
+        return mlflow_bin(ROOT / "requirements" / "workflows.txt") / "python"
     folder = CACHE.parent / "mlflow-recorder" / OLD
     if not (folder / ".complete").exists():
         uv = Path(sys.executable).with_name("uv")

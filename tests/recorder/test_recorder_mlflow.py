@@ -189,6 +189,17 @@ def test_recorder_a_requeued_job_goes_on_with_its_run(training: Training, tmp_pa
         assert runs[0].params == {"attempt": "0"}  # MLflow would have refused to change it
 
 
+def test_recorder_a_job_that_nobody_named_is_noted(training: Training) -> None:
+    for task in (0, 1):  # each task of a farm has a run of its own
+        training.run(
+            JOB, SLURM_JOB_ID=9, SLURM_CLUSTER_NAME="narval", SLURM_STEP_ID=2, SLURM_PROCID=task, LABTRACK_ATTEMPT=0
+        )
+    with open_store(training.root) as store:
+        runs = list(store.runs())
+    assert [one.tags["labtrack.job"] for one in runs] == ["narval/9/2.0"] * 4
+    assert all(one.tags["slurm.step_id"] == "2" and "labtrack.job_run" not in one.tags for one in runs)
+
+
 def test_recorder_a_requeued_job_makes_a_child_where_asked(newest: Training) -> None:
     job = {"LABTRACK_JOB": "narval/7", "LABTRACK_RESUME": "child"}
     first = newest.run(JOB, fails=True, **job, LABTRACK_ATTEMPT=0, KILLED=1).split()[0]

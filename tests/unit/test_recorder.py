@@ -135,6 +135,19 @@ def test_a_job_that_a_tracked_one_has_submitted_is_not_that_one(job: str, slurm:
     assert settings_of({"LABTRACK_JOB": job, **slurm}).job == (job if counts else "")
 
 
+def test_a_job_of_slurms_that_nobody_named_can_be_asked_about() -> None:
+    slurm = {"SLURM_JOB_ID": "8", "SLURM_CLUSTER_NAME": "narval", "SLURM_RESTART_COUNT": "1", "SLURM_PROCID": "3"}
+    for around in ({}, {"LABTRACK_JOB": "narval/7/batch", "LABTRACK_ATTEMPT": "4", "LABTRACK_JOB_TAGS": "/nowhere"}):
+        found = settings_of({**slurm, **around})
+        assert not found.job and not found.silent and not found.notes
+        assert found.tags == {
+            "labtrack.job": "narval/8/batch.0", "labtrack.attempt": "1", "slurm.job_id": "8",
+            "slurm.cluster": "narval", "slurm.restart_count": "1",
+        }  # fmt: skip
+    assert not settings_of({"PBS_JOBID": "8"}).tags  # nobody could be asked
+    assert all(len(value) <= 5000 for value in settings_of({**slurm, "SLURM_JOB_NODELIST": "n" * 9000}).tags.values())
+
+
 def test_writer_writes_what_a_reader_reads(root: Path, writer: Callable[..., Writer]) -> None:
     one = writer()
     one.rows([run()])

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labtrack.local import git
+from labtrack.recorder.scheduler import Key, find_job, parse_key, rank_of
 from labtrack.run import code
-from labtrack.run.job import Key, find_job, parse_key, rank_of
 from labtrack.run.masking import MASK, is_secret, mask, mask_command
 
 JOB = {"SLURM_JOB_ID": "12", "SLURM_CLUSTER_NAME": "nibi"}

@@ -51,6 +51,25 @@ def test_status_by_slurms_state(fake: FakeSlurm, folder: Path) -> None:
         assert run.tags.get("slurm.end", "") == ("" if status == "RUNNING" else state.partition(" ")[0])
 
 
+@pytest.mark.parametrize(
+    ("key", "state", "status"),
+    [
+        ("c/5/batch.0", "COMPLETED", "FAILED"),  # the script went on after its process
+        ("c/5/interactive.0", "COMPLETED", "FAILED"),
+        ("c/5/3.0", "COMPLETED", "FINISHED"),  # a step's end is its process's own
+        ("c/5/batch.1", "COMPLETED", "FINISHED"),
+        ("c/5/batch.0", "TIMEOUT", "KILLED"),
+    ],
+)
+def test_a_process_that_nobody_watched(fake: FakeSlurm, folder: Path, key: str, state: str, status: str) -> None:
+    run_id = left(folder, key)
+    fake.says([job(f"5{step}", state) for step in ("", ".batch", ".3")])
+    reconcile(folder)
+    run = read(folder, run_id)
+    assert (run.status, run.tags["slurm.end"]) == (status, state)
+    assert ("labtrack.end" in run.tags) == (status == "FAILED")
+
+
 def test_tags_say_why(fake: FakeSlurm, folder: Path) -> None:
     run_id = left(folder)
     fake.says([

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from job_recorded import record
 
+from labtrack.recorder.scheduler import find_job
 from labtrack.run import attaching, lending, prepare, recording
 from labtrack.run.console import portions
-from labtrack.run.job import find_job
 from labtrack.run.prepare import Options
 
 JOB = {"SLURM_JOB_ID": "5", "SLURM_CLUSTER_NAME": "c"}

@@ -9,10 +9,10 @@ from typing import Any
 
 from labtrack.recorder import loading, workflow
 from labtrack.recorder.live import Live
-from labtrack.recorder.place import ATTEMPT_TAG, CHILD, JOB_RUN_TAG, JOB_TAG
+from labtrack.recorder.place import CHILD, JOB_RUN_TAG
+from labtrack.recorder.scheduler import ATTEMPT_TAG, JOB_TAG, STEP
 from labtrack.recorder.writer import log
 
-STEP = "slurm.step_id"
 _PARENT, _RESUMED = "mlflow.parentRunId", "resumedRun"
 
 
@@ -33,17 +33,16 @@ def create_run(live: Live, store: Any, make: Callable[..., Any], *args: Any, **k
     if parent := workflow.parent_of(os.environ):
         said[_PARENT] = parent
         tags.append(RunTag(_PARENT, parent))
-        given["tags"] = tags
-    if not settings.job:
-        return make(**given)
-    found, number = _earlier(live)
-    mine = {**settings.tags, JOB_TAG: settings.job, ATTEMPT_TAG: str(settings.attempt), JOB_RUN_TAG: number}
-    if settings.step:
-        mine[STEP] = settings.step
-    if found and settings.resume != CHILD:
-        return _go_on(live, store, found, {**said, **mine})
-    if found:
-        mine.update({_PARENT: found, _RESUMED: "True"})
+    mine = dict(settings.tags)
+    if settings.job:
+        found, number = _earlier(live)
+        mine.update({JOB_TAG: settings.job, ATTEMPT_TAG: str(settings.attempt), JOB_RUN_TAG: number})
+        if settings.step:
+            mine[STEP] = settings.step
+        if found and settings.resume != CHILD:
+            return _go_on(live, store, found, {**said, **mine})
+        if found:
+            mine.update({_PARENT: found, _RESUMED: "True"})
     given["tags"] = [*(one for one in tags if one.key not in mine), *(RunTag(*one) for one in mine.items())]
     return make(**given)
 

@@ -11,17 +11,16 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from labtrack.errors import BadInputError
+from labtrack.recorder.scheduler import NO_STEP, RANKS, SLURM, find_job
 
 SCHEME = "labtrack"
 JOB, ATTEMPT, JOB_TAGS, RESUME = "LABTRACK_JOB", "LABTRACK_ATTEMPT", "LABTRACK_JOB_TAGS", "LABTRACK_RESUME"
 FLUSH = "LABTRACK_FLUSH_SECONDS"
 SAME, CHILD = "same", "child"
-JOB_TAG, ATTEMPT_TAG, JOB_RUN_TAG = "labtrack.job", "labtrack.attempt", "labtrack.job_run"
-RANKS = ("SLURM_PROCID", "RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
+JOB_RUN_TAG = "labtrack.job_run"
 _SLURM_IDS = ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_JOB_ID_HET_GROUP_0")
 _MADE = re.compile(r"(?!pbs/|lsf/)[^/]+/([0-9]+)(?:_[0-9]+)?(?:\+[0-9]+)?/(?:[0-9]+|batch|interactive)(?:\.[0-9]+)?")
 _FLUSH_SECONDS = 2.0
-NO_STEP = 2**32 - 100  # Slurm's numbers for what is no step of srun's are above
 
 
 def root_of(address: str) -> Path:
@@ -60,7 +59,8 @@ def shortened(address: str) -> str:
 class Settings:
     """What the environment says.
 
-    job: the key of the batch job; empty without one.  attempt: 0, 1, ...  tags: for every top-level run of the job.
+    job: the key of the batch job; empty where nobody named one.  attempt: 0, 1, ...  tags: for every top-level run of
+    the job, also of one of Slurm's that nobody named: so it can be asked how the job ended.
     resume: `same` or `child`.  silent: whether this process is another rank's, which records nothing.
     flush: seconds within which what was logged is on disk.
     """
@@ -89,8 +89,13 @@ def settings(env: Mapping[str, str]) -> Settings:
     attempt = int(_number(env, ATTEMPT, 0, notes))
     ranks = [env[name].strip() for name in RANKS if env.get(name, "").strip()]
     silent = bool(job) and any(one not in ("", "0") for one in ranks)
-    tags = _tags(env, notes) if job else {}
+    tags = _tags(env, notes) if job else _of_slurm(env)
     return Settings(job, attempt, tags, resume, silent, flush, tuple(notes), _step(env, job))
+
+
+def _of_slurm(env: Mapping[str, str]) -> dict[str, str]:
+    found = find_job(env)
+    return found.unwatched_tags if found.scheduler == SLURM else {}
 
 
 def _is_of_this_job(job: str, env: Mapping[str, str]) -> bool:

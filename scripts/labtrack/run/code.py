@@ -10,15 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labtrack.local import git
-from labtrack.recorder.place import ATTEMPT_TAG, JOB_TAG
-from labtrack.run.job import Job
+from labtrack.recorder.scheduler import LONGEST, Job
 from labtrack.run.masking import environment_secrets, mask, mask_command, mask_known
 
 COMMAND, IMAGE, MODULES, HOST, FOLDER = (
     "labtrack.command", "labtrack.container", "labtrack.modules", "labtrack.host", "labtrack.cwd",
 )  # fmt: skip
 _LARGEST_DIFF = 2**20  # bytes
-_LONGEST = 5000  # characters of a tag, as MLflow takes them
 _IMAGES = ("APPTAINER_CONTAINER", "SINGULARITY_CONTAINER", "APPTAINER_NAME", "SINGULARITY_NAME", "CONTAINER_IMAGE")
 _IMAGE_OPTION = re.compile(r"--container-image(?:=|$)")
 _IMAGE_FILE = re.compile(r"(?i).+\.(sif|sqsh|img)|(docker|oras|library)://.+")
@@ -36,9 +34,7 @@ class Facts:
 def tags_of(job: Job, command: Sequence[str], env: Mapping[str, str], folder: Path) -> dict[str, str]:
     """The tags that cost no look at a file system.  folder: where the command is run."""
     tags = {
-        **job.tags,
-        JOB_TAG: job.key,
-        ATTEMPT_TAG: str(job.attempt),
+        **job.all_tags,
         COMMAND: mask_command(command, env),
         HOST: socket.gethostname(),
         FOLDER: str(folder),
@@ -53,7 +49,7 @@ def tags_of(job: Job, command: Sequence[str], env: Mapping[str, str], folder: Pa
     if env.get("LOADEDMODULES"):
         tags[MODULES] = ", ".join(filter(None, env["LOADEDMODULES"].split(":")))
     secrets = environment_secrets(env)
-    return {name: mask(value, secrets)[:_LONGEST] if name != COMMAND else value for name, value in tags.items()}
+    return {name: mask(value, secrets)[:LONGEST] if name != COMMAND else value for name, value in tags.items()}
 
 
 def with_code(tags: Mapping[str, str], env: Mapping[str, str], folder: Path) -> Facts:

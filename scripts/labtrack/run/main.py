@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 from labtrack.files import boot_id
+from labtrack.recorder.scheduler import SLURM
 from labtrack.run import console, recording, slurm
-from labtrack.run.job import SLURM
 from labtrack.run.prepare import Options, Plan, prepare, said_of
 from labtrack.run.signals import NOT_EXECUTABLE, NOT_FOUND, Child, Ending
 from labtrack.run.task import Task, Told

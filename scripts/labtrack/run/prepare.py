@@ -16,9 +16,9 @@ from pathlib import Path
 
 from labtrack.errors import LabtrackError
 from labtrack.recorder.place import SAME, SCHEME
+from labtrack.recorder.scheduler import LOCAL, Job, find_job
 from labtrack.run import code, lending, recording
 from labtrack.run.container import Container, bindable, container_of
-from labtrack.run.job import LOCAL, Job, find_job
 from labtrack.run.proxy import gateways_of
 from labtrack.tracking import address
 

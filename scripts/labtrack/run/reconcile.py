@@ -11,17 +11,16 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from labtrack.errors import BadInputError, LabtrackError
-from labtrack.recorder.place import ATTEMPT_TAG, JOB_TAG
+from labtrack.recorder.scheduler import ATTEMPT_TAG, JOB_TAG, STEP, Key, parse_key
 from labtrack.run import heartbeat, recording, sacct, slurm, verdict
 from labtrack.run.attaching import Attacher
 from labtrack.run.ending import END as LABTRACK_END
-from labtrack.run.ending import EXIT_CODE
-from labtrack.run.job import STEP, Key, parse_key
+from labtrack.run.ending import EXIT_CODE, FAILED
 from labtrack.run.verdict import Verdict
 from labtrack.stores.model import RUNNING, Run
 from labtrack.tracking import address
@@ -151,7 +150,7 @@ def _left(run: Any, tags: Mapping[str, str]) -> Left | None:
     text = tags.get(JOB_TAG, "")
     key = parse_key(text)
     if key is not None and not key.step.isdecimal() and tags.get(STEP, "").isdecimal():
-        key = Key(key.cluster, key.job, tags[STEP])  # of several that one command has started
+        key = replace(key, step=tags[STEP])  # of several that one command has started
     attempt = tags.get(ATTEMPT_TAG, "0")
     if key is None:
         return None
@@ -226,10 +225,17 @@ def _judge(found: Sequence[Left], folder: Path | None, outcome: Outcome) -> dict
         if judged is None and records is None and folder is not None and not one.ended:
             judged = heartbeat.judge(heartbeat.read(folder, one.text))
         if judged is not None:
-            verdicts[one.run_id] = judged
+            verdicts[one.run_id] = _of_its_process(one, judged)
         elif not one.ended:
             outcome.left[one.run_id] = why
     return verdicts
+
+
+def _of_its_process(one: Left, judged: Verdict) -> Verdict:
+    """A process that ends as it should ends its runs: one that did not failed, if its job's script went on after it."""
+    if not one.key.unwatched or one.ended or one.key.step.isdecimal() or judged.tags.get(verdict.END) != "COMPLETED":
+        return judged
+    return Verdict(FAILED, judged.end, {**judged.tags, LABTRACK_END: "its process ended before its job's script did"})
 
 
 def _asked(found: Sequence[Left], outcome: Outcome) -> dict[tuple[str, str], Sequence[sacct.Record]]:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from labtrack.errors import BadInputError
-from labtrack.recorder.place import ATTEMPT_TAG, JOB_RUN_TAG, JOB_TAG, SCHEME, root_of
+from labtrack.recorder.place import JOB_RUN_TAG, SCHEME, root_of
+from labtrack.recorder.scheduler import ATTEMPT_TAG, JOB_TAG
 from labtrack.stores import journals
 
 if TYPE_CHECKING:

@@ -13,12 +13,15 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from labtrack.recorder.place import NO_STEP, RANKS
-
+JOB_TAG, ATTEMPT_TAG = "labtrack.job", "labtrack.attempt"
+LONGEST = 5000  # characters of a tag, as MLflow takes them
 STEP = "slurm.step_id"
+RANKS = ("SLURM_PROCID", "RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
+NO_STEP = 2**32 - 100  # Slurm's numbers for what is no step of srun's are above
 SLURM, PBS, LSF, LOCAL = "slurm", "pbs", "lsf", "local"
 BATCH, INTERACTIVE = "batch", "interactive"
 _INTERACTIVE = str(2**32 - 6)
+_UNWATCHED = "0"  # as a number in keys; calls of `labtrack run` have none, 1, 2, ...
 _TEXT = {
     "SLURM_CLUSTER_NAME": "slurm.cluster",
     "SLURM_JOB_ID": "slurm.job_id",
@@ -92,6 +95,17 @@ class Job:
         """The job's id as the scheduler prints it."""
         return self.base.partition("/")[2]
 
+    @property
+    def all_tags(self) -> dict[str, str]:
+        """What a run of it is found and judged by, and what is worth knowing."""
+        return {**self.tags, JOB_TAG: self.key, ATTEMPT_TAG: str(self.attempt)}
+
+    @property
+    def unwatched_tags(self) -> dict[str, str]:
+        """The same where no `labtrack run` sees the command end."""
+        found = {**self.all_tags, JOB_TAG: f"{self.base}/{self.step}.{_UNWATCHED}"}
+        return {name: value[:LONGEST] for name, value in found.items()}
+
     def numbered(self, number: int) -> Job:
         """The same job, another call of `labtrack run`."""
         return replace(self, number=number)
@@ -99,11 +113,16 @@ class Job:
 
 @dataclass(frozen=True)
 class Key:
-    """A key taken apart.  step: `batch`, `interactive` or a number; empty for a job without a scheduler."""
+    """A key taken apart.
+
+    step: `batch`, `interactive` or a number; empty for a job without a scheduler.  unwatched: whether the run was
+    recorded without `labtrack run`, so that nobody saw its command end.
+    """
 
     cluster: str
     job: str
     step: str = ""
+    unwatched: bool = False
 
     @property
     def is_slurms(self) -> bool:
@@ -115,7 +134,7 @@ def parse_key(text: str) -> Key | None:
     """The parts of a run's tag `labtrack.job`; None where somebody else wrote it."""
     found = _KEY.fullmatch(text.strip())
     if found:
-        return Key(found["cluster"], found["job"], found["step"])
+        return Key(found["cluster"], found["job"], found["step"], found["number"] == _UNWATCHED)
     cluster, _, rest = text.strip().partition("/")
     return Key(LOCAL, rest) if cluster == LOCAL and re.fullmatch(r"[\w.-]+", rest) else None
 
