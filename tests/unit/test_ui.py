@@ -1,24 +1,22 @@
-"""`labtrack ui`: the gate, the session, and that nothing is left of it.  The MLflow behind it is not the real one."""
+"""`labtrack ui`: the session, and that nothing is left of it.  The MLflow behind it is not the real one."""
 
 from __future__ import annotations
 
 import contextlib
-import http.client
-import json
 import os
-import re
 import signal
 import socket
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import fake_mlflow
 import pytest
 import recorded
+from ui_asked import ANSWERS, ask, opened
 
 from labtrack.errors import BadInputError
 from labtrack.portable import export
@@ -28,7 +26,6 @@ from labtrack.ui.program import find_mlflow
 
 LABTRACK = Path(sys.executable).with_name("labtrack")
 EVERYWHERE = "0.0.0.0"  # noqa: S104
-ANSWERS = 20.0  # seconds that are waited for what takes one
 
 
 @pytest.fixture(scope="module")
@@ -53,129 +50,11 @@ def source(tmp_path: Path) -> Path:
     return recorded.unpack("3.17.2", tmp_path / "recorded") / recorded.KINDS["sqlite"]
 
 
-@pytest.fixture(scope="module")
-def here(mlflow: Path) -> Iterator[View]:
-    """A session for all tests of the gate."""
-    source = recorded.kept("3.17.2") / recorded.KINDS["sqlite"]
-    with view(str(source), Settings(mlflow=str(mlflow), port=0)) as found:
-        yield found
-
-
 def until(holds: Callable[[], object]) -> None:
     end = time.monotonic() + ANSWERS
     while not holds():
         assert time.monotonic() < end, "it does not happen"
         time.sleep(0.02)
-
-
-def ask(
-    here: View, path: str, method: str = "GET", body: bytes | None = None, **headers: str
-) -> tuple[int, http.client.HTTPMessage, str]:
-    connection = http.client.HTTPConnection("127.0.0.1", here.port, timeout=ANSWERS)
-    with contextlib.closing(connection):
-        connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
-        answer = connection.getresponse()
-        return answer.status, answer.headers, answer.read().decode()
-
-
-def opened(here: View) -> str:
-    """The cookie that the link gives."""
-    status, headers, _ = ask(here, "/" + here.url.split("/", 3)[3])
-    assert status == 200
-    return headers["Set-Cookie"].partition(";")[0]
-
-
-def raw(here: View, text: str) -> str:
-    """The first line of the answer to a request as it is written."""
-    with socket.create_connection(("127.0.0.1", here.port), timeout=ANSWERS) as connection:
-        connection.sendall(text.replace("\n", "\r\n").encode())
-        return connection.makefile().readline()
-
-
-def test_gate_lets_nobody_in_without_the_cookie(here: View) -> None:
-    for cookie in ("", "labtrack_ui_00000000=x", opened(here)[:-1], opened(here).replace("=", "=x")):
-        status, _, said = ask(here, "/", Cookie=cookie)
-        assert status == 403 and "Open the link that `labtrack ui` printed" in said
-    status, _, said = ask(here, "/static-files/x.js?a=1", Cookie=f"other=1; {opened(here)}")
-    assert status == 200 and json.loads(said)["path"] == "/static-files/x.js?a=1"
-
-
-def test_gate_link_works_once_and_not_ahead_of_time(here: View) -> None:
-    path = "/" + here.url.split("/", 3)[3]
-    assert ask(here, path, Sec_Purpose="prefetch;prerender")[0] == 503
-    assert ask(here, path, "POST", b"")[0] == 403
-    status, headers, said = ask(here, path)
-    assert status == 200 and 'content="0; url=/"' in said and headers["Referrer-Policy"] == "no-referrer"
-    assert "HttpOnly; SameSite=Strict; Path=/" in headers["Set-Cookie"]
-    status, _, said = ask(here, path)
-    assert status == 403 and "has been used" in said
-    assert ask(here, "/" + here.url.split("/", 3)[3])[0] == 200, "the next link"
-
-
-@pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "127.0.0.1.nip.io:5000", "", "[::1"])
-def test_gate_has_no_other_name(here: View, host: str) -> None:
-    assert ask(here, "/", Cookie=opened(here), Host=host)[0] == 403
-
-
-def test_gate_refuses_what_other_pages_send(here: View) -> None:
-    cookie, own = opened(here), f"http://127.0.0.1:{here.port}"
-    for origin in ("http://evil.example", f"http://127.0.0.1:{here.port + 1}", "null"):
-        assert ask(here, "/ajax-api/2.0/mlflow/runs/search", "POST", b"{}", Cookie=cookie, Origin=origin)[0] == 403
-    status, _, said = ask(here, "/ajax-api/2.0/mlflow/runs/search", "POST", b"{}", Cookie=cookie, Origin=own)
-    sent = dict(json.loads(said)["headers"])
-    assert status == 200 and sent["Host"] == "localhost" and "Origin" not in sent and "Cookie" not in sent
-    # through a tunnel the port at the other end may be another
-    assert ask(here, "/", Cookie=cookie, Host="localhost:7777", Origin="http://localhost:7777")[0] == 200
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["GET\n\n", "GET / HTTP/1.1\nHost: 127.0.0.1\nHost: evil\n\n", "GET http://x/ HTTP/1.1\nHost: x\n\n",
-     "\x16\x03\x01\n\n", "GET / HTTP/1.1\nHost: 127.0.0.1\n Folded: 1\n\n", "GET / HTTP/1.1\nHost : 127.0.0.1\n\n"],
-)  # fmt: skip
-def test_gate_answers_what_is_no_request(here: View, text: str) -> None:
-    assert re.match(r"HTTP/1.1 40[03] ", raw(here, text))
-
-
-def test_gate_refuses_heads_and_bodies_without_end(here: View) -> None:
-    cookie = opened(here)
-    assert " 431 " in raw(here, f"GET / HTTP/1.1\nHost: 127.0.0.1\nX: {'x' * 70_000}\n\n")
-    head = f"POST / HTTP/1.1\nHost: 127.0.0.1\nCookie: {cookie}\n"
-    assert " 411 " in raw(here, f"{head}Transfer-Encoding: chunked\n\n")
-    assert " 400 " in raw(here, f"{head}Content-Length: -1\n\n")
-    assert " 400 " in raw(here, f"{head}Content-Length: 1\nContent-Length: 2\n\n")
-
-
-def test_gate_passes_large_bodies(here: View) -> None:
-    body = b"x" * 3_000_000
-    status, _, said = ask(here, "/ajax-api/2.0/mlflow/runs/log-batch", "POST", body, Cookie=opened(here))
-    assert status == 200 and json.loads(said)["length"] == len(body)
-
-
-def test_snapshot_refuses_changes_of_artifacts(here: View) -> None:
-    cookie = opened(here)
-    for method, path in (
-        ("POST", "/ajax-api/2.0/mlflow/upload-artifact?run_uuid=1&path=x"),
-        ("PUT", "/api/2.0/mlflow-artifacts/artifacts/x"),
-        ("DELETE", "/ajax-api/2.0/mlflow-artifacts/artifacts/x"),
-        ("POST", "/ajax-api/2.0/mlflow/runs/create-promptlab-run"),
-    ):
-        status, _, said = ask(here, path, method, b"x", Cookie=cookie)
-        assert status == 403 and "snapshot" in said, path
-    assert ask(here, "/ajax-api/2.0/mlflow/artifacts/list?run_id=1", Cookie=cookie)[0] == 200
-    assert ask(here, "/ajax-api/3.0/mlflow/assistant/status", Cookie=cookie)[0] == 404
-
-
-def test_secrets_are_in_no_arguments_and_no_logs(here: View) -> None:
-    link = here.url.rpartition("/")[2]
-    _, _, secret = opened(here).partition("=")
-    lines = b"".join(one.read_bytes() for one in Path("/proc").glob("[0-9]*/cmdline") if one.exists())
-    folder = here.page().parent
-    (folder / "open.html").unlink()
-    logs = b"".join(one.read_bytes() for one in folder.rglob("*") if one.is_file())
-    for word in (link, secret, here.url.rpartition("/")[2]):
-        assert word.encode() not in lines + logs
-    assert folder.stat().st_mode & 0o777 == 0o700
 
 
 def test_recording_is_not_touched(source: Path, mlflow: Path, place: Path) -> None:
