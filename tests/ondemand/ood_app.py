@@ -201,25 +201,27 @@ def staged(folder: Path, context: Mapping[str, str]) -> tuple[Path, dict[str, An
     return folder, yaml.safe_load(submission)
 
 
+def job_script(place: Path | str, options: Mapping[str, Any], host: str, port: int) -> str:
+    """What the dashboard has the scheduler run.  place: the staged folder, as the job sees it."""
+    names = [*options["conn_params"], "host", "port", "password"]
+    params = "\\n".join(f"{one}: ${one}" for one in names)
+    return _JOB.format(work=place, params=params, port=port, host=host, timeout=f"timeout {options['timeout']}")
+
+
 def submitted(
-    folder: Path, context: Mapping[str, str], *, port: int | None = None, host: str = "127.0.0.1",
-    by: tuple[str, ...] = ("bash",), **env: str,
-) -> Job:  # fmt: skip
-    """Stages and starts a session.  by: what runs the job's script.  env: variables of the job."""
+    folder: Path, context: Mapping[str, str], *, port: int | None = None, host: str = "127.0.0.1", **env: str
+) -> Job:
+    """Stages and starts a session.  env: variables of the job."""
     folder.mkdir(exist_ok=True)
     place, submission = staged(folder / "staged", context)
-    tmp, port, options = folder / "tmp", port or free_port(), submission["batch_connect"]
+    tmp, port = folder / "tmp", port or free_port()
     tmp.mkdir()
-    names = [*options["conn_params"], "host", "port", "password"]
-    script = _JOB.format(
-        work=place, params="\\n".join(f"{one}: ${one}" for one in names), port=port, host=host,
-        timeout=f"timeout {options['timeout']}",
-    )  # fmt: skip
-    (place / "job_script_content.sh").write_text(script)
+    script = place / "job_script_content.sh"
+    script.write_text(job_script(place, submission["batch_connect"], host, port))
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "AWS_"))}
     with (place / "output.log").open("wb") as log:
         process = subprocess.Popen(
-            [*by, place / "job_script_content.sh"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=place,
+            ["bash", script], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=place,
             env={**environment, "TMPDIR": str(tmp), **env}, start_new_session=True,
         )  # fmt: skip
     guard = subprocess.Popen([*WITH_THE_TESTS, "bash", "-c", _GUARD, "guard", str(process.pid)])

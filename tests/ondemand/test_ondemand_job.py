@@ -8,10 +8,8 @@ import html
 import http.server
 import json
 import os
-import shutil
 import signal
 import socket
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -253,17 +251,3 @@ def test_port_taken_meanwhile_is_told(context: dict[str, str], tmp_path: Path) -
         taken.bind(("127.0.0.1", 0))
         job = submitted(tmp_path / "job", context, port=taken.getsockname()[1])
         assert "can't be had" in refused(job)
-
-
-def test_session_under_slurm(context: dict[str, str], tmp_path: Path) -> None:
-    if not shutil.which("sbatch") or subprocess.run(["sinfo"], capture_output=True, check=False).returncode:
-        pytest.skip("needs a Slurm that runs here (sbatch, sinfo)")
-    name = f"labtrack-{os.getpid()}"
-    by = ("sbatch", "--wait", f"--job-name={name}", "--time=5", f"--output={tmp_path}/job/staged/output.log")
-    job = submitted(tmp_path / "job", context, by=by)
-    try:
-        running(job)
-    finally:
-        subprocess.run(["scancel", f"--name={name}"], check=True)
-    job.process.wait(ood_app.WAITS)
-    until(job.nothing_left, 60)
