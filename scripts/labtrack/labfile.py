@@ -22,6 +22,8 @@ import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
+from labtrack.sshkeys import why_no_key, why_no_keys
+
 Keys = tuple[Any, ...]
 SHOWN = 77  # characters of a wrong value that a message repeats
 
@@ -268,13 +270,30 @@ def _beyond_the_schema(lab: LabFile, folder: Path, root: Path) -> None:
         if everybody:
             hint = "Name the networks that the admins work from; one address is 203.0.113.7/32."
             lab.add(here, f"{text!r} is everybody, and SSH is for the admins' own networks.", hint)
+    _files(lab, root)
+
+
+def _files(lab: LabFile, root: Path) -> None:
+    """The files that it names, and the keys in it: whether they are what they should be."""
     for keys, path_text in _paths(lab):
         path = expand(path_text, root)
         if not path.is_file():
             lab.add(keys, f"{_name(keys)}: there is no file {path}.", "Make it, or name the right one.")
-        elif keys[-1] != "lab_certificate_key_file" and b"PRIVATE KEY-----" in path.read_bytes()[:4096]:
-            hint = "Name the public one; for an SSH key, the file that ends in .pub."
-            lab.add(keys, f"{_name(keys)}: {path} is a private key.", hint)
+            continue
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            lab.add(keys, f"{_name(keys)}: {path} can't be read: {error.strerror}.", f"ls -l {path}")
+            continue
+        if "ssh_key_files" in keys:
+            what, hint = why_no_keys(data)
+            if what:
+                lab.add(keys, f"{_name(keys)}: {path} {what}.", hint)
+        elif keys[-1] != "lab_certificate_key_file" and b"PRIVATE KEY-----" in data[:4096]:
+            lab.add(keys, f"{_name(keys)}: {path} is a private key.", "Name the public one.")
+    for here, text in _ssh_keys(lab):
+        if lab.line(here) not in {problem.line for problem in lab.problems} and (wrong := why_no_key(text)):
+            lab.add(here, f"{_name(here)} {wrong}.", "Copy the one line of the .pub file again.")
 
 
 def _no_name_twice(lab: LabFile, key: str) -> None:
@@ -301,6 +320,14 @@ def _networks(lab: LabFile) -> Iterator[tuple[Keys, str]]:
     for key in ("lab_network_cidr", "lab_floating_ip"):
         if isinstance(lab.data.get(key), str):
             yield (key,), lab.data[key]
+
+
+def _ssh_keys(lab: LabFile) -> Iterator[tuple[Keys, str]]:
+    for index, admin in _items(lab, "lab_admins"):
+        keys = admin.get("ssh_keys") if isinstance(admin, dict) else None
+        for number, text in enumerate(keys if isinstance(keys, list) else []):
+            if isinstance(text, str):
+                yield ("lab_admins", index, "ssh_keys", number), text
 
 
 def _paths(lab: LabFile) -> Iterator[tuple[Keys, str]]:

@@ -204,3 +204,31 @@ run "refuses_a_machine_that_nobody_could_log_in_to" {
   variables { public_keys = [] }
   expect_failures = [var.public_keys]
 }
+
+run "hands_nova_a_key_that_it_takes" {
+  module {
+    source = "./modules/server"
+  }
+
+  command = plan
+  variables { public_keys = ["sk-ssh-ed25519@openssh.com AAAAGnNrLXNzaC1lZDI1NTE5QG9wZW5zc2guY29tAAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4fAAAABHNzaDo= token", "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGQw8R6tC6vS1bSdnWmJqZ4m0hXcV7Tn3Yp2bK5fLxq1 ada"] }
+
+  assert {
+    condition     = one(openstack_compute_keypair_v2.admin[*].public_key) == var.public_keys[1]
+    error_message = "Nova refuses a security token's key, which opens the machine all the same"
+  }
+}
+
+run "needs_no_key_pair_where_all_keys_are_on_tokens" {
+  module {
+    source = "./modules/server"
+  }
+
+  command = plan
+  variables { public_keys = ["sk-ssh-ed25519@openssh.com AAAAGnNrLXNzaC1lZDI1NTE5QG9wZW5zc2guY29tAAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4fAAAABHNzaDo= token"] }
+
+  assert {
+    condition     = length(openstack_compute_keypair_v2.admin) == 0
+    error_message = "user data has the keys; a key pair is only for Nova's own lists"
+  }
+}

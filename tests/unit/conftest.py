@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from fakes import FakeCloud
+from fakes import SSH_KEY, FakeCloud
 from recorded import make_files
 
 from labtrack import lab as labs
@@ -26,7 +26,12 @@ CA = "-----BEGIN CERTIFICATE-----\nMIIBlabCA\n-----END CERTIFICATE-----\n"
 LAB = {
     "lab_name": "climate",
     "lab_fqdn": "mlflow.example.org",
-    "lab_admins": [{"name": "ada", "ssh_keys": ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIExample ada@laptop"]}],
+    "lab_admins": [
+        {
+            "name": "ada",
+            "ssh_keys": [SSH_KEY],
+        }
+    ],
     "lab_admin_networks": ["203.0.113.0/24"],
     "lab_users": [{"name": "ada"}, {"name": "grace"}],
     "lab_cloud": "arbutus",

@@ -22,6 +22,7 @@ from urllib.parse import parse_qs, urlsplit
 from fake_sharing import Sharing
 
 USER, PROJECT = "u-labadmin", "p-climate"
+SSH_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ71qU5twZwKpABBhxNSDwk377xdy4eAa6s6XgKSwHUI"  # of nobody
 
 
 @dataclass

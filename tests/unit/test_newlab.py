@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fakes import SSH_KEY
 
 from labtrack import labfile, newlab
 from labtrack.errors import BadInputError
@@ -39,7 +40,7 @@ def test_only_what_is_said_to_be_missing_is_missing(
 ) -> None:
     home = tmp_path / "home" / ".ssh"
     home.mkdir(parents=True, exist_ok=True)
-    (home / "id_ed25519.pub").write_text("ssh-ed25519 AAAA ada\n")
+    (home / "id_ed25519.pub").write_text(f"{SSH_KEY} ada\n")
     read = written(found, tmp_path, monkeypatch)
     problems = labfile.check(read, tmp_path / "inventory" / "climate", tmp_path)
     lines = read.path.read_text().splitlines()

@@ -20,6 +20,7 @@ from labtrack.cloud.login import Login
 from labtrack.cloud.preflight import machine
 from labtrack.errors import LabtrackError
 from labtrack.objectstore import speaks_s3
+from labtrack.sshkeys import why_no_keys
 
 GOOD_CORES, GOOD_MEMORY = 2, 2800  # MB: what serves a lab; a smaller flavor is taken where there is no other
 TIMEOUT = 15.0  # seconds for one answer
@@ -59,10 +60,11 @@ def ask(logged_in: Login) -> Found:
     profile, cloud = profiles.of(logged_in.url), logged_in.connect()
     images, networks = machine.debians(cloud), machine.external_networks(cloud)
     endpoint, region, ca_file = _store(profile, cloud, logged_in)
+    keys = filter(_is_taken, sorted(Path("~/.ssh").expanduser().glob("*.pub")))
     return Found(
         title=profile.title,
         admin=_user(),
-        ssh_key_files=[f"~/.ssh/{key.name}" for key in sorted(Path("~/.ssh").expanduser().glob("*.pub"))],
+        ssh_key_files=[f"~/.ssh/{key.name}" for key in keys],
         image=images[0] if images else "",
         flavor=_flavor(cloud),
         external_network=_external(profile.external_network, networks),
@@ -75,6 +77,13 @@ def ask(logged_in: Login) -> Found:
         s3_region=region,
         s3_ca_file=ca_file,
     )
+
+
+def _is_taken(key: Path) -> bool:
+    try:
+        return not any(why_no_keys(key.read_bytes()))
+    except OSError:
+        return False
 
 
 def _makes_keys(logged_in: Login) -> bool:

@@ -2,6 +2,8 @@ locals {
   is_uuid    = "^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$"
   image_uuid = can(regex(local.is_uuid, var.image))
   image_id   = local.image_uuid ? var.image : data.openstack_images_image_v2.server[0].id
+  # a key of a security token opens the machine (user data has all keys), but Nova takes it for no key pair
+  plain_keys = [for key in var.public_keys : key if can(regex("^(ssh-(rsa|ed25519)|ecdsa-sha2-nistp(256|384|521)) ", key))]
   address    = var.floating_ip == "" ? openstack_networking_floatingip_v2.server[0].address : var.floating_ip
 
   find_volume = !contains(["none", "manage"], var.data_volume) && !can(regex(local.is_uuid, var.data_volume))
@@ -28,9 +30,9 @@ data "openstack_blockstorage_volume_v3" "existing" {
 }
 
 resource "openstack_compute_keypair_v2" "admin" {
-  count      = var.key_pair == "" ? 1 : 0
+  count      = var.key_pair == "" && length(local.plain_keys) > 0 ? 1 : 0
   name       = "${var.name}-key"
-  public_key = var.public_keys[0]
+  public_key = local.plain_keys[0]
 }
 
 resource "openstack_networking_port_v2" "server" {
@@ -50,7 +52,7 @@ resource "openstack_compute_instance_v2" "server" {
   name         = "${var.name}-mlflow"
   image_id     = var.boot_volume_gb > 0 ? null : local.image_id
   flavor_id    = data.openstack_compute_flavor_v2.server.id
-  key_pair     = var.key_pair == "" ? openstack_compute_keypair_v2.admin[0].name : var.key_pair
+  key_pair     = var.key_pair == "" ? one(openstack_compute_keypair_v2.admin[*].name) : var.key_pair
   config_drive = true
   user_data    = templatefile("${path.module}/templates/user_data.yml.tftpl", { fqdn = var.fqdn, public_keys = var.public_keys })
 
