@@ -37,7 +37,8 @@ class FakeCloud:
     has_role: bool = True
     delegated: bool = False
     delay: float = 0.0  # seconds before Keystone answers
-    broken: bool = False  # Keystone answers 500
+    refuses: tuple[int, str] | None = None  # what Keystone answers to everything: status and words
+    wants_login: bool = False  # 401 to every question, as of a service that is not Keystone
     refuse_keys: str = ""  # the S3 error code that every request gets
     names_keys: bool = True  # users may choose an access key (POST /v3/credentials), as Keystone's policy allows
     # What becomes of the next requests for a key: a status that refuses it; "lost" (made, but the answer does not
@@ -102,8 +103,9 @@ class _Handler(BaseHTTPRequestHandler):
     def keystone(self, path: str, body: bytes) -> None:
         time.sleep(self.cloud.delay)
         keys = f"/v3/users/{USER}/credentials/OS-EC2"
-        if self.cloud.broken:
-            self.answer(500, {"error": {"message": "broken", "code": 500}})
+        refused = (401, "who are you") if self.cloud.wants_login else self.cloud.refuses
+        if refused:
+            self.answer(refused[0], {"error": {"message": refused[1], "code": refused[0]}})
         elif path in ("/v3", "/v3/"):
             link = [{"rel": "self", "href": f"{self.cloud.url}/v3"}]
             self.answer(200, {"version": {"id": "v3.14", "status": "stable", "links": link}})

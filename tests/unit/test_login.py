@@ -48,6 +48,57 @@ class TestLogin:
         error = self.refused(lab)
         assert "password" in error.what and error.code == Exit.BAD_INPUT
 
+    @pytest.mark.parametrize(
+        ("text", "what", "hint"),
+        [
+            ("clouds:\n\tarbutus: {}\n", "no YAML in line 2", "tabs"),
+            (b"a: 1\nclouds: {arbutus: {auth: {username: \xe9}}}", "byte 0xe9 in line 2", "UTF-8"),
+            ("clouds: [arbutus]", "no mapping of names", "clouds: {"),
+            ("clouds:\n", "no mapping of names", "clouds: {"),
+            ("clouds: {arbutus: }", "arbutus of", "clouds: {"),
+            ("clouds: {arbutus: text}", "is no mapping", "clouds: {"),
+            ("clouds: {arbutus: {auth: }}", "empty `auth`", "clouds: {"),
+            ("clouds: {arbutus: {auth: {username: 12345}}}", "auth.username is a number", "quotes"),
+            ("clouds: {arbutus: {auth: {password: 2026-11-26}}}", "auth.password is a date", "quotes"),
+            ("clouds: {arbutus: {auth: {password: yes}}}", "auth.password is yes or no", "quotes"),
+            ("clouds: {arbutus: {auth: {auth_url: '', username: a, password: b}}}", "not given: auth_url", "complete"),
+            ("clouds: {arbutus: {auth: {auth_url: 'cloud:5000/v3', username: a, password: b}}}",
+             "no address of Keystone: auth_url is 'cloud:5000/v3'", "https://"),
+            ("clouds: {arbutus: {auth: {auth_url: 'https://cloud:5000/v2.0', username: a, password: b}}}",
+             "version 2", "/v3"),
+            ("clouds: {arbutus: {auth: {auth_url: 'https://c/v3', application_credential_id: a}}}",
+             "does not say so", "auth_type"),
+            ("clouds: {arbutus: {auth_type: v3applicationcredential, auth: {auth_url: 'https://c/v3', "
+             "application_credential_id: a, project_name: p, project_domain_name: d}}}",
+             "has its own", "take out project_domain_name, project_name"),
+            ("clouds: {arbutus: {profile: 'https://127.0.0.1:1/x', auth: {username: a, password: b}}}",
+             "profile that the entry names can't be looked up", "auth_url"),
+        ],
+    )  # fmt: skip
+    def test_clouds_yaml_as_people_write_it(self, text: str | bytes, what: str, hint: str, lab: Lab) -> None:
+        lab.clouds_file.write_bytes(text if isinstance(text, bytes) else text.encode())
+        error = self.refused(lab)
+        assert what in error.what and hint in error.hint and error.code == Exit.BAD_INPUT, str(error)
+
+    def test_token_without_an_address(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+        auth(lab, auth_url=None)
+        monkeypatch.setenv("OS_TOKEN", "t")
+        error = self.refused(lab)
+        assert "has no auth_url" in error.what and error.code == Exit.BAD_INPUT
+
+    def test_address_that_wants_a_login_before_it_answers(self, lab: Lab, cloud: FakeCloud) -> None:
+        cloud.wants_login = True  # keystoneauth would wait for its own lock for ever
+        error = self.refused(lab)
+        assert "is not Keystone's address" in error.what and error.code == Exit.BAD_INPUT
+
+    @pytest.mark.parametrize(("status", "code"), [(400, Exit.BAD_INPUT), (429, Exit.FAILED), (503, Exit.FAILED)])
+    def test_what_keystone_answers_is_told(self, status: int, code: Exit, lab: Lab, cloud: FakeCloud) -> None:
+        cloud.refuses = (status, "Expecting to find domain in user")
+        error = self.refused(lab)
+        assert f"answered {status}" in error.what and error.code == code
+        assert ("in a minute" in error.hint) == (code == Exit.FAILED)
+        assert "Expecting to find domain" in error.what or status != 400
+
     def test_wrong_password(self, lab: Lab) -> None:
         auth(lab, password="wrong")
         error = self.refused(lab)
@@ -77,7 +128,7 @@ class TestLogin:
         assert "does not answer in time" in self.refused(lab, timeout=0.2).what
 
     def test_broken(self, lab: Lab, cloud: FakeCloud) -> None:
-        cloud.broken = True
+        cloud.refuses = (500, "broken")
         assert "answered 500" in self.refused(lab).what
 
     def test_not_keystone(self, lab: Lab, cloud: FakeCloud) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +21,7 @@ from openstack.config.cloud_region import CloudRegion
 from openstack.connection import Connection
 from openstack.exceptions import ConfigException
 
+from labtrack.cloud import cloudsfile
 from labtrack.errors import BadInputError, LabtrackError, innermost
 
 TIMEOUT = 20.0  # seconds to wait for a connection, and for each answer
@@ -76,7 +79,12 @@ def login(lab: Named, cloud: str | None = None, timeout: float = TIMEOUT) -> Log
     Raises BadInputError for what is missing or wrong here, LabtrackError for what the cloud refuses.
     """
     region, found = _region(lab, cloud)
-    auth_url = region.config.get("auth", {}).get("auth_url", "")
+    auth_url = region.config.get("auth", {}).get("auth_url") or ""
+    if not auth_url.lower().startswith(("https://", "http://")):
+        said = f"names no address of Keystone: auth_url is {auth_url!r}" if auth_url else "has no auth_url"
+        raise BadInputError(f"The login by {found} {said}.", "auth_url: https://..., ending in /v3.")
+    if re.search(r"/v2(\.0)?/?$", auth_url):
+        raise BadInputError(f"{auth_url} is Keystone's version 2, which no cloud has any more.", "end it in /v3.")
     verify, cert = region.get_requests_verify_args()
     if isinstance(verify, str) and not Path(verify).is_file():
         raise BadInputError(
@@ -85,13 +93,20 @@ def login(lab: Named, cloud: str | None = None, timeout: float = TIMEOUT) -> Log
         )
     session = Session(verify=verify, cert=cert, timeout=timeout, app_name="labtrack")
     with explained(auth_url):
-        session.auth = _plugin(region)
+        plugin = _plugin(region)
         try:
-            access = session.auth.get_access(session)
+            # with a login in the session, an address that answers 401 would have it wait for its own lock for ever
+            access = plugin.get_access(session)
         except keystone.Unauthorized:
             raise _why_unauthorized(region, session, auth_url) from None
+        except keystone.MissingAuthPlugin:
+            raise BadInputError(
+                f"{auth_url} is not Keystone's address: it wants a login (401) before it says what it is.",
+                "auth_url ends in /v3, with nothing behind that; the dashboard's openrc file has it.",
+            ) from None
         except keystone.NotFound:
             raise _why_not_found(region, auth_url) from None
+    session.auth = plugin
     if not access.project_id:
         raise BadInputError(
             "The login has no project, and a key belongs to one.",
@@ -122,6 +137,7 @@ def _region(lab: Named, cloud: str | None) -> tuple[CloudRegion, str]:
             return config.get_one(**kind), "OS_AUTH_URL and the other OS_* variables of the shell"
         name = cloud or lab.cloud
         named = lab.clouds_file or os.environ.get("OS_CLIENT_CONFIG_FILE")
+        cloudsfile.check(named, name)
         config = OpenStackConfig(config_files=[str(named)] if named else None, load_envvars=False)
         if name not in config.get_cloud_names():
             raise _no_such_cloud(name, config, named)
@@ -132,6 +148,11 @@ def _region(lab: Named, cloud: str | None) -> tuple[CloudRegion, str]:
     except keystone.NoMatchingPlugin as error:
         hint = f"pip install the package that brings it, or use {WAYS_OUT}"
         raise BadInputError(f"The way to log in {error.name!r} is not installed here.", hint) from None
+    except requests.exceptions.RequestException as error:
+        raise BadInputError(
+            f"The profile that the entry names can't be looked up: {innermost(error)}.",
+            "write the cloud's own auth_url into the entry, in place of `profile`.",
+        ) from None
     except (keystone.AuthPluginException, ConfigException) as error:
         raise BadInputError(
             f"The credentials can't be used: {str(error).rstrip('.')}.",
@@ -229,12 +250,18 @@ def explained(url: str) -> Iterator[None]:
             f"No complete credentials were found: {error}", "complete the clouds.yaml entry or the OS_* variables."
         ) from None
     except keystone.HttpError as error:
-        raise LabtrackError(
-            f"Keystone at {url} answered {error.http_status}.",
-            "try again in a minute; if it stays, look at the cloud's status page and at auth_url.",
-        ) from None
+        raise _answered(url, error) from None
     except (keystone.ConnectionError, keystone.DiscoveryFailure) as error:
         raise _connection(url, error) from None
+
+
+def _answered(url: str, error: keystone.HttpError) -> LabtrackError:
+    """What Keystone refuses stays refused; what it can't do now, it may do in a minute."""
+    what = f"Keystone at {url} answered {error.http_status}: {' '.join(str(error.message).split())[:300]}"
+    if error.http_status >= HTTPStatus.INTERNAL_SERVER_ERROR or error.http_status == HTTPStatus.TOO_MANY_REQUESTS:
+        return LabtrackError(what, "try again in a minute; if it stays, look at the cloud's status page.")
+    hint = "correct the login; with a user name and a password go user_domain_name, project_name, project_domain_name."
+    return BadInputError(what, hint)
 
 
 def _connection(url: str, error: BaseException) -> LabtrackError:
