@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,7 +10,7 @@ import requests
 from keystoneauth1 import exceptions as keystone
 from openstack.exceptions import SDKException
 
-from labtrack.cloud import profiles
+from labtrack.cloud import cloudsfile, profiles
 from labtrack.cloud.login import login
 from labtrack.cloud.preflight import identity, machine, quota, store
 from labtrack.cloud.preflight.context import Context
@@ -46,11 +47,21 @@ def check(lab: Lab, cloud: str | None = None) -> Iterator[Result]:
         yield failed("login", f"{logged_in.url} is an address that {left.title} has retired", hint)
     else:
         yield ok("login", f"Keystone at {logged_in.url}")
+    yield from _terraforms(lab, cloud)
     context = Context(lab, logged_in, profiles.of(logged_in.url), logged_in.connect())
     checks = ALWAYS if lab.own_machine else (*ALWAYS, *WHERE_A_MACHINE_IS_MADE)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for rows in pool.map(lambda one: _rows(one, context), checks):
             yield from rows
+
+
+def _terraforms(lab: Lab, cloud: str | None) -> Iterator[Result]:
+    """Whether Terraform will log in as it was done here."""
+    if os.environ.get("OS_AUTH_URL") and cloud is None:
+        return  # both take the shell's variables, and nothing else
+    named = lab.clouds_file or os.environ.get("OS_CLIENT_CONFIG_FILE")
+    for what, hint in cloudsfile.otherwise_for_terraform(named, cloud or lab.cloud, os.environ):
+        yield failed("Terraform's login", what, hint[0].upper() + hint[1:])
 
 
 def _rows(asked: Check, context: Context) -> list[Result]:
