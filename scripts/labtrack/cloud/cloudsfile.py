@@ -69,13 +69,19 @@ def otherwise_for_terraform(named: Path | str | None, entry: str, env: Mapping[s
 
 
 def _public() -> set[str]:
-    files = [file for file in map(Path, loader.VENDOR_FILES) if file.is_file()]
-    return {name for file in files for name in (_read(file) or {}).get("public-clouds", {})}
+    found = [_read(file) for file in map(Path, loader.VENDOR_FILES) if _is_file(file)]
+    return {name for data in found if isinstance(data, dict) for name in data.get("public-clouds") or ()}
 
 
 def _found(named: Path | str | None) -> Path | None:
-    file = Path(named) if named else next(filter(Path.is_file, map(Path, loader.CONFIG_FILES)), None)
-    return file if file is not None and file.is_file() else None
+    return next(filter(_is_file, map(Path, [named] if named else loader.CONFIG_FILES)), None)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # in a folder that is closed to us
+        return False
 
 
 def _read(file: Path) -> Any:
