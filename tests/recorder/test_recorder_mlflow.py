@@ -10,6 +10,7 @@ from pathlib import Path
 
 from recorder_env import Training
 
+from labtrack.recorder import amend
 from labtrack.stores import open_store
 
 EVERYTHING = r"""
@@ -171,6 +172,10 @@ def test_recorder_a_requeued_job_goes_on_with_its_run(training: Training, tmp_pa
     tags.write_text('{"slurm.partition": "gpu"}')
     job = {"LABTRACK_JOB": "narval/7", "LABTRACK_JOB_TAGS": tags}
     first = training.run(JOB, fails=True, **job, LABTRACK_ATTEMPT=0, KILLED=1).split()
+    # Slurm could not say in time that the job would come again
+    amend(
+        training.root, first[0], status="KILLED", tags={"labtrack.end": "signal SIGTERM", "labtrack.exit_code": "143"}
+    )
     second = training.run(JOB, fails=True, **job, LABTRACK_ATTEMPT=1, KILLED=1).split()
     third = training.run(JOB, **job, LABTRACK_ATTEMPT=2).split()
     assert (first[0], first[0]) == (second[0], third[0])
@@ -186,6 +191,7 @@ def test_recorder_a_requeued_job_goes_on_with_its_run(training: Training, tmp_pa
         assert [one.tags["labtrack.job_run"] for one in runs[:2]] == ["1", "2"]
         assert (runs[0].tags["labtrack.attempt"], runs[0].tags["slurm.partition"]) == ("2", "gpu")
         assert [point.step for point in store.points(runs[0].id)] == list(range(15))
+        assert not {"labtrack.end", "labtrack.exit_code"} & set(runs[0].tags)
         assert runs[0].params == {"attempt": "0"}  # MLflow would have refused to change it
 
 

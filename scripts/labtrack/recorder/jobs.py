@@ -13,6 +13,7 @@ from labtrack.recorder.place import CHILD, JOB_RUN_TAG
 from labtrack.recorder.scheduler import ATTEMPT_TAG, JOB_TAG, STEP
 from labtrack.recorder.writer import log
 
+_ENDS = {"labtrack.end", "labtrack.exit_code"}  # of an attempt of which nobody could say that another would follow
 _PARENT, _RESUMED = "mlflow.parentRunId", "resumedRun"
 
 
@@ -87,6 +88,8 @@ def _go_on(live: Live, store: Any, run_id: str, tags: dict[str, str]) -> Any:
     log.warning("labtrack: the job goes on with its run %s", run_id)
     live.resumed.add(run_id)
     tags.pop("mlflow.runName", None)
+    for key in sorted(_ENDS & set(store.get_run(run_id).data.tags)):
+        store.delete_tag(run_id, key)
     for key, value in tags.items():
         store.set_tag(run_id, RunTag(key, value))
     store.update_run_info(run_id, RunStatus.RUNNING, None, None)

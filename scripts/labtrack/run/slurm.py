@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from labtrack.errors import LabtrackError
 
 PATIENCE = 30.0  # seconds
-QUICK = 3.0
+AT_THE_END = 15.0  # seconds, of the 30 that Slurm by default leaves a job between its signals (KillWait)
 REQUEUED = frozenset(("PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "CONFIGURING"))
 _GONE = re.compile(r"(?i)invalid job id|not found|unknown job")
 # in these the others can't be asked: a job's own variables choose what is shown
@@ -68,11 +68,11 @@ def fields_of(line: str) -> dict[str, str]:
 
 
 def was_requeued(job: str, attempt: int, env: Mapping[str, str]) -> bool:
-    """Whether a job that is ending here is to run again: asked quickly, and False where nobody can say."""
+    """Whether a job that is ending here is to run again: False where nobody can say in time."""
     if not env.get("SLURM_JOB_ID") or not has("scontrol"):
         return False
     try:
-        found = show_job(job, QUICK)
+        found = show_job(job, AT_THE_END)
     except LabtrackError:
         return False
     if found is None:
