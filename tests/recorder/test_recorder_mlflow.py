@@ -177,6 +177,8 @@ def test_recorder_a_requeued_job_goes_on_with_its_run(training: Training, tmp_pa
         training.root, first[0], status="KILLED", tags={"labtrack.end": "signal SIGTERM", "labtrack.exit_code": "143"}
     )
     second = training.run(JOB, fails=True, **job, LABTRACK_ATTEMPT=1, KILLED=1).split()
+    with open_store(training.root) as store:
+        assert store.run(second[0]).tags["labtrack.requeued"] == "attempt 0: signal SIGTERM"
     third = training.run(JOB, **job, LABTRACK_ATTEMPT=2).split()
     assert (first[0], first[0]) == (second[0], third[0])
     assert (first[1], second[1], third[1]) == ("0", "5", "10")
@@ -192,6 +194,7 @@ def test_recorder_a_requeued_job_goes_on_with_its_run(training: Training, tmp_pa
         assert (runs[0].tags["labtrack.attempt"], runs[0].tags["slurm.partition"]) == ("2", "gpu")
         assert [point.step for point in store.points(runs[0].id)] == list(range(15))
         assert not {"labtrack.end", "labtrack.exit_code"} & set(runs[0].tags)
+        assert runs[0].tags["labtrack.requeued"] == "attempt 1: ended without a word"
         assert runs[0].params == {"attempt": "0"}  # MLflow would have refused to change it
 
 

@@ -9,11 +9,10 @@ from typing import Any
 
 from labtrack.recorder import loading, workflow
 from labtrack.recorder.live import Live
-from labtrack.recorder.place import CHILD, JOB_RUN_TAG
+from labtrack.recorder.place import CHILD, END, EXIT_CODE, JOB_RUN_TAG, REQUEUED
 from labtrack.recorder.scheduler import ATTEMPT_TAG, JOB_TAG, STEP
 from labtrack.recorder.writer import log
 
-_ENDS = {"labtrack.end", "labtrack.exit_code"}  # of an attempt of which nobody could say that another would follow
 _PARENT, _RESUMED = "mlflow.parentRunId", "resumedRun"
 
 
@@ -88,7 +87,11 @@ def _go_on(live: Live, store: Any, run_id: str, tags: dict[str, str]) -> Any:
     log.warning("labtrack: the job goes on with its run %s", run_id)
     live.resumed.add(run_id)
     tags.pop("mlflow.runName", None)
-    for key in sorted(_ENDS & set(store.get_run(run_id).data.tags)):
+    before = store.get_run(run_id).data.tags
+    attempt = f"attempt {before.get(ATTEMPT_TAG, '0')}: "
+    if END in before or not before.get(REQUEUED, "").startswith(attempt):  # nobody could say that another would follow
+        tags[REQUEUED] = attempt + before.get(END, "ended without a word")
+    for key in {END, EXIT_CODE} & set(before):
         store.delete_tag(run_id, key)
     for key, value in tags.items():
         store.set_tag(run_id, RunTag(key, value))

@@ -18,6 +18,7 @@ JOB, ATTEMPT, JOB_TAGS, RESUME = "LABTRACK_JOB", "LABTRACK_ATTEMPT", "LABTRACK_J
 FLUSH = "LABTRACK_FLUSH_SECONDS"
 SAME, CHILD = "same", "child"
 JOB_RUN_TAG = "labtrack.job_run"
+EXIT_CODE, END, REQUEUED = "labtrack.exit_code", "labtrack.end", "labtrack.requeued"  # tags: how a command ended
 _SLURM_IDS = ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_JOB_ID_HET_GROUP_0")
 _MADE = re.compile(r"(?!pbs/|lsf/)[^/]+/([0-9]+)(?:_[0-9]+)?(?:\+[0-9]+)?/(?:[0-9]+|batch|interactive)(?:\.[0-9]+)?")
 _FLUSH_SECONDS = 2.0

@@ -6,11 +6,11 @@ import signal
 import time
 from pathlib import Path
 
+from labtrack.recorder.place import END, EXIT_CODE, REQUEUED
 from labtrack.run import recording
 from labtrack.stores.model import Run
 
 FINISHED, FAILED, KILLED = "FINISHED", "FAILED", "KILLED"
-EXIT_CODE, END, REQUEUED = "labtrack.exit_code", "labtrack.end", "labtrack.requeued"
 _OF_SIGNAL = 128
 _CRASHES = frozenset(
     getattr(signal, name)

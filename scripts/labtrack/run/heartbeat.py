@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labtrack.files import boot_id
+from labtrack.recorder.place import END as LABTRACK_END
+from labtrack.recorder.place import EXIT_CODE
 from labtrack.run import recording
-from labtrack.run.ending import END as LABTRACK_END
-from labtrack.run.ending import EXIT_CODE, FAILED, status_of, words_of
+from labtrack.run.ending import FAILED, status_of, words_of
 from labtrack.run.verdict import Verdict
 
 STALE = 3600.0  # seconds without a sign of life after which a job is over

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from labtrack.errors import BadInputError, LabtrackError
+from labtrack.recorder.place import END as LABTRACK_END
+from labtrack.recorder.place import EXIT_CODE
 from labtrack.recorder.scheduler import ATTEMPT_TAG, JOB_TAG, STEP, Key, parse_key
 from labtrack.run import heartbeat, recording, sacct, slurm, verdict
 from labtrack.run.attaching import Attacher
-from labtrack.run.ending import END as LABTRACK_END
-from labtrack.run.ending import EXIT_CODE, FAILED
+from labtrack.run.ending import FAILED
 from labtrack.run.verdict import Verdict
 from labtrack.stores.model import RUNNING, Run
 from labtrack.tracking import address
