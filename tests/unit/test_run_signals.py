@@ -249,8 +249,12 @@ def test_what_runs_beside_ends_soon_after_its_parent_is_killed(folder: Path) -> 
     command = [*LABTRACK[:-1], *options, "--", sys.executable, "-c", COUNTS, "0", "SIGTERM"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     child = int(process.stdout.readline().split()[1])
-    beside = [one for one in _children(process.pid) if one != child]
-    assert len(beside) == 2, "the witness of signals, and what sends"
+    beside: list[int] = []
+    deadline = time.monotonic() + 20
+    while len(beside) != 2:  # the witness of signals, and what sends, which starts beside the command
+        assert time.monotonic() < deadline, beside
+        beside = [one for one in _children(process.pid) if one != child]
+        time.sleep(0.05)
     process.kill()
     process.wait()
     os.kill(child, signal.SIGKILL)
