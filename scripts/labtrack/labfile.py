@@ -291,7 +291,7 @@ def _files(lab: LabFile, root: Path) -> None:
                 lab.add(keys, f"{_name(keys)}: {path} {what}.", hint)
         elif keys[-1] != "lab_certificate_key_file" and b"PRIVATE KEY-----" in data[:4096]:
             lab.add(keys, f"{_name(keys)}: {path} is a private key.", "Name the public one.")
-    for here, text in _ssh_keys(lab):
+    for here, text in _of_admins(lab, "ssh_keys"):
         if lab.line(here) not in {problem.line for problem in lab.problems} and (wrong := why_no_key(text)):
             lab.add(here, f"{_name(here)} {wrong}.", "Copy the one line of the .pub file again.")
 
@@ -322,20 +322,17 @@ def _networks(lab: LabFile) -> Iterator[tuple[Keys, str]]:
             yield (key,), lab.data[key]
 
 
-def _ssh_keys(lab: LabFile) -> Iterator[tuple[Keys, str]]:
+def _of_admins(lab: LabFile, key: str) -> Iterator[tuple[Keys, str]]:
+    """The texts in one of the admins' lists, `ssh_keys` or `ssh_key_files`."""
     for index, admin in _items(lab, "lab_admins"):
-        keys = admin.get("ssh_keys") if isinstance(admin, dict) else None
-        for number, text in enumerate(keys if isinstance(keys, list) else []):
+        found = admin.get(key) if isinstance(admin, dict) else None
+        for number, text in enumerate(found if isinstance(found, list) else []):
             if isinstance(text, str):
-                yield ("lab_admins", index, "ssh_keys", number), text
+                yield ("lab_admins", index, key, number), text
 
 
 def _paths(lab: LabFile) -> Iterator[tuple[Keys, str]]:
-    for index, admin in _items(lab, "lab_admins"):
-        files = admin.get("ssh_key_files") if isinstance(admin, dict) else None
-        for number, text in enumerate(files if isinstance(files, list) else []):
-            if isinstance(text, str):
-                yield ("lab_admins", index, "ssh_key_files", number), text
+    yield from _of_admins(lab, "ssh_key_files")
     for key in ("lab_clouds_file", "lab_s3_ca_file", "lab_certificate_file", "lab_certificate_key_file"):
         if isinstance(lab.data.get(key), str):
             yield (key,), lab.data[key]

@@ -26,12 +26,7 @@ CA = "-----BEGIN CERTIFICATE-----\nMIIBlabCA\n-----END CERTIFICATE-----\n"
 LAB = {
     "lab_name": "climate",
     "lab_fqdn": "mlflow.example.org",
-    "lab_admins": [
-        {
-            "name": "ada",
-            "ssh_keys": [SSH_KEY],
-        }
-    ],
+    "lab_admins": [{"name": "ada", "ssh_keys": [SSH_KEY]}],
     "lab_admin_networks": ["203.0.113.0/24"],
     "lab_users": [{"name": "ada"}, {"name": "grace"}],
     "lab_cloud": "arbutus",

@@ -77,7 +77,8 @@ class TestTerraformsLogin:
     def test_an_entry_as_it_should_be(self, lab: Lab) -> None:
         auth = {"auth_url": "https://c/v3", "username": "a", "password": "b", "project_name": "p"}
         entry = {"auth": auth, "cacert": "/etc/ca.pem", "region_name": "RegionOne"}
-        assert self.told(lab, entry, OS_TOKEN="t", OS_CLOUD="other", OS_CLIENT_CONFIG_FILE="x") == []
+        same = {"OS_REGION_NAME": "RegionOne", "OS_PROJECT_NAME": "p", "OS_CACERT": "/etc/ca.pem"}
+        assert self.told(lab, entry, OS_TOKEN="t", OS_CLOUD="other", OS_CLIENT_CONFIG_FILE="x", **same) == []
 
     @pytest.mark.parametrize(
         ("entry", "env", "what"),

@@ -62,8 +62,9 @@ def otherwise_for_terraform(named: Path | str | None, entry: str, env: Mapping[s
     if profile and profile not in _public():
         hint = "write auth_url and region_name themselves, or put the profile into clouds-public.yaml."
         yield f"the profile {profile} of the entry {entry} is known to OpenStack's own tools alone", hint
-    for name in sorted(f"OS_{one.upper()}" for one in (*_OF_AUTH, "region_name", "cacert") if one != "token"):
-        if env.get(name):
+    for key in sorted({*_OF_AUTH, "region_name", "cacert"} - {"token"}):
+        name = f"OS_{key.upper()}"
+        if env.get(name) and env[name] not in (auth.get(key), found.get(key)):
             hint = f"unset {name}, or source the whole openrc file, which has OS_AUTH_URL."
             yield f"{name} of the shell is taken in place of what the entry {entry} says", hint
 
