@@ -70,6 +70,10 @@ class Lab:
     certificate: str
     key_grace: float  # seconds
     machine: Machine
+    certificate_file: Path | None = None
+    certificate_key_file: Path | None = None
+    acme_ca_file: Path | None = None
+    acme_eab_kid: str = ""
 
     @property
     def url(self) -> str:
@@ -107,8 +111,24 @@ class Lab:
 
     @property
     def ca_file(self) -> Path:
-        """The CA of the server's certificate; there only when that CA is a private one."""
+        """Where the CA of the server's certificate is, when that is the lab's own, or an admin has put one there."""
         return self.private / "ca.pem"
+
+    @property
+    def server_ca(self) -> Path | None:
+        """The CA by which the server is trusted, as far as it is there; None where its certificate is a public one.
+
+        What an earlier lab_certificate has left in ca.pem is not it.
+        """
+        if self.certificate == "acme":
+            return self.acme_ca_file
+        if not self.ca_file.is_file():
+            return None
+        if self.certificate == "provided" and self.certificate_file:
+            from labtrack import certificates
+
+            return self.ca_file if certificates.signs(self.ca_file, self.certificate_file) else None
+        return self.ca_file
 
     def env_file(self, user: str) -> Path:
         """Where a person's mlflow_env.sh is kept."""
@@ -186,4 +206,8 @@ def _lab(data: Mapping[str, Any], folder: Path, root: Path, properties: Mapping[
             bucket_manage=value("lab_bucket_manage"),
             bucket_versioning=value("lab_bucket_versioning"),
         ),
+        certificate_file=path("lab_certificate_file"),
+        certificate_key_file=path("lab_certificate_key_file"),
+        acme_ca_file=path("lab_acme_ca_file"),
+        acme_eab_kid=value("lab_acme_eab_kid") or "",
     )

@@ -32,6 +32,7 @@ KIT_FILES = (
     *("ca.pem", "cloud-ca.pem", "clouds*.yaml", "keys.json", "known_hosts*"),
     *("id_ed25519*", "terraform", "terraform.*"),
 )
+CA_FILES = ("lab_s3_ca_file", "lab_acme_ca_file")
 DURATION = {"s": 1, "m": 60, "h": 3600, "d": 86400}  # seconds
 
 _SECRET_NAME = re.compile(r"(^|_)(secret|password|passwd|token|private_key|access_key)(_|$)", re.IGNORECASE)
@@ -289,8 +290,8 @@ def _files(lab: LabFile, root: Path) -> None:
             what, hint = why_no_keys(data)
             if what:
                 lab.add(keys, f"{_name(keys)}: {path} {what}.", hint)
-        elif keys[-1] != "lab_certificate_key_file" and b"PRIVATE KEY-----" in data[:4096]:
-            lab.add(keys, f"{_name(keys)}: {path} is a private key.", "Name the public one.")
+        elif keys[-1] in CA_FILES and b"PRIVATE KEY-----" in data:  # what is in it travels in mlflow_env.sh
+            lab.add(keys, f"{_name(keys)}: {path} has a private key in it.", "Name a file with the certificate alone.")
     for here, text in _of_admins(lab, "ssh_keys"):
         if lab.line(here) not in {problem.line for problem in lab.problems} and (wrong := why_no_key(text)):
             lab.add(here, f"{_name(here)} {wrong}.", "Copy the one line of the .pub file again.")
@@ -333,7 +334,7 @@ def _of_admins(lab: LabFile, key: str) -> Iterator[tuple[Keys, str]]:
 
 def _paths(lab: LabFile) -> Iterator[tuple[Keys, str]]:
     yield from _of_admins(lab, "ssh_key_files")
-    for key in ("lab_clouds_file", "lab_s3_ca_file", "lab_certificate_file", "lab_certificate_key_file"):
+    for key in ("lab_clouds_file", *CA_FILES, "lab_certificate_file", "lab_certificate_key_file"):
         if isinstance(lab.data.get(key), str):
             yield (key,), lab.data[key]
 

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-from labtrack import labfile, vault
+from labtrack import certificates, lab, labfile, vault
 from labtrack.doctor.result import Result, failed, ok, skipped, warning
-from labtrack.errors import LabtrackError
-from labtrack.lab import lab_yml, root_of
+from labtrack.errors import BadInputError, LabtrackError
+from labtrack.lab import Lab, lab_yml, root_of
 
 PYTHON = (3, 11)
 ANSIBLE = (2, 19)
@@ -31,6 +31,7 @@ def check(folder: Path) -> Iterator[Result]:
         yield failed(where, f"{problem.what} ({_short(problem.file, root)})", problem.hint)
     if not problems:
         yield ok("lab.yml", f"{len(read.data)} settings, all known and allowed")
+        yield from _certificates(lab.load(folder), read)
     yield _path(root)
     yield from _tools()
     yield from _vault(root)
@@ -40,6 +41,28 @@ def check(folder: Path) -> Iterator[Result]:
         yield from _secrets(folder / "group_vars" / "all" / "secrets.yml", root)
     else:
         yield skipped("private files", "lab_name has to be right first")
+
+
+def _certificates(lab: Lab, read: labfile.LabFile) -> Iterator[Result]:
+    """The files of certificates that lab.yml names, before the server gets them."""
+    for key in labfile.CA_FILES:
+        if key in read.data:
+            what, hint = certificates.why_no_ca(labfile.expand(read.data[key], lab.root))
+            if what:
+                yield failed(f"lab.yml:{read.line((key,))}", f"{key}: {what}", hint)
+    if lab.certificate != "provided" or not (lab.certificate_file and lab.certificate_key_file):
+        return
+    try:
+        served = certificates.provided(lab.certificate_file, lab.certificate_key_file, lab.fqdn, lab.ca_file)
+    except BadInputError as error:
+        yield failed(f"lab.yml:{read.line(('lab_certificate_file',))}", error.what, error.hint)
+        return
+    yield ok(
+        "certificate",
+        f"for {', '.join(served.names)}, until {served.ends:%Y-%m-%d}, {served.certificates} in its chain",
+    )
+    for what, hint in served.warnings:
+        yield warning("certificate", what, hint)
 
 
 def _short(path: Path, root: Path) -> str:

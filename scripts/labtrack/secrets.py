@@ -22,6 +22,8 @@ PASSWORDS = (
     "secret_mlflow_flask_key",
     "secret_verify_password",
 )
+CA = "secret_certificate_ca"
+EAB_KEY = "secret_acme_eab_hmac_key"
 S3_ACCESS = "secret_s3_access_key_id"
 S3_SECRET = "secret_s3_secret_access_key"  # noqa: S105  the name of a variable
 _HEAD = """\
@@ -56,6 +58,36 @@ def ensure_passwords(lab: Lab) -> list[str]:
     made = {name: generate() for name in PASSWORDS if not present.get(name)}
     add(lab, made)
     return list(made)
+
+
+def keep_ca(lab: Lab, text: str) -> bool:
+    """Keeps the key and the certificate of the lab's own CA, so that a new machine goes on with it; whether it is new.
+
+    text: both as PEM, as the server has them.  Raises BadInputError where one of them is not in it.
+    """
+    blocks = re.findall(r"-----BEGIN [A-Z ]+-----\n[A-Za-z0-9+/=\n]+-----END [A-Z ]+-----", text)
+    if sorted("PRIVATE KEY" in block for block in blocks) != [False, True]:
+        raise BadInputError(
+            "That is not one private key and one certificate in PEM.", "run playbooks/deploy.yml again."
+        )
+    kept = "".join(f"{block}\n" for block in blocks)
+    if new := read(lab).get(CA) != kept:
+        add(lab, {CA: kept.replace("\n", "\\n")})
+    return write_ca(lab) or new
+
+
+def write_ca(lab: Lab) -> bool:
+    """Puts the certificate of the lab's own CA where mlflow_env.sh is made from; whether that is a change."""
+    kept = read(lab).get(CA, "")
+    if lab.certificate != "selfsigned" or not kept:
+        return False
+    start, end = kept.index("-----BEGIN CERTIFICATE-----"), "-----END CERTIFICATE-----\n"
+    certificate = kept[start : kept.index(end) + len(end)].encode()
+    if lab.ca_file.is_file() and lab.ca_file.read_bytes() == certificate:
+        return False
+    files.make_private_folder(lab.private)
+    files.write_private(lab.ca_file, certificate)
+    return True
 
 
 def named(names: Sequence[str]) -> list[str]:

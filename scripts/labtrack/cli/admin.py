@@ -81,6 +81,7 @@ def ensure(lab_dir: Path, keys: TextIO | None, cloud: str | None, verbose: bool)
     loaded, handed_in = lab.load(lab_dir), _handed_in(keys)
     with lifecycle.opened(loaded, "labtrack secrets ensure", cloud, _step(verbose)) as context:
         made = lab_secrets.ensure_passwords(loaded) + lifecycle.server_key(context, handed_in)
+        lab_secrets.write_ca(loaded)
         notes = context.keys.notes
     for name in made:
         output.line(f"made {name}")
@@ -121,6 +122,33 @@ def renew(**given: Any) -> None:
     output.line(f"Now hand them to the server: ansible-playbook -i {loaded.shown_folder} site.yml")
     for note in notes:
         output.line(f"attention: {note}", err=True)
+
+
+@secrets.command(hidden=True)
+@LAB
+def keep_ca(lab_dir: Path) -> None:
+    """Keep the lab's own CA, key and certificate, which standard input has as PEM, in secrets.yml."""
+    from labtrack import lab
+    from labtrack import secrets as lab_secrets
+
+    loaded = lab.load(lab_dir)
+    if lab_secrets.keep_ca(loaded, sys.stdin.read()):
+        output.line(f"kept the lab's CA in {loaded.secrets_file}")
+
+
+@click.command(hidden=True)
+@click.argument("fqdn")
+@click.argument("certificate_file", type=click.Path(path_type=Path))
+@click.argument("key_file", type=click.Path(path_type=Path))
+@click.option("--ca-file", type=click.Path(path_type=Path), metavar="FILE", help="Where a private CA may be.")
+def certificate(fqdn: str, certificate_file: Path, key_file: Path, ca_file: Path | None) -> None:
+    """Judge a certificate and its key for the server FQDN; print both as nginx takes them, as JSON."""
+    from labtrack import certificates
+
+    served = certificates.provided(certificate_file, key_file, fqdn, ca_file)
+    for what, hint in served.warnings:
+        output.line(f"attention: {what} {hint}", err=True)
+    output.data({"certificate": served.chain, "key": served.key})
 
 
 @secrets.command(hidden=True)
@@ -331,13 +359,12 @@ def verify(lab_dir: Path, cloud: str | None, all_ports: bool, as_data: bool) -> 
 
     loaded = lab.load(lab_dir)
     variables = read_envfile(loaded.env_file(lab.VERIFY_USER)).variables
-    ca_file = loaded.ca_file if loaded.ca_file.is_file() else None
     login = (variables["MLFLOW_TRACKING_USERNAME"], variables["MLFLOW_TRACKING_PASSWORD"])
-    in_front = closed.check(loaded.fqdn, login, ca_file, every_port=all_ports)
+    in_front = closed.check(loaded.fqdn, login, loaded.server_ca, every_port=all_ports, renewal=loaded.certificate)
     rows = chain(in_front, rules.check(loaded, cloud), bucket.check(loaded))
     status = output.results(rows, as_data=as_data)
     sys.exit(output.DOCTOR_EXIT[status])
 
 
 ENV_COMMANDS: tuple[click.Command, ...] = (create, list_, rotate, revoke)
-COMMANDS: tuple[click.Command, ...] = (init, preflight, secrets, users, verify)
+COMMANDS: tuple[click.Command, ...] = (certificate, init, preflight, secrets, users, verify)

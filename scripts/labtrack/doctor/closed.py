@@ -15,7 +15,8 @@ from typing import Any
 
 import requests
 
-from labtrack.doctor.result import Result, failed, ok
+from labtrack.doctor import network
+from labtrack.doctor.result import Result, failed, ok, warning
 from labtrack.errors import innermost
 
 TIMEOUT = 10.0  # seconds for an answer
@@ -44,20 +45,34 @@ ABSENT = (
     "/ajax-api/3.0/mlflow/gateway/endpoints/list",
     "/ajax-api/3.0/mlflow/assistant/config",
 )
+_TIMED = "its timer should have renewed it: `sudo labtrack-certificate status` on the server says why it has not; "
+RENEW = {
+    "selfsigned": f"{_TIMED}run playbooks/deploy.yml, which renews it too.",
+    "acme": f"{_TIMED}`sudo certbot renew` tries again (docs/admin/certificates.md).",
+    "provided": "get the next one from your CA, put it into the same files, and run playbooks/deploy.yml.",
+}
 FORGED = "forged Host"
 SEARCH = "/ajax-api/2.0/mlflow/experiments/search"
 FIX = "run playbooks/deploy.yml again; if it stays open, stop nginx on the server and report it (SECURITY.md)."
 
 
 def check(
-    fqdn: str, login: tuple[str, str], ca_file: Path | None, timeout: float = TIMEOUT, *, every_port: bool = False
+    fqdn: str,
+    login: tuple[str, str],
+    ca_file: Path | None,
+    timeout: float = TIMEOUT,
+    *,
+    every_port: bool = False,
+    renewal: str = "selfsigned",
 ) -> Iterator[Result]:
     """Checks the exposed ports and routes of the server `fqdn`.
 
     login: an ordinary account.  every_port: try all TCP ports, which takes half a minute and looks like an attack.
+    renewal: lab_certificate, which says how the certificate is renewed.
     """
     outside = _Outside(fqdn, ca_file, timeout)
     yield from _ports(fqdn, min(timeout, PORT_TIMEOUT), every_port)
+    yield _certificate(fqdn, ca_file, timeout, renewal)
     yield outside.expect("http", {301, 302, 307, 308}, "GET", f"http://{fqdn}/", "redirects to https")
     for method, path, body in API:
         # 404: with direct access nginx does not let artifacts through at all
@@ -80,6 +95,18 @@ def check(
         "own Origin, as the web page sends it", {200}, "POST", SEARCH, "let in",
         headers={"Origin": f"https://{fqdn}"}, **search,
     )  # fmt: skip
+
+
+def _certificate(fqdn: str, ca_file: Path | None, timeout: float, method: str) -> Result:
+    """How long the certificate is valid, and what to do in its last third."""
+    try:
+        _, days, soon = network.presented(fqdn, HTTPS, str(ca_file) if ca_file else None, timeout)
+    except OSError as error:
+        return failed("certificate", f"could not be tried: {innermost(error)}", RENEW[method])
+    seen = f"{method}, valid for {days} more days"
+    if soon:
+        return warning("certificate", f"{seen}, less than a third of its time", RENEW[method])
+    return ok("certificate", seen)
 
 
 def _shown(path: str) -> str:

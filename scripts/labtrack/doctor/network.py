@@ -14,7 +14,6 @@ from labtrack.doctor.context import Context
 from labtrack.doctor.result import Result, failed, ok, skipped, warning
 from labtrack.tracking import address
 
-EXPIRES_SOON = 14  # days
 SKEW_NOTED, SKEW_BAD = 60.0, 600.0  # seconds; signatures for the store hold 900 s
 _NO_WAY_OUT = (
     "compute nodes often have no internet access: try on a login node; elsewhere, ask whether a firewall is in between."
@@ -73,13 +72,7 @@ def tls(context: Context) -> Iterator[Result]:
         return
     trusted = context.trust("MLFLOW_TRACKING_SERVER_CERT_PATH")
     try:
-        ssl_context = ssl.create_default_context(cafile=trusted)
-        with (
-            socket.create_connection((host, port), context.timeout) as raw,
-            ssl_context.wrap_socket(raw, server_hostname=host) as secured,
-        ):
-            certificate = secured.getpeercert() or {}
-            version = secured.version()
+        version, days, soon = presented(host, port, trusted, context.timeout)
     except ssl.SSLCertVerificationError as error:
         yield _untrusted(host, trusted, error)
         return
@@ -88,11 +81,26 @@ def tls(context: Context) -> Iterator[Result]:
         hint = f"is it the right port? A service without https answers so; if it is a server of your own: {plain}"
         yield failed("TLS", f"no https at {host}:{port}: {getattr(error, 'reason', None) or error}", hint)
         return
-    ends = ssl.cert_time_to_seconds(str(certificate["notAfter"]))
-    days = int((ends - time.time()) // 86400)
     seen = f"{version}, trusted, valid for {days} more days"
-    hint = "tell the lab's admin: the server's certificate has to be renewed."
-    yield warning("TLS", seen, hint) if days < EXPIRES_SOON else ok("TLS", seen)
+    hint = "less than a third of its time is left: tell the lab's admin that it has to be renewed."
+    yield warning("TLS", seen, hint) if soon else ok("TLS", seen)
+
+
+def presented(host: str, port: int, trusted: str | None, timeout: float) -> tuple[str, int, bool]:
+    """The version of TLS, the days that the server's certificate is valid for, and whether that is its last third.
+
+    trusted: the file of the CA, or None for what the system trusts.  Raises ssl.SSLError and OSError.
+    """
+    ssl_context = ssl.create_default_context(cafile=trusted)
+    with (
+        socket.create_connection((host, port), timeout) as raw,
+        ssl_context.wrap_socket(raw, server_hostname=host) as secured,
+    ):
+        certificate = secured.getpeercert() or {}
+        version = secured.version() or ""
+    begins, ends = (ssl.cert_time_to_seconds(str(certificate[key])) for key in ("notBefore", "notAfter"))
+    left = ends - time.time()
+    return version, int(left // 86400), left < (ends - begins) / 3
 
 
 def _untrusted(host: str, trusted: str, error: ssl.SSLCertVerificationError) -> Result:

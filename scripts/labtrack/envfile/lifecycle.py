@@ -78,9 +78,8 @@ def opened(lab: Lab, doing: str, cloud: str | None = None, step: Step | None = N
     tell = step or (lambda _: None)
     with files.lock(lab.private / ".lock", doing):
         keys = Keys(lab, register.load(lab.keys_file), log_in, tell)
-        ca_file = lab.ca_file if lab.ca_file.is_file() else None
         password = secrets.read(lab).get("secret_mlflow_admin_password", "")
-        yield Context(lab, keys, Server(lab.url, ADMIN_USER, password, ca_file), tell)
+        yield Context(lab, keys, Server(lab.url, ADMIN_USER, password, lab.server_ca), tell)
 
 
 def create(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -155,8 +156,8 @@ def _certificates(lab: Lab, *, with_store: bool) -> tuple[list[tuple[str, str]],
     pinned: list[tuple[str, str]] = []
     joined: list[str] = []
     found: list[str] = []
-    if lab.ca_file.is_file():
-        found.append(_pem(lab.ca_file))
+    if server_ca := lab.server_ca:
+        found.append(_pem(server_ca))
         pinned.append(("MLFLOW_TRACKING_SERVER_CERT_PATH", found[0]))
         joined += ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"]
     elif lab.certificate == "selfsigned":
@@ -171,8 +172,9 @@ def _certificates(lab: Lab, *, with_store: bool) -> tuple[list[tuple[str, str]],
 
 
 def _pem(file: Path) -> str:
-    pem = file.read_text(encoding="utf-8").strip()
-    if "-----BEGIN CERTIFICATE-----" not in pem:
+    text = file.read_text(encoding="utf-8", errors="replace")
+    pem = "\n".join(re.findall(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", text, re.DOTALL))
+    if not pem:
         raise BadInputError(f"{file} is not a PEM certificate.", "put the CA's certificate there, in PEM format.")
     return pem
 
