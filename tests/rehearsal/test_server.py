@@ -190,7 +190,7 @@ def test_health_asks_database_accounts_store_and_instances(rehearsal: Any) -> No
     done = rehearsal.ssh("server", "mlflowctl health --json", check=True)
     said = json.loads(done.stdout)
     assert said["ok"] is True
-    assert [check["name"] for check in said["checks"]] == ["database", "accounts", "store", "instances"]
+    assert [check["name"] for check in said["checks"]] == ["database", "accounts", "store", "instances", "certificate"]
 
 
 def test_health_says_what_is_wrong_while_mlflow_s_own_does_not(rehearsal: Any, nobody: Api) -> None:
@@ -203,5 +203,6 @@ def test_health_says_what_is_wrong_while_mlflow_s_own_does_not(rehearsal: Any, n
     finally:
         rehearsal.ssh("server", f"systemctl start {unit}", check=True)
     rows = {line.split()[0]: line.split()[1] for line in done.stdout.splitlines()}
-    assert rows == {"database": "FAILED", "accounts": "FAILED", "store": "ok", "instances": "ok"}
+    well = {"store": "ok", "instances": "ok", "certificate": "ok"}
+    assert rows == {"database": "FAILED", "accounts": "FAILED", **well}
     assert done.returncode == 1

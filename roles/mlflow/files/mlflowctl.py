@@ -6,7 +6,7 @@ mlflowctl schema     compare the databases with them: exit code 0 the same, 3 to
 mlflowctl upgrade    stop the instances, dump both databases and upgrade them; if that fails, all is as it was before
 mlflowctl admin      set the password of the account "admin" to the one on standard input
 mlflowctl forget     end what the instances remember about passwords and permissions, after a change by hand
-mlflowctl health     check database, accounts, object store and instances; --json; exit code 0 or 1
+mlflowctl health     check database, accounts, object store, instances and certificate; --json; exit code 0 or 1
 """
 
 import configparser
@@ -28,6 +28,7 @@ SETTINGS = [Path("/etc/mlflow/settings.env"), Path("/etc/mlflow/secrets.env")]
 AUTH_INI = Path("/etc/mlflow/auth.ini")
 BACKUPS = Path("/var/backups/mlflow")
 SOCKETS = Path("/run/mlflow")
+CERTIFICATE = Path("/usr/local/sbin/labtrack-certificate")
 LOCK = Path("/run/lock/mlflow-upgrade")
 DUMPS_KEPT = 5  # of each database
 ENABLED = Path("/etc/systemd/system/multi-user.target.wants")
@@ -353,12 +354,23 @@ def check_instances():
     return f"{len(wanted)} answer"
 
 
+def check_certificate():
+    """What the program of the role certificates says; in a deployment that is not there yet."""
+    if not CERTIFICATE.exists():
+        return "there is none yet"
+    done = subprocess.run([CERTIFICATE, "status"], capture_output=True, text=True, timeout=60, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stdout.strip() or done.stderr.strip())
+    return done.stdout.strip()
+
+
 def health():
     checks = {
         "database": check_database,
         "accounts": check_accounts,
         "store": check_store,
         "instances": check_instances,
+        "certificate": check_certificate,
     }
     results = []
     for name, check in checks.items():
@@ -372,7 +384,7 @@ def health():
         print(json.dumps({"ok": all(row["ok"] for row in results), "checks": results}))
     else:
         for row in results:
-            print(f"{row['name']:<10} {'ok' if row['ok'] else 'FAILED':<7} {row['saw']}")
+            print(f"{row['name']:<11} {'ok' if row['ok'] else 'FAILED':<7} {row['saw']}")
     return 0 if all(row["ok"] for row in results) else 1
 
 
