@@ -28,6 +28,7 @@ mkdir -p "$live" "$LABTRACK_CERTIFICATE_ROOT/etc/letsencrypt/renewal"
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 90 -subj /CN=x \\
   -addext subjectAltName=DNS:{NAME} -keyout "$live/privkey.pem" -out "$live/fullchain.pem" 2>/dev/null
 echo "server = {URL}" >"$LABTRACK_CERTIFICATE_ROOT/etc/letsencrypt/renewal/labtrack.conf"
+"$PYTHON" "$PROGRAM" install
 """
 LIMITED = """
 echo "An unexpected error occurred:" >&2
@@ -62,6 +63,7 @@ class Server:
     def __call__(self, *arguments: str, fails: bool = False, **given: str) -> str:
         env = {**os.environ, "PATH": f"{self.here / 'bin'}:{os.environ['PATH']}", "HERE": str(self.here)}
         env |= {"LOG": str(self.log), "LABTRACK_CERTIFICATE_ROOT": str(self.root)}
+        env |= {"PYTHON": sys.executable, "PROGRAM": str(PROGRAM)}
         command = [sys.executable, PROGRAM, *arguments]
         done = subprocess.run(command, input=json.dumps(given), env=env, capture_output=True, text=True, check=False)
         assert (done.returncode != 0) is fails, done.stdout + done.stderr

@@ -296,9 +296,11 @@ class Keeper:
 
     def issue(self) -> bool:
         """Have certbot get a certificate where it has none, and serve what it has; whether that is a change."""
+        before = read(self.certificate)
         if not self.obtained():
             self.ask()
-        return self.take_live()
+        self.take_live()  # which certbot's hook may have done already
+        return read(self.certificate) != before
 
     def take_live(self) -> bool:
         """Serve what certbot has."""
