@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import stat
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-from labtrack import certificates, lab, labfile, vault
+from labtrack import certificates, lab, labfile, secrets, vault
 from labtrack.doctor.result import Result, failed, ok, skipped, warning
 from labtrack.errors import BadInputError, LabtrackError
 from labtrack.lab import Lab, lab_yml, root_of
@@ -50,6 +51,8 @@ def _certificates(lab: Lab, read: labfile.LabFile) -> Iterator[Result]:
             what, hint = certificates.why_no_ca(labfile.expand(read.data[key], lab.root))
             if what:
                 yield failed(f"lab.yml:{read.line((key,))}", f"{key}: {what}", hint)
+    if lab.acme_eab_kid:
+        yield from _eab(lab)
     if lab.certificate != "provided" or not (lab.certificate_file and lab.certificate_key_file):
         return
     try:
@@ -63,6 +66,14 @@ def _certificates(lab: Lab, read: labfile.LabFile) -> Iterator[Result]:
     )
     for what, hint in served.warnings:
         yield warning("certificate", what, hint)
+
+
+def _eab(lab: Lab) -> Iterator[Result]:
+    """The secret half of an external account binding, which only a person can put into secrets.yml."""
+    with contextlib.suppress(LabtrackError):  # what is wrong with secrets.yml has a row of its own
+        if not secrets.read(lab).get(secrets.EAB_KEY):
+            hint = f'ansible-vault edit {lab.secrets_file}, and add the line {secrets.EAB_KEY}: "..."'
+            yield failed("secrets.yml", f"lab_acme_eab_kid needs its HMAC key, {secrets.EAB_KEY}", hint)
 
 
 def _short(path: Path, root: Path) -> str:

@@ -264,6 +264,17 @@ def test_preflight_reads_the_stores_ca(lab_dir: Path, data: bytes) -> None:
     assert found.status is Status.FAILED and "lab_s3_ca_file" in found.seen
 
 
+def test_preflight_wants_both_halves_of_an_external_account_binding(lab_dir: Path) -> None:
+    settings = {**LAB, "lab_certificate": "acme", "lab_acme_eab_kid": "kid-1"}
+    labs.lab_yml(lab_dir).write_text(yaml.safe_dump(settings))
+    lab = labs.load(lab_dir)
+    secrets.add(lab, {"secret_x": "y"})
+    told = [row for row in preflight.check(lab_dir) if row.check == "secrets.yml" and row.status is Status.FAILED]
+    assert [row for row in told if secrets.EAB_KEY in row.hint]
+    secrets.add(lab, {secrets.EAB_KEY: "z"})
+    assert rows(lab_dir)["secrets.yml"].status is Status.OK
+
+
 def test_a_ca_left_by_selfsigned_is_not_the_one_of_a_provided_certificate(lab_dir: Path) -> None:
     lab = provided(lab_dir, CHAIN)
     assert lab.server_ca is None, "the fixture's CA has signed nothing"
