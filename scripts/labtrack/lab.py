@@ -33,6 +33,7 @@ class Machine:
     external_network: str
     network: str
     router: str
+    network_cidr: str
     floating_ip: str
     key_pair: str
     data_volume: str  # none, manage, or the one to use
@@ -178,6 +179,7 @@ def _lab(data: Mapping[str, Any], folder: Path, root: Path, properties: Mapping[
             external_network=value("lab_external_network") or "",
             network=value("lab_network") or "",
             router=value("lab_router") or "",
+            network_cidr=value("lab_network_cidr"),
             floating_ip=value("lab_floating_ip") or "",
             key_pair=value("lab_key_pair") or "",
             data_volume=value("lab_data_volume"),

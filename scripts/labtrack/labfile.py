@@ -331,6 +331,25 @@ def _of_admins(lab: LabFile, key: str) -> Iterator[tuple[Keys, str]]:
                 yield ("lab_admins", index, key, number), text
 
 
+def public_keys(data: Mapping[str, Any], root: Path) -> list[str]:
+    """The admins' public keys in the order that Terraform takes them; of files that can't be read, none.
+
+    data: lab.yml, as read.  root: what relative paths start at.
+    """
+    found: list[str] = []
+    for admin in data.get("lab_admins") or []:
+        if not isinstance(admin, dict) or admin.get("state", "present") != "present":
+            continue
+        found += admin.get("ssh_keys") or []
+        for path in admin.get("ssh_key_files") or []:
+            try:
+                lines = expand(path, root).read_text(encoding="utf-8").splitlines()
+            except (OSError, ValueError):
+                continue
+            found += [line for line in lines if re.match("[a-z]", line)]
+    return [key for key in found if isinstance(key, str)]
+
+
 def _paths(lab: LabFile) -> Iterator[tuple[Keys, str]]:
     yield from _of_admins(lab, "ssh_key_files")
     for key in ("lab_clouds_file", "lab_s3_ca_file", "lab_certificate_file", "lab_certificate_key_file"):

@@ -107,7 +107,7 @@ class TestQuotas:
     """What is left against what is needed."""
 
     def test_minus_one_is_no_limit(self) -> None:
-        assert quota._left(-1, 5) is None and quota._left(3, 2) == 1 and quota._left(None, None) is None
+        assert quota._left(-1, 5) == quota.NO_LIMIT and quota._left(3, 2) == 1 and quota._left(None, None) is None
 
     def test_reserved_is_not_free(self) -> None:
         assert quota._detail({"limit": 3, "used": 1, "reserved": 1}) == 1
@@ -115,7 +115,7 @@ class TestQuotas:
 
     def test_too_little_says_how_to_mend_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
         needs = [quota.Need("routers", 1, 0), quota.Need("ports", 3, 2), quota.Need("cores", 2, 2)]
-        needs += [quota.Need("networks", 1, None), quota.Need("subnets", 0, 0)]
+        needs += [quota.Need("networks", 1, quota.NO_LIMIT), quota.Need("subnets", 0, 0)]
         monkeypatch.setattr(quota, "_compute", lambda _: needs)
         monkeypatch.setattr(quota, "_network", lambda _: [])
         monkeypatch.setattr(quota, "_volumes", lambda _: [])
@@ -153,7 +153,7 @@ class TestBucketNames:
         names = [SimpleNamespace(name="climate")] if mine else [SimpleNamespace(name="climate-old")]
         return store.bucket(
             SimpleNamespace(
-                lab=SimpleNamespace(bucket="climate", machine=SimpleNamespace(bucket_manage=manage)),
+                lab=SimpleNamespace(bucket="climate", own_machine=False, machine=SimpleNamespace(bucket_manage=manage)),
                 login=SimpleNamespace(project_id="p" * 32),
                 cloud=SimpleNamespace(object_store=SimpleNamespace(containers=lambda prefix: names)),
                 status_of=lambda name: statuses["climate" if name == "climate" else "another"],

@@ -17,7 +17,7 @@ from openstack.exceptions import SDKException
 from labtrack.cloud import profiles
 from labtrack.cloud.ec2 import KeystoneKeys
 from labtrack.cloud.login import Login
-from labtrack.cloud.preflight import machine
+from labtrack.cloud.preflight import machine, network
 from labtrack.errors import LabtrackError
 from labtrack.objectstore import speaks_s3
 from labtrack.sshkeys import why_no_keys
@@ -58,7 +58,7 @@ class Found:
 def ask(logged_in: Login) -> Found:
     """Looks at the project.  Raises what openstacksdk raises for services that don't answer."""
     profile, cloud = profiles.of(logged_in.url), logged_in.connect()
-    images, networks = machine.debians(cloud), machine.external_networks(cloud)
+    images, networks = machine.debians(cloud), network.external_networks(cloud)
     endpoint, region, ca_file = _store(profile, cloud, logged_in)
     keys = filter(_is_taken, sorted(Path("~/.ssh").expanduser().glob("*.pub")))
     return Found(

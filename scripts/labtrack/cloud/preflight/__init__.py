@@ -6,16 +6,12 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-import requests
-from keystoneauth1 import exceptions as keystone
-from openstack.exceptions import SDKException
-
-from labtrack.cloud import cloudsfile, profiles
+from labtrack.cloud import answers, cloudsfile, profiles
 from labtrack.cloud.login import login
-from labtrack.cloud.preflight import identity, machine, quota, store
+from labtrack.cloud.preflight import identity, machine, network, quota, store
 from labtrack.cloud.preflight.context import Context
 from labtrack.doctor.result import Result, failed, ok
-from labtrack.errors import LabtrackError, innermost
+from labtrack.errors import LabtrackError
 from labtrack.lab import Lab
 
 Check = Callable[[Context], "Result | Iterator[Result]"]
@@ -25,8 +21,8 @@ ALWAYS: tuple[Check, ...] = (
     store.endpoint, store.bucket, store.abilities,
 )  # fmt: skip
 WHERE_A_MACHINE_IS_MADE: tuple[Check, ...] = (
-    machine.image, machine.flavor, machine.network, machine.external_network, machine.key_pair, machine.floating_ip,
-    machine.admin_access, machine.dns, quota.quotas,
+    machine.image, machine.flavor, network.network, network.external_network, machine.key_pair, network.floating_ip,
+    machine.lab_names, machine.admin_access, machine.dns, quota.quotas,
 )  # fmt: skip
 AT_ONCE = 6  # the checks wait for answers most of their time
 
@@ -48,7 +44,7 @@ def check(lab: Lab, cloud: str | None = None) -> Iterator[Result]:
     else:
         yield ok("login", f"Keystone at {logged_in.url}")
     yield from _terraforms(lab, cloud)
-    context = Context(lab, logged_in, profiles.of(logged_in.url), logged_in.connect())
+    context = Context.of(lab, logged_in)
     checks = ALWAYS if lab.own_machine else (*ALWAYS, *WHERE_A_MACHINE_IS_MADE)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for rows in pool.map(lambda one: _rows(one, context), checks):
@@ -67,13 +63,13 @@ def _terraforms(lab: Lab, cloud: str | None) -> Iterator[Result]:
 def _rows(asked: Check, context: Context) -> list[Result]:
     """One check's rows; what the cloud refuses or breaks is a row too."""
     rows: list[Result] = []
-    name = asked.__name__.replace("_", " ").replace("dns", "DNS")
+    name = asked.__name__.replace("_", " ").replace("dns", "DNS").replace("lab names", "lab's names")
     try:
         found = asked(context)
         rows.extend([found] if isinstance(found, Result) else found)
-    except keystone.EndpointNotFound:
-        rows.append(failed(name, "the cloud has no such service in this region", "See the rows of the services."))
-    except (SDKException, keystone.ClientException, requests.exceptions.RequestException) as error:
-        hint = "Try again in a minute; if it stays, ask the cloud's support, with this line."
-        rows.append(failed(name, f"the cloud's answer: {innermost(error)}", hint))
+    except LabtrackError as error:
+        rows.append(failed(name, error.what, error.hint))
+    except answers.ERRORS as error:
+        what, hint = answers.explain(error)
+        rows.append(failed(name, what, hint))
     return rows
