@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
@@ -19,6 +22,25 @@ _OTHERS = (
     (b"PuTTY-User-Key-File", "is a private key", "puttygen FILE.ppk -O public-openssh -o FILE.pub, and name that."),
     (b"---- BEGIN SSH2", "is a public key as PuTTY writes it", "ssh-keygen -i -f FILE > NEW.pub, and name that."),
 )
+
+
+def of_admins(admins: Iterable[Mapping[str, Any]], root: Path) -> list[str]:
+    """The admins' public keys, in the order that Terraform takes them; of a file that can't be read, none.
+
+    admins: lab_admins of a checked lab.yml.  root: what relative paths start at.
+    """
+    found: list[str] = []
+    for admin in admins:
+        if admin.get("state", "present") != "present":
+            continue
+        found += admin.get("ssh_keys", [])
+        for path in admin.get("ssh_key_files", []):
+            try:
+                text = (root / Path(path).expanduser()).read_text(encoding="utf-8")
+            except (OSError, ValueError):
+                continue
+            found += [line for line in text.splitlines() if re.match("[a-z]", line)]
+    return found
 
 
 def why_no_key(line: str) -> str:

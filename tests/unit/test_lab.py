@@ -35,7 +35,7 @@ def with_(**changed: object) -> str:
 CASES = {
     "unknown key": (GOOD + "lab_fqnd: x\n", "no setting lab_fqnd", "Did you mean lab_fqdn?"),
     "unknown key inside": (with_(lab_users=[{"nmae": "ada", "name": "ada"}]), "lab_users[1].nmae", "mean name?"),
-    "wrong type": (with_(lab_mlflow_instances="two"), 'lab_mlflow_instances is "two"', "a number from 1 to 16"),
+    "wrong type": (with_(lab_mlflow_instances="two"), 'lab_mlflow_instances is "two"', "a number from 1 to 6"),
     "missing key": (with_(lab_bucket=None), "lab_bucket is missing", "Add `lab_bucket:`"),
     "secret by name": (GOOD + "lab_s3_secret_key: abc\n", "looks like a secret", "labtrack secrets ensure"),
     "secret of secrets.yml": (GOOD + "secret_verify_password: abc\n", "looks like a secret", "secrets.yml"),

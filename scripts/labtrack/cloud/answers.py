@@ -61,7 +61,7 @@ def explain(error: Exception) -> tuple[str, str]:
         return _without_answer(error)
     service, said = service_of(error), words(error)
     seen = f"{service} answers {status}: {said}" if said else f"{service} answers {status}"
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status == HTTPStatus.TOO_MANY_REQUESTS:
+    if may_pass(status):
         return seen, LATER
     return seen, _HINTS.get(status, _OTHER)
 
@@ -70,7 +70,7 @@ _RULES = (
     "an application credential with access rules needs a rule for each service that the kit asks "
     "(`openstack access rule list`): make one without rules."
 )
-_HINTS = {
+_HINTS: dict[int, str] = {
     HTTPStatus.UNAUTHORIZED: f"Log in again: a token may have expired; {_RULES}",
     HTTPStatus.FORBIDDEN: f"This login may not ask this: ask the project's owner for the role member; {_RULES}",
     HTTPStatus.NOT_FOUND: (
@@ -80,6 +80,13 @@ _HINTS = {
     HTTPStatus.CONFLICT: "See what is in the way (`openstack ... list`), and remove it or use another name.",
 }
 _OTHER = "Correct what it says, in lab.yml or in the login; else ask the cloud's support, with this line."
+
+
+def may_pass(status: int) -> bool:
+    """Whether the same question may be answered in a minute: the service is busy or broken, and refuses nothing."""
+    return status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS) or (
+        status >= HTTPStatus.INTERNAL_SERVER_ERROR and status != HTTPStatus.NOT_IMPLEMENTED
+    )
 
 
 def status_of(error: Exception) -> int | None:

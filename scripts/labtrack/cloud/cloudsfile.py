@@ -40,6 +40,19 @@ def check(named: Path | str | None, entry: str) -> None:
         _look(clouds[entry], f"The entry {entry} of {file}")
 
 
+def entries(named: Path | str | None) -> list[str]:
+    """The names of the entries of the file, or of the one that OpenStack's tools find without a name.
+
+    Empty where there is no such file.  Raises BadInputError.
+    """
+    file = _found(named)
+    data = _read(file) if file else {}
+    clouds = data.get("clouds") or {} if isinstance(data, dict) else {}
+    if not isinstance(clouds, dict):
+        raise BadInputError(f"`clouds` in {file} is no mapping of names to entries.", _SHAPE)
+    return [str(name) for name in clouds]
+
+
 def otherwise_for_terraform(named: Path | str | None, entry: str, env: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """What Terraform's library, gophercloud, takes otherwise than OpenStack's own tools: what, and what helps.
 

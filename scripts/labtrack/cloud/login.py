@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,7 +20,7 @@ from openstack.config.cloud_region import CloudRegion
 from openstack.connection import Connection
 from openstack.exceptions import ConfigException
 
-from labtrack.cloud import cloudsfile
+from labtrack.cloud import answers, cloudsfile
 from labtrack.errors import BadInputError, LabtrackError, innermost
 
 TIMEOUT = 20.0  # seconds to wait for a connection, and for each answer
@@ -258,7 +257,7 @@ def explained(url: str) -> Iterator[None]:
 def _answered(url: str, error: keystone.HttpError) -> LabtrackError:
     """What Keystone refuses stays refused; what it can't do now, it may do in a minute."""
     what = f"Keystone at {url} answered {error.http_status}: {' '.join(str(error.message).split())[:300]}"
-    if error.http_status >= HTTPStatus.INTERNAL_SERVER_ERROR or error.http_status == HTTPStatus.TOO_MANY_REQUESTS:
+    if answers.may_pass(error.http_status):
         return LabtrackError(what, "try again in a minute; if it stays, look at the cloud's status page.")
     hint = "correct the login; with a user name and a password go user_domain_name, project_name, project_domain_name."
     return BadInputError(what, hint)

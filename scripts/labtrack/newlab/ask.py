@@ -18,6 +18,8 @@ from labtrack.cloud import profiles
 from labtrack.cloud.ec2 import KeystoneKeys
 from labtrack.cloud.login import Login
 from labtrack.cloud.preflight import machine, network
+from labtrack.cloud.preflight.context import gateway_of
+from labtrack.cloud.preflight.quota import Networks
 from labtrack.errors import LabtrackError
 from labtrack.objectstore import speaks_s3
 from labtrack.sshkeys import why_no_keys
@@ -58,14 +60,14 @@ class Found:
 def ask(logged_in: Login) -> Found:
     """Looks at the project.  Raises what openstacksdk raises for services that don't answer."""
     profile, cloud = profiles.of(logged_in.url), logged_in.connect()
-    images, networks = machine.debians(cloud), network.external_networks(cloud)
+    networks = network.external_networks(cloud)
     endpoint, region, ca_file = _store(profile, cloud, logged_in)
     keys = filter(_is_taken, sorted(Path("~/.ssh").expanduser().glob("*.pub")))
     return Found(
         title=profile.title,
         admin=_user(),
         ssh_key_files=[f"~/.ssh/{key.name}" for key in keys],
-        image=images[0] if images else "",
+        image=_image(cloud),
         flavor=_flavor(cloud),
         external_network=_external(profile.external_network, networks),
         external_networks=networks,
@@ -101,6 +103,12 @@ def _user() -> str:
     return name if re.match("[a-z_]", name) and name != "root" else "labadmin"
 
 
+def _image(cloud: Connection) -> str:
+    """A plain Debian 13, else 12, else one that does not say its release; never an older one."""
+    found = [one for one in machine.debian_images(cloud) if machine.debian_release(one) in (*machine.RELEASES, 0)]
+    return str(found[0].name) if found else ""
+
+
 def _flavor(cloud: Connection) -> str:
     def good(one: Any) -> bool:
         return bool(one.ram >= GOOD_MEMORY and one.vcpus >= GOOD_CORES and one.disk >= machine.LEAST_DISK)
@@ -117,10 +125,12 @@ def _external(known: str, networks: list[str]) -> str:
 
 
 def _router_to_join(cloud: Connection, logged_in: Login) -> str:
-    routers = [one.name for one in cloud.network.routers(project_id=logged_in.project_id)]
-    quota = cloud.network.get_quota(logged_in.project_id, details=True).routers
-    full = isinstance(quota, dict) and 0 <= quota["limit"] <= quota["used"] + quota["reserved"]
-    return str(routers[0]) if routers and full else ""
+    routers = [one for one in cloud.network.routers(project_id=logged_in.project_id) if gateway_of(one)]
+    full = bool(routers) and Networks(cloud.network, logged_in.project_id).of("routers") == 0
+    # by its id, where the name is not enough
+    first = next(iter(routers), None)
+    alone = first is not None and [one.name for one in routers].count(first.name) == 1
+    return str(first.name if alone else first.id) if first is not None and full else ""
 
 
 def _endpoint(cloud: Connection, kind: str) -> str:

@@ -42,8 +42,8 @@ class once(Generic[T]):
             if self.name not in at.__dict__:
                 try:
                     at.__dict__[self.name] = (self.compute(at), None)
-                except Exception as error:
-                    at.__dict__[self.name] = (None, error)
+                except Exception as raised:
+                    at.__dict__[self.name] = (None, raised)
         value, error = at.__dict__[self.name]
         if error is not None:
             raise error

@@ -8,13 +8,14 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
-from labtrack import labfile
+from labtrack import labfile, sshkeys
 from labtrack.cloud.preflight.context import Context, choose, choose_id
 from labtrack.doctor.result import Result, failed, ok, warning
 from labtrack.lab import lab_yml
 
 LEAST_MEMORY = 1900  # MB: PostgreSQL, two MLflow instances and nginx, with room for uploads
 LEAST_DISK = 10  # GB
+RELEASES = (13, 12)  # of Debian, the one that is tried first
 SHOWN = 6  # names that a hint lists
 USUAL = {"x86_64", "amd64"}  # what an image runs on that says nothing else
 _OTHER_ARCHITECTURE = re.compile(r"arm64|aarch64|ppc64|s390|riscv|i386|i686", re.IGNORECASE)
@@ -78,14 +79,18 @@ def is_debian(image: Any) -> bool:
 
 
 def debians(cloud: Any) -> list[str]:
+    """The names of the cloud's Debian images, the best for a server first."""
+    return [str(one.name) for one in debian_images(cloud)][:SHOWN]
+
+
+def debian_images(cloud: Any) -> list[Any]:
     """The cloud's Debian images, the best for a server first: released, newest, plain.
 
-    Snapshots of servers and images for other processors are left out.
+    Snapshots of servers and images for other processors are left out, and of those of one name all but the newest.
     """
     named = [one for one in cloud.image.images(status="active") if one.name and is_debian(one)]
     found = {one.name: one for one in sorted(named, key=lambda one: str(getattr(one, "created_at", None) or ""))}
-    fit = [one for one in found.values() if not is_snapshot(one) and runs_on(one) in USUAL]
-    return [one.name for one in sorted(fit, key=_rank)][:SHOWN]
+    return sorted((one for one in found.values() if not is_snapshot(one) and runs_on(one) in USUAL), key=_rank)
 
 
 def _rank(image: Any) -> tuple[Any, ...]:
@@ -93,7 +98,8 @@ def _rank(image: Any) -> tuple[Any, ...]:
     name = image.name.lower()
     release = debian_release(image)
     special = bool(re.search(r"daily|test|backport|\bsid\b|unstable|minimal|nocloud|gpu|cuda|docker|desktop", name))
-    return ({13: 0, 12: 1}.get(release, 2), special, -release, len(name), name)
+    known = RELEASES.index(release) if release in RELEASES else len(RELEASES)
+    return (known, special, -release, len(name), name)
 
 
 _CODE_NAMES = {"trixie": 13, "bookworm": 12, "bullseye": 11, "buster": 10, "stretch": 9}
@@ -156,7 +162,8 @@ def key_pair(context: Context) -> Result:
 def _first_key(context: Context) -> str | None:
     """The key that Terraform makes the key pair of; None where it makes none or lab.yml is elsewhere."""
     file = lab_yml(context.lab.folder)
-    keys = labfile.public_keys(labfile.read(file).data, context.lab.root) if file.is_file() else []
+    admins = labfile.read(file).data.get("lab_admins", []) if file.is_file() else []
+    keys = sshkeys.of_admins(admins, context.lab.root)
     plain = re.compile(r"(ssh-(rsa|ed25519)|ecdsa-sha2-nistp(256|384|521)) ")
     return next((key for key in keys if plain.match(key)), None)
 

@@ -103,15 +103,15 @@ def _network(context: Context) -> list[Need]:
         "security group rules": ("security_group_rules", rules if new_group else 0),
         "floating IPs": ("floating_ips", not machine.floating_ip and not has("floating_ip")),
     }
-    left = Networks(context)
+    left = Networks(context.cloud.network, context.login.project_id)
     return [Need(what, int(count), left.of(key) if count else None) for what, (key, count) in needed.items()]
 
 
 class Networks:
     """What Neutron says of a project's quota."""
 
-    def __init__(self, context: Context) -> None:
-        self.network, self.project = context.cloud.network, context.login.project_id
+    def __init__(self, network: Any, project: str) -> None:
+        self.network, self.project = network, project
         self.details = self._asked(details=True)
         # without the extension that counts, the limits alone
         self.limits = None if self.details else self._asked(details=False)
