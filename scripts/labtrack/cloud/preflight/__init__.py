@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 from labtrack.cloud import answers, cloudsfile, profiles
 from labtrack.cloud.login import login
 from labtrack.cloud.preflight import identity, machine, network, quota, store
 from labtrack.cloud.preflight.context import Context
-from labtrack.doctor.result import Result, failed, ok
+from labtrack.doctor.result import Result, Status, failed, ok, skipped
 from labtrack.errors import LabtrackError
 from labtrack.lab import Lab
 
@@ -22,9 +23,14 @@ ALWAYS: tuple[Check, ...] = (
 )  # fmt: skip
 WHERE_A_MACHINE_IS_MADE: tuple[Check, ...] = (
     machine.image, machine.flavor, network.network, network.external_network, machine.key_pair, network.floating_ip,
-    machine.lab_names, machine.admin_access, machine.dns, quota.quotas,
+    machine.data_volume, machine.lab_names, machine.admin_access, machine.dns, quota.quotas,
 )  # fmt: skip
 AT_ONCE = 6  # the checks wait for answers most of their time
+
+
+@dataclass(frozen=True)
+class Trouble(Result):
+    """A row about a service that did not answer, or refused to."""
 
 
 def check(lab: Lab, cloud: str | None = None) -> Iterator[Result]:
@@ -34,6 +40,8 @@ def check(lab: Lab, cloud: str | None = None) -> Iterator[Result]:
     """
     try:
         logged_in = login(lab, cloud)
+        with answers.explained():
+            context = Context.of(lab, logged_in)
     except LabtrackError as error:
         yield failed("login", error.what, error.hint)
         return
@@ -44,11 +52,20 @@ def check(lab: Lab, cloud: str | None = None) -> Iterator[Result]:
     else:
         yield ok("login", f"Keystone at {logged_in.url}")
     yield from _terraforms(lab, cloud)
-    context = Context.of(lab, logged_in)
     checks = ALWAYS if lab.own_machine else (*ALWAYS, *WHERE_A_MACHINE_IS_MADE)
+    told: dict[str, str] = {}
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for rows in pool.map(lambda one: _rows(one, context), checks):
-            yield from rows
+            yield from _once(rows, told)
+
+
+def _once(rows: list[Result], told: dict[str, str]) -> Iterator[Result]:
+    """The rows; what one service's trouble keeps several checks from, is told in the first."""
+    for row in rows:
+        if isinstance(row, Trouble) and told.setdefault(row.seen, row.check) != row.check:
+            yield skipped(row.check, f"can't be looked at, see: {told[row.seen]}")
+        else:
+            yield row
 
 
 def _terraforms(lab: Lab, cloud: str | None) -> Iterator[Result]:
@@ -63,7 +80,7 @@ def _terraforms(lab: Lab, cloud: str | None) -> Iterator[Result]:
 def _rows(asked: Check, context: Context) -> list[Result]:
     """One check's rows; what the cloud refuses or breaks is a row too."""
     rows: list[Result] = []
-    name = asked.__name__.replace("_", " ").replace("dns", "DNS").replace("lab names", "lab's names")
+    name = asked.__name__.replace("_", " ").replace("dns", "DNS").replace("lab names", machine.NAMES)
     try:
         found = asked(context)
         rows.extend([found] if isinstance(found, Result) else found)
@@ -71,5 +88,5 @@ def _rows(asked: Check, context: Context) -> list[Result]:
         rows.append(failed(name, error.what, error.hint))
     except answers.ERRORS as error:
         what, hint = answers.explain(error)
-        rows.append(failed(name, what, hint))
+        rows.append(Trouble(name, Status.FAILED, what, hint))
     return rows
