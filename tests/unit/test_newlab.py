@@ -159,7 +159,8 @@ class TestChoices:
         cloud.images = [
             thing("Debian-13-mine", status="active", created_at="2026-09", **snapshot),
             thing("Debian-13-daily", status="active"), thing("Debian-13-arm64", status="active"),
-            thing("Debian-11", status="active"), thing("Debian-12", status="active"), thing("Debian-13", status="active"),
+            thing("Debian-11", status="active"), thing("Debian-12", status="active"),
+            thing("Debian-13", status="active"),
         ]  # fmt: skip
         chosen = []
         while image := choices._image(cloud):
