@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 from fake_openstack import MINE, FakeOpenStack, thing
-from fakes import SSH_KEY
+from fakes import SSH_KEY, FakeCloud
 from openstack.exceptions import HttpException
 
 from labtrack import labfile, newlab
+from labtrack.cloud.login import login
 from labtrack.errors import BadInputError, LabtrackError
-from labtrack.lab import lab_yml
+from labtrack.lab import Lab, lab_yml
 from labtrack.newlab.ask import Found
 
 choices = importlib.import_module("labtrack.newlab.ask")  # the package has a function of that name
@@ -167,6 +168,10 @@ class TestChoices:
             chosen.append(image)
             cloud.images = [one for one in cloud.images if one.name != image]
         assert chosen == ["Debian-13", "Debian-12", "Debian-13-daily"]
+
+    def test_an_application_credential_makes_no_keys(self, lab: Lab, cloud: FakeCloud) -> None:
+        assert choices._makes_keys(login(lab))
+        assert not choices._makes_keys(replace(login(lab), delegated=True))
 
     def test_a_router_is_joined_only_where_no_other_can_be_made(self) -> None:
         cloud, mine = FakeOpenStack(), SimpleNamespace(project_id=MINE)

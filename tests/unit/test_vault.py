@@ -9,10 +9,11 @@ import pytest
 from click.testing import CliRunner
 from conftest import ROOT
 
-from labtrack import preflight, vault
+from labtrack import preflight, secrets, vault
 from labtrack.cli import cli
 from labtrack.doctor.result import Result, Status
 from labtrack.errors import LabtrackError
+from labtrack.lab import Lab
 
 
 @pytest.fixture(params=["own file", "of the script"])
@@ -77,6 +78,22 @@ def test_a_file_of_another_person(password: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(Path, "read_bytes", closed)  # root may read all
     refused("can't be read: Permission denied", "ls -l")
+
+
+@pytest.mark.parametrize("kind", ["folder", "closed"])
+def test_a_secrets_file_that_can_not_be_read(kind: str, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.secrets_file.parent.mkdir(parents=True, exist_ok=True)
+    if kind == "folder":
+        lab.secrets_file.mkdir()
+    else:
+        secrets.ensure_passwords(lab)
+        monkeypatch.setattr(
+            Path, "read_bytes", lambda _: (_ for _ in ()).throw(PermissionError(13, "Permission denied"))
+        )
+    with pytest.raises(LabtrackError, match=r"secrets\.yml can't be read"):
+        secrets.read(lab)
+    (row,) = preflight._secrets(lab.secrets_file, lab.root)
+    assert row.status is Status.FAILED and "can't be read" in row.seen and row.hint
 
 
 class TestExecutables:

@@ -87,7 +87,12 @@ def _is_taken(key: Path) -> bool:
 
 
 def _makes_keys(logged_in: Login) -> bool:
-    """Whether this login may manage EC2 credentials, asked by listing its own."""
+    """Whether this login may manage EC2 credentials, asked by listing its own.
+
+    An application credential may list them at some Keystones, and make none.
+    """
+    if logged_in.delegated:
+        return False
     try:
         KeystoneKeys(logged_in).list()
     except LabtrackError:
