@@ -124,6 +124,11 @@ def read(path: Path) -> LabFile:
     return lab
 
 
+def completed(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Every setting of schema/lab.json: as given, else its default; None where it has none."""
+    return {key: data.get(key, about.get("default")) for key, about in schema()["properties"].items()}
+
+
 def _plain(node: yaml.Node, keys: Keys, lab: LabFile, loader: yaml.SafeLoader) -> Any:
     lab.lines.setdefault(keys, node.start_mark.line + 1)
     if isinstance(node, yaml.MappingNode):

@@ -25,9 +25,11 @@ _OTHERS = (
 
 
 def of_admins(admins: Iterable[Mapping[str, Any]], root: Path) -> list[str]:
-    """The admins' public keys, in the order that Terraform takes them; of a file that can't be read, none.
+    """The public keys of the admins who are there, in the order of lab.yml, each once.
 
-    admins: lab_admins of a checked lab.yml.  root: what relative paths start at.
+    They are taken from files as they stand: a key pair whose text changes is another key pair for Nova.
+    admins: lab_admins of a checked lab.yml.  root: what relative paths start at.  Raises OSError for a file that is
+    gone since it was checked.
     """
     found: list[str] = []
     for admin in admins:
@@ -35,12 +37,9 @@ def of_admins(admins: Iterable[Mapping[str, Any]], root: Path) -> list[str]:
             continue
         found += admin.get("ssh_keys", [])
         for path in admin.get("ssh_key_files", []):
-            try:
-                text = (root / Path(path).expanduser()).read_text(encoding="utf-8")
-            except (OSError, ValueError):
-                continue
-            found += [line for line in text.splitlines() if re.match("[a-z]", line)]
-    return found
+            text = (root / Path(path).expanduser()).read_text(encoding="utf-8")
+            found += re.findall(r"(?m)^[a-z][^\r\n]*", text)
+    return list(dict.fromkeys(found))
 
 
 def why_no_key(line: str) -> str:

@@ -6,12 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 import requests
-import yaml
 from fakes import FakeCloud
 from keystoneauth1.exceptions import EndpointNotFound
 from openstack.exceptions import HttpException
 
-from labtrack.cloud import cloudsfile, preflight, profiles
+from labtrack.cloud import preflight, profiles
 from labtrack.cloud.preflight import machine, quota, store
 from labtrack.doctor.result import Result, Status
 from labtrack.lab import Lab
@@ -46,7 +45,7 @@ class TestRows:
         def network(_: object) -> object:
             raise error
 
-        (row,) = preflight._rows(network, SimpleNamespace())
+        (row,) = preflight.rows(network, SimpleNamespace())
         assert row.status is Status.FAILED and row.hint and row.check == "network"
         return row.seen
 
@@ -64,44 +63,6 @@ class TestRows:
         cloud.password = "changed"
         (row,) = preflight.check(lab)
         assert (row.check, row.status) == ("login", Status.FAILED) and "401" in row.seen
-
-
-class TestTerraformsLogin:
-    """What Terraform would take otherwise than the login that was looked at."""
-
-    def told(self, lab: Lab, entry: dict[str, object], **env: str) -> list[str]:
-        lab.clouds_file.write_text(yaml.safe_dump({"clouds": {"arbutus": entry}}))
-        found = list(cloudsfile.otherwise_for_terraform(lab.clouds_file, "arbutus", env))
-        assert all(hint for _, hint in found)
-        return [what for what, _ in found]
-
-    def test_an_entry_as_it_should_be(self, lab: Lab) -> None:
-        auth = {"auth_url": "https://c/v3", "username": "a", "password": "b", "project_name": "p"}
-        entry = {"auth": auth, "cacert": "/etc/ca.pem", "region_name": "RegionOne"}
-        same = {"OS_REGION_NAME": "RegionOne", "OS_PROJECT_NAME": "p", "OS_CACERT": "/etc/ca.pem"}
-        assert self.told(lab, entry, OS_TOKEN="t", OS_CLOUD="other", OS_CLIENT_CONFIG_FILE="x", **same) == []
-
-    @pytest.mark.parametrize(
-        ("entry", "env", "what"),
-        [
-            ({"auth_url": "x", "password": "y", "auth": {}}, {}, "auth_url, password of the entry arbutus is outside"),
-            ({"auth": {"tenant_name": "p"}}, {}, "tenant_name of the entry arbutus is an old name"),
-            ({"auth": {}, "cacert": "private/ca.pem"}, {}, "cacert private/ca.pem is found from this folder only"),
-            ({"auth": {}, "profile": "nonesuch"}, {}, "the profile nonesuch"),
-            ({"auth": {}}, {"OS_PROJECT_ID": "another"}, "OS_PROJECT_ID of the shell is taken in place"),
-            ({"auth": {}}, {"OS_REGION_NAME": "RegionTwo"}, "OS_REGION_NAME of the shell"),
-        ],
-    )
-    def test_what_it_takes_otherwise(self, entry: dict[str, object], env: dict[str, str], what: str, lab: Lab) -> None:
-        (said,) = self.told(lab, entry, **env)
-        assert said.startswith(what)
-
-    def test_it_is_a_row(self, lab: Lab, cloud: FakeCloud, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("OS_PROJECT_ID", "another")
-        rows = list(preflight._terraforms(lab, None))
-        assert [(row.check, row.status) for row in rows] == [("Terraform's login", Status.FAILED)]
-        monkeypatch.setenv("OS_AUTH_URL", cloud.url)
-        assert list(preflight._terraforms(lab, None)) == []
 
 
 class TestQuotas:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import requests
 from keystoneauth1 import exceptions as keystone
-from keystoneauth1.identity import v3
+from keystoneauth1.identity import generic, v3
 from keystoneauth1.session import Session
 from openstack.config import OpenStackConfig
 from openstack.config.cloud_region import CloudRegion
@@ -23,6 +23,8 @@ from openstack.exceptions import ConfigException
 from labtrack.cloud import answers, cloudsfile
 from labtrack.errors import BadInputError, LabtrackError, innermost
 
+AUTH_URL = "OS_AUTH_URL"  # where the shell has it, its variables are the login
+USED_WITH_AN_ENTRY = ("OS_TOKEN", "OS_CLIENT_CONFIG_FILE")
 TIMEOUT = 20.0  # seconds to wait for a connection, and for each answer
 WAYS_OUT = """one of the three ways to a key:
   - log in with a password: a clouds.yaml entry or an openrc file with user name and password
@@ -58,6 +60,16 @@ class Login:
     delegated: bool  # by an application credential
     found: str  # where the credentials were
     region: CloudRegion = field(repr=False)
+
+    @property
+    def by_shell(self) -> bool:
+        """Whether it came from the shell's variables alone, and from no entry of clouds.yaml."""
+        return self.found.startswith(AUTH_URL)
+
+    @property
+    def by_password(self) -> bool:
+        """Whether it was a user's password that logged in, and nothing else."""
+        return isinstance(self.session.auth, (generic.Password, v3.Password))
 
     def connect(self) -> Connection:
         """The cloud's other services, through the same session."""
@@ -130,10 +142,10 @@ def login(lab: Named, cloud: str | None = None, timeout: float = TIMEOUT) -> Log
 def _region(lab: Named, cloud: str | None) -> tuple[CloudRegion, str]:
     """The cloud's settings, and where they were found."""
     try:
-        if cloud is None and os.environ.get("OS_AUTH_URL"):
+        if cloud is None and os.environ.get(AUTH_URL):
             config = OpenStackConfig(load_yaml_config=False)
             kind = {"auth_type": "v3token"} if _token() and not os.environ.get("OS_AUTH_TYPE") else {}
-            return config.get_one(**kind), "OS_AUTH_URL and the other OS_* variables of the shell"
+            return config.get_one(**kind), f"{AUTH_URL} and the other OS_* variables of the shell"
         name = cloud or lab.cloud
         named = lab.clouds_file or os.environ.get("OS_CLIENT_CONFIG_FILE")
         cloudsfile.check(named, name)
@@ -175,7 +187,7 @@ def _token() -> str:
 
 def _plugin(region: Any) -> Any:
     auth = region.config.get("auth", {})
-    if _token() and not os.environ.get("OS_AUTH_URL"):
+    if _token() and not os.environ.get(AUTH_URL):
         scope = ("project_id", "project_name", "project_domain_id", "project_domain_name")
         return v3.Token(auth["auth_url"], _token(), **{key: auth[key] for key in scope if key in auth})
     if region.config.get("auth_type", "password") in ("password", "v3password") and not auth.get("password"):

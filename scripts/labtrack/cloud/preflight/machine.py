@@ -8,14 +8,11 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
-from labtrack import labfile, sshkeys
 from labtrack.cloud.preflight.context import Context, choose, choose_id
 from labtrack.doctor.result import Result, failed, ok, warning
-from labtrack.lab import lab_yml
 
 LEAST_MEMORY = 1900  # MB: PostgreSQL, two MLflow instances and nginx, with room for uploads
 LEAST_DISK = 10  # GB
-NAMES = "lab's names"
 RELEASES = (13, 12)  # of Debian, the one that is tried first
 SHOWN = 6  # names that a hint lists
 USUAL = {"x86_64", "amd64"}  # what an image runs on that says nothing else
@@ -95,12 +92,12 @@ def debian_images(cloud: Any) -> list[Any]:
 
 
 def _rank(image: Any) -> tuple[Any, ...]:
-    """Debian 13, which the kit is tried with first, then 12, then their dailies and special ones; others behind."""
+    """Debian 13, which the kit is tried with first, then 12, then by release; dailies and special ones behind."""
     name = image.name.lower()
     release = debian_release(image)
     special = bool(re.search(r"daily|test|backport|\bsid\b|unstable|minimal|nocloud|gpu|cuda|docker|desktop", name))
     known = RELEASES.index(release) if release in RELEASES else len(RELEASES)
-    return (known == len(RELEASES), special, known, -release, len(name), name)
+    return (known, special, -release, len(name), name)
 
 
 _CODE_NAMES = {"trixie": 13, "bookworm": 12, "bullseye": 11, "buster": 10, "stretch": 9}
@@ -142,6 +139,20 @@ def sufficient(cloud: Any, image: Any = None) -> list[str]:
     return [one.name for one in sorted(found, key=lambda one: (one.ram, one.vcpus))][:SHOWN]
 
 
+def data_volume(context: Context) -> Result:
+    """A volume that lab.yml names is there."""
+    check, wanted, found = "data volume", context.lab.machine.data_volume, context.volumes
+    if not found.wanted:
+        return ok(check, "none: the data are on the machine's disk" if wanted == "none" else "made, or there already")
+    if found.one is not None:
+        return ok(check, f"{found.one.name or found.one.id}, {found.one.size} GB")
+    if found.things:
+        seen = f"there are {len(found.things)} volumes {wanted}, and Terraform can't choose"
+        return failed(check, seen, choose_id("lab_data_volume", found.things))
+    names = [one.name for one in context.cloud.block_storage.volumes() if one.name]
+    return failed(check, f"there is no volume {wanted!r}", choose("lab_data_volume", names))
+
+
 def key_pair(context: Context) -> Result:
     """A key pair that lab.yml names is there; the one that is made takes nobody else's name."""
     name, made = context.lab.machine.key_pair, f"{context.lab.name}-key"
@@ -161,38 +172,13 @@ def key_pair(context: Context) -> Result:
 
 
 def _first_key(context: Context) -> str | None:
-    """The key that Terraform makes the key pair of; None where it makes none or lab.yml is elsewhere."""
-    file = lab_yml(context.lab.folder)
-    admins = labfile.read(file).data.get("lab_admins", []) if file.is_file() else []
-    keys = sshkeys.of_admins(admins, context.lab.root)
+    """The key that Terraform makes the key pair of; None where it makes none."""
     plain = re.compile(r"(ssh-(rsa|ed25519)|ecdsa-sha2-nistp(256|384|521)) ")
-    return next((key for key in keys if plain.match(key)), None)
+    return next((key for key in context.lab.public_keys if plain.match(key)), None)
 
 
 def _bare(key: str | None) -> list[str]:
     return (key or "").split()[:2]
-
-
-def data_volume(context: Context) -> Result:
-    """A volume that lab.yml names is there, and no other machine has it."""
-    check, wanted = "data volume", context.lab.machine.data_volume
-    if wanted in ("none", "manage"):
-        return ok(check, {"none": "the data are on the machine's disk", "manage": f"{context.lab.name}-data"}[wanted])
-    found = context.volumes
-    if not found.things:
-        names = [one.name or one.id for one in context.cloud.block_storage.volumes() if one.status == "available"]
-        return failed(check, f"there is no volume {wanted!r}", choose("lab_data_volume", names[:SHOWN]))
-    if found.one is None:
-        seen = f"there are {len(found.things)} volumes {wanted}, and Terraform can't choose"
-        return failed(check, seen, choose_id("lab_data_volume", found.things))
-    volume, server = found.one, context.resources.there.get("server", "")
-    elsewhere = [one["server_id"] for one in volume.attachments or [] if one["server_id"] != server]
-    if elsewhere:
-        hint = f"Take it off there (openstack server remove volume {elsewhere[0]} {volume.id}), or name another."
-        return failed(check, f"{wanted} is attached to another machine, {elsewhere[0]}", hint)
-    if volume.status not in ("available", "in-use"):
-        return failed(check, f"{wanted} is {volume.status}", f"See why: openstack volume show {volume.id}")
-    return ok(check, f"{wanted}, {volume.size} GB")
 
 
 def lab_names(context: Context) -> Iterator[Result]:
@@ -200,16 +186,16 @@ def lab_names(context: Context) -> Iterator[Result]:
     resources = context.resources
     for several in resources.several:
         row = failed if context.state_lost else warning
-        yield row(NAMES, several.what, several.hint[0].upper() + several.hint[1:])
+        yield row(several.kind, several.what, several.hint[0].upper() + several.hint[1:])
     port = resources.things.get("port")
     server = resources.there.get("server", "")
     if port is not None and port.device_id and port.device_id != server:
         seen = f"the port {port.name} belongs to another machine ({port.device_id})"
         hint = f"See whose it is, and rename it: openstack port set --name ANOTHER {port.id}"
-        yield failed(NAMES, seen, hint)
-    elif not resources.several:
+        yield failed("port", seen, hint)
+    if not resources.several:
         there = ", ".join(sorted(resources.things)).replace("_", " ")
-        yield ok(NAMES, f"there already: {there}" if there else "nothing has them yet")
+        yield ok("lab's names", f"there already: {there}" if there else "nothing has them yet")
 
 
 def admin_access(context: Context) -> Result:
