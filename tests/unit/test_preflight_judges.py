@@ -364,7 +364,7 @@ class TestServicesThatDoNotAnswer:
         project.fails["networks"] = error
         at, told = context(lab, project), {}
         checks = (network.network, network.external_network, network.floating_ip, machine.lab_names)
-        return [row for one in checks for row in preflight._once(preflight._rows(one, at), told)]
+        return [row for one in checks for row in preflight.once_told(preflight.rows(one, at), told)]
 
     def test_a_broken_neutron(self, lab: Lab, project: FakeOpenStack) -> None:
         error = answer(500, {"NeutronError": {"type": "HTTPInternalServerError", "message": "The database is away."}})

@@ -122,7 +122,7 @@ class Context:
     @once
     def resources(self) -> Resources:
         """What the project has under the lab's own names."""
-        return look(self.cloud, self.lab.name)
+        return look(self.cloud, self.lab.name, volumes=self.lab.machine.needs_volumes)
 
     @property
     def state_lost(self) -> bool:
@@ -270,8 +270,8 @@ class Context:
         """The server's public address: given, or already made; empty before."""
         if self.lab.machine.floating_ip:
             return self.lab.machine.floating_ip
-        made = self.resources.there.get("floating_ip")
-        return str(self.cloud.network.get_ip(made).floating_ip_address) if made else ""
+        made = self.resources.things.get("floating_ip")
+        return str(made.floating_ip_address) if made is not None else ""
 
     @property
     def verify(self) -> str | bool:

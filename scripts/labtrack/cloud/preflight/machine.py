@@ -13,6 +13,7 @@ from labtrack.doctor.result import Result, failed, ok, warning
 
 LEAST_MEMORY = 1900  # MB: PostgreSQL, two MLflow instances and nginx, with room for uploads
 LEAST_DISK = 10  # GB
+NAMES = "lab's names"
 RELEASES = (13, 12)  # of Debian, the one that is tried first
 SHOWN = 6  # names that a hint lists
 USUAL = {"x86_64", "amd64"}  # what an image runs on that says nothing else
@@ -92,12 +93,12 @@ def debian_images(cloud: Any) -> list[Any]:
 
 
 def _rank(image: Any) -> tuple[Any, ...]:
-    """Debian 13, which the kit is tried with first, then 12, then by release; dailies and special ones behind."""
+    """Debian 13, which the kit is tried with first, then 12, then their dailies and special ones; others behind."""
     name = image.name.lower()
     release = debian_release(image)
     special = bool(re.search(r"daily|test|backport|\bsid\b|unstable|minimal|nocloud|gpu|cuda|docker|desktop", name))
     known = RELEASES.index(release) if release in RELEASES else len(RELEASES)
-    return (known, special, -release, len(name), name)
+    return (known == len(RELEASES), special, known, -release, len(name), name)
 
 
 _CODE_NAMES = {"trixie": 13, "bookworm": 12, "bullseye": 11, "buster": 10, "stretch": 9}
@@ -140,17 +141,25 @@ def sufficient(cloud: Any, image: Any = None) -> list[str]:
 
 
 def data_volume(context: Context) -> Result:
-    """A volume that lab.yml names is there."""
+    """A volume that lab.yml names is there, and no other machine has it."""
     check, wanted, found = "data volume", context.lab.machine.data_volume, context.volumes
     if not found.wanted:
         return ok(check, "none: the data are on the machine's disk" if wanted == "none" else "made, or there already")
-    if found.one is not None:
-        return ok(check, f"{found.one.name or found.one.id}, {found.one.size} GB")
-    if found.things:
+    if not found.things:
+        names = [one.name or one.id for one in context.cloud.block_storage.volumes() if one.status == "available"]
+        return failed(check, f"there is no volume {wanted!r}", choose("lab_data_volume", names[:SHOWN]))
+    if found.one is None:
         seen = f"there are {len(found.things)} volumes {wanted}, and Terraform can't choose"
         return failed(check, seen, choose_id("lab_data_volume", found.things))
-    names = [one.name for one in context.cloud.block_storage.volumes() if one.name]
-    return failed(check, f"there is no volume {wanted!r}", choose("lab_data_volume", names))
+    volume, name = found.one, found.one.name or found.one.id
+    attached = [one["server_id"] for one in volume.attachments or []]
+    elsewhere = [one for one in attached if one != context.resources.there.get("server", "")]
+    if elsewhere:
+        hint = f"Take it off there (openstack server remove volume {elsewhere[0]} {volume.id}), or name another."
+        return failed(check, f"{name} is attached to another machine, {elsewhere[0]}", hint)
+    if volume.status not in ("available", "in-use"):
+        return failed(check, f"{name} is {volume.status}", f"See why: openstack volume show {volume.id}")
+    return ok(check, f"{name}, {volume.size} GB")
 
 
 def key_pair(context: Context) -> Result:
@@ -186,16 +195,16 @@ def lab_names(context: Context) -> Iterator[Result]:
     resources = context.resources
     for several in resources.several:
         row = failed if context.state_lost else warning
-        yield row(several.kind, several.what, several.hint[0].upper() + several.hint[1:])
+        yield row(NAMES, several.what, several.hint[0].upper() + several.hint[1:])
     port = resources.things.get("port")
     server = resources.there.get("server", "")
     if port is not None and port.device_id and port.device_id != server:
         seen = f"the port {port.name} belongs to another machine ({port.device_id})"
         hint = f"See whose it is, and rename it: openstack port set --name ANOTHER {port.id}"
-        yield failed("port", seen, hint)
-    if not resources.several:
+        yield failed(NAMES, seen, hint)
+    elif not resources.several:
         there = ", ".join(sorted(resources.things)).replace("_", " ")
-        yield ok("lab's names", f"there already: {there}" if there else "nothing has them yet")
+        yield ok(NAMES, f"there already: {there}" if there else "nothing has them yet")
 
 
 def admin_access(context: Context) -> Result:
