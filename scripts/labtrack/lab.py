@@ -97,7 +97,7 @@ class Lab:
     def own_machine(self) -> bool:
         """Whether the lab brought its machine: its hosts.yml is there, and playbooks/provision.yml didn't write it."""
         try:
-            with (self.folder / "hosts.yml").open(encoding="utf-8") as file:
+            with (self.folder / "hosts.yml").open(encoding="utf-8", errors="replace") as file:
                 return MADE_HERE not in file.readline()
         except FileNotFoundError:
             return False

@@ -113,12 +113,11 @@ def _vault(root: Path) -> Iterator[Result]:
     except LabtrackError as error:
         yield failed(check, error.what, error.hint)
         return
-    if not file.exists():
-        yield ok(check, f"will be made on first use: {file}")
-        return
     what, hint = vault.why_unusable(file)
     if what:
         yield failed(check, what, hint[0].upper() + hint[1:])
+    elif not file.exists():
+        yield ok(check, f"will be made on first use: {file}")
     elif vault.open_to_others(file):
         yield failed(check, f"others can read {file} ({_mode(file)})", f"chmod 600 {file}")
     else:
@@ -147,6 +146,9 @@ def _secrets(file: Path, root: Path) -> Iterator[Result]:
         vault.decrypt(file.read_bytes(), file, root)
     except LabtrackError as error:
         yield failed("secrets.yml", error.what, error.hint)
+        return
+    except OSError as error:
+        yield failed("secrets.yml", f"{file} can't be read: {error.strerror}", f"ls -ld {file}")
         return
     if file.stat().st_mode & 0o077:
         yield warning("secrets.yml", f"encrypted, but others can read it ({_mode(file)})", f"chmod 600 {file}")

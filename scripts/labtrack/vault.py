@@ -47,43 +47,41 @@ def comes_from_program(root: Path) -> bool:
 
 
 def why_unusable(file: Path) -> tuple[str, str]:
-    """What keeps a password file that is there from being used, and what helps; both empty where nothing does."""
+    """What keeps a password file from being used, and what helps; both empty where nothing does, or there is none."""
     backup = "put back the password file from your backup"
-    if file.is_dir():
-        return f"{file} is a folder, and the vault password is in a file.", f"remove it (rmdir {file}), and {backup}."
     try:
         data = file.read_bytes()
+    except FileNotFoundError:
+        return "", ""
+    except IsADirectoryError:
+        return f"{file} is a folder, and the vault password is in a file.", f"remove it (rmdir {file}), and {backup}."
     except OSError as error:
         return f"{file} can't be read: {error.strerror}.", f"ls -l {file}; it must be yours, with mode 0600."
-    if not data.strip():
-        return f"The vault password of {file} is empty.", f"{backup}; if there is no secrets.yml yet, remove the file."
     try:
-        data.decode()
+        text = data.decode()
     except UnicodeDecodeError:
         return f"{file} is no text (UTF-8), so it holds no vault password.", f"{backup}."
-    if file.stat().st_mode & 0o111:
-        return (
-            f"{file} is marked executable: Ansible would run it, where it only holds the password.",
-            f"chmod 600 {file}",
-        )
-    return "", ""
+    hint = "" if text.strip() else f"{backup}; if there is no secrets.yml yet, remove the file."
+    return (f"The vault password of {file} is empty.", hint) if hint else ("", "")
 
 
 def _is_program(source: Path) -> bool:
     """Whether Ansible would run it: the repository's script, or one that ANSIBLE_VAULT_PASSWORD_FILE names."""
-    return source.is_file() and os.access(source, os.X_OK)
+    try:
+        return source.is_file() and os.access(source, os.X_OK)
+    except OSError:  # in a folder that is closed to us
+        return False
 
 
 def password(root: Path) -> bytes:
     """The vault password; one is made on first use.  Raises LabtrackError when there is none that can be used."""
     source = password_source(root)
+    what, hint = why_unusable(password_file(root))
+    if what and not comes_from_program(root):
+        raise LabtrackError(what, hint)
     if not source.exists():
         hint = "work in the repository, or set ANSIBLE_VAULT_PASSWORD_FILE to the file with the vault password."
         raise LabtrackError(f"No vault password: there is no {source}.", hint)
-    file = password_file(root)
-    what, hint = why_unusable(file) if file.exists() else ("", "")
-    if what and not comes_from_program(root):
-        raise LabtrackError(what, hint)
     if not _is_program(source):
         return source.read_text(encoding="utf-8").strip().encode()
     text = _run(source)

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
+from openstack.exceptions import NotFoundException
+
 MINE = "p" * 32  # the project's id
 _NUMBER = itertools.count()
 
@@ -93,9 +95,9 @@ class FakeOpenStack:
         assert project == MINE
         self.asked.append("quota")
         if details and self.details is None:
-            from openstack.exceptions import NotFoundException
-
-            raise NotFoundException("no such extension", http_status=404)
+            error = NotFoundException("no such extension")
+            error.status_code = 404
+            raise error
         if "quota" in self.fails:
             raise self.fails["quota"]
         return SimpleNamespace(**(self.details if details else self.quota))  # type: ignore[arg-type]

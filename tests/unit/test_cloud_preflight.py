@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import requests
 from fakes import FakeCloud
+from keystoneauth1.exceptions import EndpointNotFound
 from openstack.exceptions import HttpException
 
 from labtrack.cloud import preflight, profiles
@@ -134,6 +135,28 @@ class TestBucketNames:
 
     def test_a_store_that_tells_nothing_is_believed(self) -> None:
         assert self.row({"climate": 412, "another": 412}).status is Status.OK
+
+    def without_swift(self, statuses: dict[str, int], *, manage: bool) -> Result:
+        """What is said on a cloud whose catalogue has no Swift."""
+
+        def containers(prefix: str) -> None:
+            raise EndpointNotFound("object-store")
+
+        return store.bucket(
+            SimpleNamespace(
+                lab=SimpleNamespace(bucket="climate", own_machine=False, machine=SimpleNamespace(bucket_manage=manage)),
+                login=SimpleNamespace(project_id="p" * 32),
+                cloud=SimpleNamespace(object_store=SimpleNamespace(containers=containers)),
+                status_of=lambda name: statuses["climate" if name == "climate" else "another"],
+            )
+        )
+
+    def test_a_bucket_made_by_hand_needs_no_swift(self) -> None:
+        assert self.without_swift({"climate": 403, "another": 404}, manage=False).status is Status.OK
+        assert self.without_swift({"climate": 412, "another": 412}, manage=False).status is Status.SKIPPED
+        assert "is not there" in self.without_swift({"climate": 404, "another": 404}, manage=False).seen
+        row = self.without_swift({"climate": 404, "another": 404}, manage=True)
+        assert row.status is Status.FAILED and "no such service" in row.seen
 
     def test_one_that_nobody_will_make(self) -> None:
         row = self.row({"climate": 404, "another": 404}, manage=False)

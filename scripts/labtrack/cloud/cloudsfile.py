@@ -21,8 +21,11 @@ _SHAPE = "it looks like: clouds: {NAME: {auth: {auth_url: https://..., username:
 def check(named: Path | str | None, entry: str) -> None:
     """Looks at the file, or at the one that OpenStack's tools find without a name, and at one entry of it.
 
-    That there is no file or no such entry is left to others.  Raises BadInputError.
+    That there is no file or no such entry is left to others; the files that are read beside it must be YAML, too.
+    Raises BadInputError.
     """
+    for other in filter(_is_file, map(Path, (*loader.SECURE_FILES, *loader.VENDOR_FILES))):
+        _read(other)
     file = _found(named)
     if file is None:
         return

@@ -10,15 +10,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
-from keystoneauth1 import exceptions as keystone
 from openstack.connection import Connection
-from openstack.exceptions import SDKException
 
 from labtrack.cloud import profiles
 from labtrack.cloud.ec2 import KeystoneKeys
 from labtrack.cloud.login import Login
 from labtrack.cloud.preflight import machine, network
-from labtrack.cloud.preflight.context import gateway_of
+from labtrack.cloud.preflight.context import endpoint_of, gateway_of
 from labtrack.cloud.preflight.quota import Networks
 from labtrack.errors import LabtrackError
 from labtrack.objectstore import speaks_s3
@@ -73,7 +71,7 @@ def ask(logged_in: Login) -> Found:
         external_networks=networks,
         router=_router_to_join(cloud, logged_in),
         free_addresses=[str(ip.floating_ip_address) for ip in cloud.network.ips() if not ip.port_id],
-        data_volume="manage" if _endpoint(cloud, "block-storage") else "none",
+        data_volume="manage" if endpoint_of(cloud, "block-storage") else "none",
         artifact_access="direct" if _makes_keys(logged_in) else "proxied",
         s3_endpoint=endpoint,
         s3_region=region,
@@ -89,7 +87,12 @@ def _is_taken(key: Path) -> bool:
 
 
 def _makes_keys(logged_in: Login) -> bool:
-    """Whether this login may manage EC2 credentials, asked by listing its own."""
+    """Whether this login may manage EC2 credentials, asked by listing its own.
+
+    An application credential may list them at some Keystones, and make none.
+    """
+    if logged_in.delegated:
+        return False
     try:
         KeystoneKeys(logged_in).list()
     except LabtrackError:
@@ -133,17 +136,10 @@ def _router_to_join(cloud: Connection, logged_in: Login) -> str:
     return str(first.name if alone else first.id) if first is not None and full else ""
 
 
-def _endpoint(cloud: Connection, kind: str) -> str:
-    try:
-        return str(cloud.endpoint_for(kind) or "")
-    except (SDKException, keystone.ClientException):
-        return ""
-
-
 def _store(profile: profiles.Profile, cloud: Connection, logged_in: Login) -> tuple[str, str, Path | None]:
     """Address, region and CA of the first address that speaks S3."""
     verify = logged_in.session.verify
-    for url in (profile.s3_endpoint, _endpoint(cloud, "s3"), _endpoint(cloud, "object-store")):
+    for url in (profile.s3_endpoint, endpoint_of(cloud, "s3"), endpoint_of(cloud, "object-store")):
         base = f"https://{urlsplit(url).netloc}" if url else ""
         if base and _answers(base, verify):
             # OpenStack's Swift checks the region that a request is signed for; Ceph takes any

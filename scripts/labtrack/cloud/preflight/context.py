@@ -11,6 +11,7 @@ import requests
 from openstack.connection import Connection
 
 from labtrack.cloud import profiles
+from labtrack.cloud.answers import ERRORS
 from labtrack.cloud.login import Login
 from labtrack.cloud.profiles import Profile
 from labtrack.cloud.resources import Resources, is_router_port, look
@@ -286,6 +287,14 @@ def gateway_of(router: Any) -> str:
     """The id of the external network that a router leads to; empty without one."""
     info = getattr(router, "external_gateway_info", None) or {}
     return str(info.get("network_id") or "")
+
+
+def endpoint_of(cloud: Connection, kind: str) -> str:
+    """A service's address in the login's region; empty where the catalogue has none."""
+    try:
+        return str(cloud.endpoint_for(kind) or "")
+    except ERRORS:
+        return ""
 
 
 def _has_gateway(router: Any) -> bool:

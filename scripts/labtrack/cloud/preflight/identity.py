@@ -6,12 +6,9 @@ from collections.abc import Iterator
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 
-from keystoneauth1 import exceptions as keystone
-from openstack.exceptions import SDKException
-
 from labtrack.cloud.ec2 import KeystoneKeys
 from labtrack.cloud.login import WAYS_OUT
-from labtrack.cloud.preflight.context import Context
+from labtrack.cloud.preflight.context import Context, endpoint_of
 from labtrack.doctor.result import Result, failed, ok, skipped, warning
 from labtrack.errors import LabtrackError
 
@@ -64,7 +61,7 @@ def services(context: Context) -> Iterator[Result]:
             kinds.append("block-storage")
     region = context.cloud.config.region_name
     for kind in kinds:
-        address = _endpoint(context, kind)
+        address = endpoint_of(context.cloud, kind)
         if address:
             yield ok(f"service {kind}", address)
         elif kind == "object-store" and (context.lab.own_machine or not context.lab.machine.bucket_manage):
@@ -80,13 +77,6 @@ def services(context: Context) -> Iterator[Result]:
         else:
             hint = "Correct region_name in clouds.yaml; `openstack catalog list` shows what there is."
             yield failed(f"service {kind}", f"the catalogue has none in the region {region or 'of the login'}", hint)
-
-
-def _endpoint(context: Context, kind: str) -> str:
-    try:
-        return str(context.cloud.endpoint_for(kind) or "")
-    except (SDKException, keystone.ClientException):
-        return ""
 
 
 def clock(context: Context) -> Result:
