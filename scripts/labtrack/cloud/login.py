@@ -95,7 +95,7 @@ def login(lab: Named, cloud: str | None = None, timeout: float = TIMEOUT) -> Log
         said = f"names no address of Keystone: auth_url is {auth_url!r}" if auth_url else "has no auth_url"
         raise BadInputError(f"The login by {found} {said}.", "auth_url: https://..., ending in /v3.")
     if re.search(r"/v2(\.0)?/?$", auth_url):
-        raise BadInputError(f"{auth_url} is Keystone's version 2, which no cloud has any more.", "end it in /v3.")
+        raise _not_keystone(auth_url, "it ends as version 2 did, which no cloud has any more")
     verify, cert = region.get_requests_verify_args()
     if isinstance(verify, str) and not Path(verify).is_file():
         raise BadInputError(
@@ -111,10 +111,7 @@ def login(lab: Named, cloud: str | None = None, timeout: float = TIMEOUT) -> Log
         except keystone.Unauthorized:
             raise _why_unauthorized(region, session, auth_url) from None
         except keystone.MissingAuthPlugin:
-            raise BadInputError(
-                f"{auth_url} is not Keystone's address: it wants a login (401) before it says what it is.",
-                "auth_url ends in /v3, with nothing behind that; the dashboard's openrc file has it.",
-            ) from None
+            raise _not_keystone(auth_url, "it wants a login (401) before it says what it is") from None
         except keystone.NotFound:
             raise _why_not_found(region, auth_url) from None
     session.auth = plugin
@@ -275,6 +272,12 @@ def _answered(url: str, error: keystone.HttpError) -> LabtrackError:
     return BadInputError(what, hint)
 
 
+def _not_keystone(url: str, why: str) -> BadInputError:
+    """Something answers, or would, and is no Keystone of today."""
+    hint = "auth_url ends in /v3, with nothing behind that; the dashboard's openrc file has it."
+    return BadInputError(f"{url} is not Keystone's address: {why}.", hint)
+
+
 def _connection(url: str, error: BaseException) -> LabtrackError:
     causes: list[BaseException] = []
     cause: BaseException | None = error
@@ -285,6 +288,8 @@ def _connection(url: str, error: BaseException) -> LabtrackError:
     def any_of(*kinds: type[BaseException]) -> bool:
         return any(isinstance(one, kinds) for one in causes)
 
+    if not any_of(keystone.ConnectionError, requests.exceptions.RequestException):
+        return _not_keystone(url, str(innermost(error)).rstrip("."))
     if any_of(keystone.SSLError, requests.exceptions.SSLError):
         return LabtrackError(
             f"Keystone at {url} shows a certificate that is not trusted here: {innermost(error)}.",
