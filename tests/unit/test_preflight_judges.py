@@ -240,7 +240,9 @@ class TestNames:
         project.servers.append(thing("climate-mlflow", status="ACTIVE"))
         project.ports.append(thing("climate-mlflow", device_id=project.servers[0].id, device_owner="compute:nova"))
         (row,) = self.judged(lab, project)
-        assert row.status is Status.OK and row.seen == "there already: port, server"
+        assert row.status is Status.OK and row.seen == "there already: port, server (what the run finds, it takes over)"
+        self.state(lab)
+        assert self.judged(lab, project)[0].seen == "there already: port, server"
 
     @pytest.mark.parametrize(
         ("where", "name", "kind"),
@@ -276,6 +278,13 @@ class TestNames:
         project.ports.append(thing("climate-mlflow", device_id="another", device_owner="compute:nova"))
         (row,) = self.judged(lab, project)
         refused(row, "belongs to another machine (another)", "openstack port set --name")
+
+    def test_a_port_in_another_network(self, lab: Lab, project: FakeOpenStack) -> None:
+        project.ports.append(thing("climate-mlflow", device_owner="", network_id=project.networks[1].id))
+        (row,) = self.judged(lab, project)
+        refused(row, "is in another network", "openstack port set --name")
+        (row,) = machine.lab_names(context(lab, project, network="def-net"))
+        assert row.status is Status.OK
 
     def test_another_labs_things_are_nobodys_business(self, lab: Lab, project: FakeOpenStack) -> None:
         project.routers += [thing("climate-router", project_id="theirs") for _ in range(2)]

@@ -192,19 +192,32 @@ def _bare(key: str | None) -> list[str]:
 
 def lab_names(context: Context) -> Iterator[Result]:
     """Nothing has the lab's names that Terraform would take for the lab's, or stumble over."""
-    resources = context.resources
+    resources, lost = context.resources, context.state_lost
     for several in resources.several:
-        row = failed if context.state_lost else warning
+        row = failed if lost else warning
         yield row(NAMES, several.what, several.hint[0].upper() + several.hint[1:])
-    port = resources.things.get("port")
-    server = resources.there.get("server", "")
-    if port is not None and port.device_id and port.device_id != server:
-        seen = f"the port {port.name} belongs to another machine ({port.device_id})"
+    stray = _stray_port(context)
+    if stray:
+        port = resources.things["port"]
         hint = f"See whose it is, and rename it: openstack port set --name ANOTHER {port.id}"
-        yield failed(NAMES, seen, hint)
+        yield failed(NAMES, f"the port {port.name} {stray}", hint)
     elif not resources.several:
         there = ", ".join(sorted(resources.things)).replace("_", " ")
-        yield ok(NAMES, f"there already: {there}" if there else "nothing has them yet")
+        taken = " (what the run finds, it takes over)" if lost else ""
+        yield ok(NAMES, f"there already: {there}{taken}" if there else "nothing has them yet")
+
+
+def _stray_port(context: Context) -> str:
+    """What tells that the port of the lab's name is not the lab's; empty where nothing does."""
+    port, there = context.resources.things.get("port"), context.resources.there
+    if port is None:
+        return ""
+    if port.device_id and port.device_id != there.get("server", ""):
+        return f"belongs to another machine ({port.device_id})"
+    network = context.network.id if context.network is not None else there.get("network")
+    if context.state_lost and not context.resources.has("server") and port.network_id != network:
+        return f"is in another network ({port.network_id})"
+    return ""
 
 
 def admin_access(context: Context) -> Result:
