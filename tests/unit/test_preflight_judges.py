@@ -71,10 +71,10 @@ class TestImages:
     def test_one_that_the_flavor_is_too_small_for(self, lab: Lab, project: FakeOpenStack) -> None:
         project.flavors.append(thing("p4-15gb", vcpus=4, ram=15360, disk=20))
         project.images[0].min_ram = 8192
-        refused(machine.image(context(lab, project)), "wants 8192 MB", "p4-15gb")
+        refused(machine.flavor(context(lab, project)), "wants 8192 MB", "p4-15gb")
         project.images[0].min_ram, project.images[0].min_disk = 0, 30
-        refused(machine.image(context(lab, project)), "wants a disk of 30 GB", "lab_flavor")
-        assert machine.image(context(lab, project, boot_volume_gb=30)).status is Status.OK
+        refused(machine.flavor(context(lab, project)), "wants a disk of 30 GB", "lab_flavor")
+        assert machine.flavor(context(lab, project, boot_volume_gb=30)).status is Status.OK
 
     @pytest.mark.parametrize(
         ("about", "seen"),
@@ -91,6 +91,14 @@ class TestImages:
             setattr(project.images[0], key, value)
         row = machine.image(context(lab, project))
         assert row.status is Status.WARNING and seen in row.seen and "lab_image" in row.hint
+
+    def test_a_snapshot_that_is_the_newest_of_its_name(self, lab: Lab, project: FakeOpenStack) -> None:
+        plain = project.images[0].id
+        project.images.append(
+            thing("Debian-13", status="active", created_at="2026-05", properties={"image_type": "snapshot"})
+        )
+        row = machine.image(context(lab, project))
+        assert row.status is Status.WARNING and "snapshot" in row.seen and plain in row.hint
 
     def test_what_init_chooses(self, project: FakeOpenStack) -> None:
         def active(name: str, **about: Any) -> Any:
@@ -380,6 +388,7 @@ class TestServicesThatDoNotAnswer:
         first, *others = self.rows(lab, project, error)
         refused(first, "network (Neutron) answers 500: The database is away", "Try again in a minute")
         assert [(row.status, "see: network" in row.seen) for row in others] == [(Status.SKIPPED, True)] * 3
+        assert [row.check for row in others] == ["external network", "floating IP", "lab's names"]
         assert project.asked.count("networks") <= 2  # of all networks, and of the lab's
 
     @pytest.mark.parametrize("status", [401, 403])

@@ -25,6 +25,8 @@ WHERE_A_MACHINE_IS_MADE: tuple[Check, ...] = (
     machine.image, machine.flavor, network.network, network.external_network, machine.data_volume, machine.key_pair,
     network.floating_ip, machine.lab_names, machine.admin_access, machine.dns, quota.quotas,
 )  # fmt: skip
+# The rows of the checks that are not called as their functions are.
+NAMES = {"dns": "DNS", "lab names": machine.NAMES, "floating ip": "floating IP", "ec2 keys": "S3 keys"}
 AT_ONCE = 6  # the checks wait for answers most of their time
 
 
@@ -98,7 +100,8 @@ def once_told(found: Iterable[Result], told: dict[str, str]) -> Iterator[Result]
 def rows(asked: Check, context: Context) -> list[Result]:
     """One check's rows; what the cloud refuses or breaks is a row too."""
     said: list[Result] = []
-    name = asked.__name__.replace("_", " ").replace("dns", "DNS").replace("lab names", machine.NAMES)
+    name = asked.__name__.replace("_", " ")
+    name = NAMES.get(name, name)
     try:
         found = asked(context)
         said.extend([found] if isinstance(found, Result) else found)

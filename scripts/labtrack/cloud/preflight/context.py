@@ -11,7 +11,7 @@ import requests
 from openstack.connection import Connection
 
 from labtrack.cloud import profiles
-from labtrack.cloud.answers import ERRORS
+from labtrack.cloud.answers import ERRORS, explained
 from labtrack.cloud.login import Login
 from labtrack.cloud.profiles import Profile
 from labtrack.cloud.resources import Resources, is_router_port, look
@@ -99,19 +99,19 @@ class Context:
         """Ids by what they are of: image, flavor, external_network, network, subnet, router, floating_ip, data_volume.
 
         Only what lab.yml names, and the external network that follows from it; what is not there, or is there several
-        times, is left out.  Raises what openstacksdk raises where the cloud does not answer.
+        times, is left out.  Raises LabtrackError where the cloud does not answer.
         """
-        network, subnet = self.networks.one, self.subnet
-        found = {
-            "image": self.image,
-            "flavor": self.flavor,
-            "external_network": self.external_network,
-            "network": network,
-            "subnet": subnet,
-            "router": self.routers.one,
-            "floating_ip": self.given_address,
-            "data_volume": self.volumes.one,
-        }
+        with explained("What lab.yml names can't be looked up"):
+            found = {
+                "image": self.image,
+                "flavor": self.flavor,
+                "external_network": self.external_network,
+                "network": self.network,
+                "subnet": self.subnet,
+                "router": self.routers.one,
+                "floating_ip": self.given_address,
+                "data_volume": self.volumes.one,
+            }
         return {name: str(thing.id) for name, thing in found.items() if thing is not None}
 
     @property

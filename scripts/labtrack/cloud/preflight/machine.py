@@ -28,13 +28,12 @@ def image(context: Context) -> Result:
     if found is None:
         seen = f"there is no image {name!r}" if name else "lab_image is not set"
         return failed("image", seen, choose("lab_image", debians(context.cloud)))
-    small = _too_small(context, found)
-    if small:
-        return failed("image", small, choose("lab_flavor", sufficient(context.cloud, found)))
-    newest = f": the newest of {len(named)} of this name, of {found.created_at}" if len(named) > 1 else ""
+    newest = f"; the newest of {len(named)} of this name, of {found.created_at}" if len(named) > 1 else ""
     doubt = _doubt(found)
     if doubt:
-        return warning("image", f"{found.name}{newest} {doubt}", choose("lab_image", debians(context.cloud)))
+        plain = [one for one in named if not _doubt(one)]
+        hint = choose_id("lab_image", plain) if plain else choose("lab_image", debians(context.cloud))
+        return warning("image", f"{found.name} {doubt}{newest}", hint)
     return ok("image", f"{found.name}{newest}")
 
 
@@ -45,19 +44,6 @@ def _doubt(image: Any) -> str:
     if runs_on(image) not in USUAL:
         return f"is for {runs_on(image)}, which most clouds' machines can't start"
     return "" if is_debian(image) else "doesn't look like Debian, which the roles are tried on"
-
-
-def _too_small(context: Context, image: Any) -> str:
-    """What of the flavor the image does not fit into; Nova refuses such a server."""
-    flavor, boot = context.flavor, context.lab.machine.boot_volume_gb
-    if flavor is None:
-        return ""
-    if (image.min_ram or 0) > flavor.ram:
-        return f"{image.name} wants {image.min_ram} MB of memory, and {flavor.name} has {flavor.ram}"
-    disk = boot or flavor.disk
-    if disk and (image.min_disk or 0) > disk:
-        return f"{image.name} wants a disk of {image.min_disk} GB, and the machine has {disk}"
-    return ""
 
 
 def is_snapshot(image: Any) -> bool:
@@ -129,7 +115,23 @@ def flavor(context: Context) -> Result:
     if (context.lab.machine.boot_volume_gb or found.disk) < LEAST_DISK:
         hint = "Set lab_boot_volume_gb: 20, or name a flavor with a disk of its own."
         return failed("flavor", f"{seen}; {LEAST_DISK} GB of disk are needed", hint)
+    small = _too_small(context, found)
+    if small:
+        return failed("flavor", small, choose("lab_flavor", sufficient(context.cloud, context.image)))
     return ok("flavor", seen)
+
+
+def _too_small(context: Context, flavor: Any) -> str:
+    """What of the flavor the image does not fit into; Nova refuses such a server."""
+    image, boot = context.image, context.lab.machine.boot_volume_gb
+    if image is None:
+        return ""
+    if (image.min_ram or 0) > flavor.ram:
+        return f"{image.name} wants {image.min_ram} MB of memory, and {flavor.name} has {flavor.ram}"
+    disk = boot or flavor.disk
+    if disk and (image.min_disk or 0) > disk:
+        return f"{image.name} wants a disk of {image.min_disk} GB, and the machine has {disk}"
+    return ""
 
 
 def sufficient(cloud: Any, image: Any = None) -> list[str]:
