@@ -73,7 +73,7 @@ def _unused(logged_in: Login, entry: str) -> Iterator[Result]:
         and value != said.get(name.removeprefix("OS_").lower())
     )  # fmt: skip
     if others:
-        hint = f"unset them; to log in by the shell's variables, source the whole openrc file, which has {AUTH_URL}."
+        hint = f"Unset them; to log in by the shell's variables, source the whole openrc file, which has {AUTH_URL}."
         yield warning("shell", f"{', '.join(others)} of the shell is not used: the entry {entry} is", hint)
 
 
