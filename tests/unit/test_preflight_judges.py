@@ -99,6 +99,7 @@ class TestImages:
         )
         row = machine.image(context(lab, project))
         assert row.status is Status.WARNING and "snapshot" in row.seen and plain in row.hint
+        assert machine.debians(project) == [plain]
 
     def test_what_init_chooses(self, project: FakeOpenStack) -> None:
         def active(name: str, **about: Any) -> Any:
@@ -110,7 +111,7 @@ class TestImages:
             active("debian-trixie"), active("other", os_distro="debian", os_version="13"),
             thing("Debian-13", status="queued"),
         ]  # fmt: skip
-        names = [one.name for one in machine.debian_images(project)]
+        names = [name for name, _ in machine.debian_images(project)]
         assert names[:4] == ["other", "debian-trixie", "debian-12-bookworm", "Debian-13-genericcloud-amd64-daily"]
         assert not {"Debian-13-arm64", "my Debian-13", "Debian-13"} & set(names)
 

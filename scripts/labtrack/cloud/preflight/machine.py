@@ -64,18 +64,22 @@ def is_debian(image: Any) -> bool:
 
 
 def debians(cloud: Any) -> list[str]:
-    """The names of the cloud's Debian images, the best for a server first."""
-    return [str(one.name) for one in debian_images(cloud)][:SHOWN]
+    """What to write for the cloud's Debian images, the best for a server first."""
+    return [name for name, _ in debian_images(cloud)][:SHOWN]
 
 
-def debian_images(cloud: Any) -> list[Any]:
-    """The cloud's Debian images, the best for a server first: released, newest, plain.
+def debian_images(cloud: Any) -> list[tuple[str, Any]]:
+    """The cloud's Debian images, the best for a server first: released, newest, plain; each with what to write for it.
 
-    Snapshots of servers and images for other processors are left out, and of those of one name all but the newest.
+    Snapshots of servers and images for other processors are left out, and of those of one name all but the newest.  It
+    is written by its id where the newest of that name is none of these.
     """
     named = [one for one in cloud.image.images(status="active") if one.name and is_debian(one)]
-    found = {one.name: one for one in sorted(named, key=lambda one: str(getattr(one, "created_at", None) or ""))}
-    return sorted((one for one in found.values() if not is_snapshot(one) and runs_on(one) in USUAL), key=_rank)
+    named.sort(key=lambda one: str(getattr(one, "created_at", None) or ""))
+    newest = {one.name: one for one in named}
+    fit = {one.name: one for one in named if not is_snapshot(one) and runs_on(one) in USUAL}
+    found = sorted(fit.values(), key=_rank)
+    return [(str(one.name if newest[one.name] is one else one.id), one) for one in found]
 
 
 def _rank(image: Any) -> tuple[Any, ...]:
