@@ -115,6 +115,26 @@ def test_the_labs_ca_is_kept_encrypted_and_the_timer_renews(rehearsal: Rehearsal
     assert health(rehearsal)["saw"] == "selfsigned, valid for 364 more days"
 
 
+@pytest.mark.long
+def test_from_selfsigned_to_provided_and_back(rehearsal: Rehearsal, tmp_path: Path) -> None:
+    own, kept = served(rehearsal), secrets.read(labs.load(rehearsal.lab_dir))[secrets.CA]
+    new = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-batch", "-subj", "/CN=x"]
+    files = {kind: str(tmp_path / f"{kind}.pem") for kind in ("certificate", "key")}
+    name = ["-addext", f"subjectAltName=DNS:{rehearsal.fqdn}", "-days", "30"]
+    made = ["openssl", "req", "-x509", *new, *name, "-out", files["certificate"], "-keyout", files["key"]]
+    rehearsal.run(*made, check=True)
+    given = {f"lab_certificate_{kind}_file".replace("certificate_certificate", "certificate"): file
+             for kind, file in files.items()}  # fmt: skip
+    try:
+        deploy(rehearsal, tmp_path, lab_certificate="provided", **given)
+        assert served(rehearsal) == Path(files["certificate"]).read_text()
+    finally:
+        rehearsal.playbook(DEPLOY, "--tags", "nginx", check=True)
+    assert served(rehearsal) != own, "signed anew"
+    assert requests.get(f"{rehearsal.url}/health", verify=str(rehearsal.ca), timeout=10).text == "OK"
+    assert secrets.read(labs.load(rehearsal.lab_dir))[secrets.CA] == kept
+
+
 @pytest.fixture
 def directory(rehearsal: Rehearsal, tmp_path: Path) -> Iterator[Path]:
     """An ACME directory on the login node; the CAs that one needs to trust it and what it issues."""
