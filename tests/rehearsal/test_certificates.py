@@ -30,7 +30,8 @@ PEBBLE = {
 }  # fmt: skip
 # A directory with an https of a CA of its own, on the login node.
 START = f"""
-export DEBIAN_FRONTEND=noninteractive; command -v pebble >/dev/null || apt-get install -qqy pebble >/dev/null
+export DEBIAN_FRONTEND=noninteractive; install="apt-get install -qqy pebble"
+command -v pebble || $install || {{ apt-get update -qq && $install; }}
 mkdir -p /opt/acme && cd /opt/acme && cat >pebble.json
 new="-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -batch"
 openssl req -x509 $new -days 30 -subj /CN=acme-ca -addext keyUsage=critical,keyCertSign -keyout ca.key -out ca.pem
@@ -123,8 +124,7 @@ def test_from_selfsigned_to_provided_and_back(rehearsal: Rehearsal, tmp_path: Pa
     name = ["-addext", f"subjectAltName=DNS:{rehearsal.fqdn}", "-days", "30"]
     made = ["openssl", "req", "-x509", *new, *name, "-out", files["certificate"], "-keyout", files["key"]]
     rehearsal.run(*made, check=True)
-    given = {f"lab_certificate_{kind}_file".replace("certificate_certificate", "certificate"): file
-             for kind, file in files.items()}  # fmt: skip
+    given = {"lab_certificate_file": files["certificate"], "lab_certificate_key_file": files["key"]}
     try:
         deploy(rehearsal, tmp_path, lab_certificate="provided", **given)
         assert served(rehearsal) == Path(files["certificate"]).read_text()
