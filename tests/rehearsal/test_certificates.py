@@ -30,13 +30,14 @@ PEBBLE = {
 }  # fmt: skip
 # A directory with an https of a CA of its own, on the login node.
 START = f"""
+mkdir -p /opt/acme && cd /opt/acme && cat >pebble.json
 export DEBIAN_FRONTEND=noninteractive; install="apt-get install -qqy pebble"
 command -v pebble || $install || {{ apt-get update -qq && $install; }}
-mkdir -p /opt/acme && cd /opt/acme && cat >pebble.json
 new="-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -batch"
 openssl req -x509 $new -days 30 -subj /CN=acme-ca -addext keyUsage=critical,keyCertSign -keyout ca.key -out ca.pem
 openssl req $new -subj /CN=acme -keyout acme.key -out acme.csr
 printf 'subjectAltName=DNS:{ACME}\\nkeyUsage=critical,digitalSignature\\nextendedKeyUsage=serverAuth\\n' >ext
+printf 'subjectKeyIdentifier=hash\\nauthorityKeyIdentifier=keyid\\n' >>ext
 openssl x509 -req -in acme.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 30 -extfile ext -out acme.pem
 systemd-run --quiet --unit=pebble --setenv=PEBBLE_VA_NOSLEEP=1 --setenv=PEBBLE_WFE_NONCEREJECT=10 \\
   "$(command -v pebble)" -config /opt/acme/pebble.json
