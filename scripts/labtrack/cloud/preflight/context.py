@@ -292,7 +292,7 @@ def gateway_of(router: Any) -> str:
 def endpoint_of(cloud: Connection, kind: str) -> str:
     """A service's address in the login's region; empty where the catalogue has none."""
     try:
-        return str(cloud.endpoint_for(kind) or "")
+        return str(cloud.endpoint_for(cloud.config.get_service_type(kind)) or "")
     except ERRORS:
         return ""
 
