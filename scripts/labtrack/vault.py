@@ -35,7 +35,8 @@ def password_file(root: Path) -> Path:
     return Path(_run(source, "--where")) if os.access(source, os.X_OK) else source
 
 
-def _password(root: Path) -> bytes:
+def password(root: Path) -> bytes:
+    """The vault password.  Raises LabtrackError when there is none."""
     source = password_source(root)
     if not source.is_file():
         hint = "work in the repository, or set ANSIBLE_VAULT_PASSWORD_FILE to the file with the vault password."
@@ -54,13 +55,22 @@ def _run(*command: Path | str) -> str:
 
 
 def _vault(root: Path) -> VaultLib:
-    return VaultLib([(_ID, VaultSecret(_password(root)))])
+    return VaultLib([(_ID, VaultSecret(password(root)))])
 
 
-def encrypt(text: str, root: Path) -> bytes:
-    """`text` in Ansible's vault format."""
-    encrypted: bytes = _vault(root).encrypt(text.encode())
+def encrypt(content: str | bytes, root: Path) -> bytes:
+    """`content` in Ansible's vault format."""
+    encrypted: bytes = _vault(root).encrypt(content.encode() if isinstance(content, str) else content)
     return encrypted
+
+
+def opened(data: bytes, root: Path) -> bytes | None:
+    """What is in `data`, which is in Ansible's vault format; None when this vault password does not open it."""
+    try:
+        plain: bytes = _vault(root).decrypt(data)
+    except AnsibleVaultError:
+        return None
+    return plain
 
 
 def decrypt(data: bytes, file: Path, root: Path) -> str:
@@ -68,13 +78,12 @@ def decrypt(data: bytes, file: Path, root: Path) -> str:
     if not data.startswith(b"$ANSIBLE_VAULT;"):
         hint = f"if it is yours and complete: `ansible-vault encrypt {file}`; else remove it, and new secrets are made."
         raise LabtrackError(f"{file} is not encrypted.", hint)
-    try:
-        plain: bytes = _vault(root).decrypt(data)
-    except AnsibleVaultError:
+    plain = opened(data, root)
+    if plain is None:
         raise LabtrackError(
             f"{file} can't be decrypted: it was made with another vault password, or it is damaged.",
             f"put the right password into {password_file(root)}, or the file back from a backup.",
-        ) from None
+        )
     return plain.decode()
 
 
