@@ -7,7 +7,8 @@ import stat
 import subprocess
 from pathlib import Path
 
-from ansible.parsing.vault import AnsibleVaultError, VaultLib, VaultSecret
+from ansible.errors import AnsibleError
+from ansible.parsing.vault import VaultLib, VaultSecret
 
 from labtrack.errors import LabtrackError
 
@@ -68,7 +69,7 @@ def opened(data: bytes, root: Path) -> bytes | None:
     """What is in `data`, which is in Ansible's vault format; None when this vault password does not open it."""
     try:
         plain: bytes = _vault(root).decrypt(data)
-    except AnsibleVaultError:
+    except AnsibleError:  # of a damaged file it raises others than AnsibleVaultError, too
         return None
     return plain
 

@@ -1,0 +1,49 @@
+"""A lab in two checkouts: the first admin's with all its files, the second's an empty clone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+from conftest import CA, LAB
+
+from labtrack import lab as labs
+from labtrack import secrets
+from labtrack.lab import Lab
+from labtrack.labcopy import content
+
+ADA, KEYS, KNOWN = "private/ada/mlflow_env.sh", "private/keys.json", "private/known_hosts"
+
+
+def checkout(root: Path, **settings_: object) -> Lab:
+    """A clone of the lab's repository, with nothing that git does not have."""
+    folder = root / "inventory" / "climate"
+    (folder / "group_vars" / "all").mkdir(parents=True)
+    labs.lab_yml(folder).write_text(yaml.safe_dump({**LAB, **settings_}, sort_keys=False))
+    return labs.load(folder)
+
+
+def write(lab: Lab, name: str, text: str) -> Path:
+    """Writes a file of a lab, by its name in the export."""
+    path = content.place_of(lab, name)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def deployed(root: Path) -> Lab:
+    """The first admin's checkout, after a deployment."""
+    lab = checkout(root)
+    write(lab, KEYS, '{"keys": []}')
+    write(lab, KNOWN, "203.0.113.10 ssh-ed25519 AAAA\n")
+    write(lab, ADA, "password of ada")
+    write(lab, "private/grace/mlflow_env.sh", "password of grace")
+    write(lab, "private/terraform.tfstate", '{"serial": 4}')
+    write(lab, "private/ca.pem", CA)
+    secrets.add(lab, {"secret_verify_password": "v" * 40})
+    return lab
+
+
+def files_of(lab: Lab) -> dict[str, bytes]:
+    """What an export of a lab would have."""
+    return dict(content.read(lab).files)
