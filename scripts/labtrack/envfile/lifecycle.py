@@ -24,6 +24,7 @@ from labtrack.envfile.render import Contents, render
 from labtrack.errors import BadInputError, LabtrackError
 from labtrack.experiments import Members
 from labtrack.lab import ADMIN_USER, SERVER_OWNER, VERIFY_USER, Lab
+from labtrack.labcopy import placing
 from labtrack.tracking.server import Server
 
 
@@ -77,6 +78,7 @@ def opened(lab: Lab, doing: str, cloud: str | None = None, step: Step | None = N
 
     tell = step or (lambda _: None)
     with files.lock(lab.private / ".lock", doing):
+        placing.finish(lab)
         keys = Keys(lab, register.load(lab.keys_file), log_in, tell)
         ca_file = lab.ca_file if lab.ca_file.is_file() else None
         password = secrets.read(lab).get("secret_mlflow_admin_password", "")

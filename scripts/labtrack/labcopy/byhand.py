@@ -85,7 +85,7 @@ def _brought(lab: Lab, export_: archive.Export, source: Path, *, force: bool) ->
         take, same, differ = {}, [], []
         for name, data in export_.content.files.items():
             path = content.place_of(lab, name)
-            if not path.exists():
+            if not path.exists() or (path.is_file() and not path.stat().st_size):
                 take[name] = data
             elif path.is_file() and path.read_bytes() == data:
                 same.append(name)

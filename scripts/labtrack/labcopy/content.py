@@ -18,7 +18,8 @@ MARK = ".server.json"
 PRIVATE, INVENTORY = "private", "inventory"
 SECRETS, HOSTS = f"{INVENTORY}/secrets.yml", f"{INVENTORY}/hosts.yml"
 # Made anew from the cloud: where two differ, the one that is here was made last, by this very run.
-DERIVED = frozenset({HOSTS, f"{PRIVATE}/known_hosts", f"{PRIVATE}/terraform.tfstate", f"{PRIVATE}/ca.pem"})
+_STATE = f"{PRIVATE}/terraform.tfstate"
+DERIVED = frozenset({HOSTS, _STATE, f"{PRIVATE}/known_hosts", f"{PRIVATE}/ca.pem"})
 _WORK = "terraform"  # TF_DATA_DIR: the provider's program, plans
 _OLD_STATES = "terraform.tfstate."
 _ROUNDS = 10_000  # of PBKDF2, as in the vault's own format
@@ -72,7 +73,7 @@ def read(lab: Lab) -> Content:
                 continue  # the admin's own login
             elif _is_ssh_key(path) and path.resolve() not in named:
                 skipped.append(f"{path} is a key of the admin's own")
-            else:
+            elif name != _STATE or path.stat().st_size:  # an empty state is Terraform's way to have none
                 found[name] = path.read_bytes()
         for name in (SECRETS, HOSTS):
             path = place_of(lab, name)
