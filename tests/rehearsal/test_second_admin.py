@@ -83,7 +83,10 @@ def test_an_empty_clone_changes_nobodys_password_or_key(first: Kit, clone: Clone
     assert changed(done.stdout)[0] == BEGUN and "localhost" not in " ".join(changed(done.stdout))
     assert files(clone.private, clone.lab) == before == files(rehearsal.private, rehearsal.lab_dir)
     assert first.seen() == keys
-    assert clone.rehearsal.run("labtrack", "doctor", "--file", str(clone.private / "ada/mlflow_env.sh")).returncode in (0, 1)
+    assert clone.rehearsal.run("labtrack", "doctor", "--file", str(clone.private / "ada/mlflow_env.sh")).returncode in (
+        0,
+        1,
+    )
 
 
 @pytest.fixture
