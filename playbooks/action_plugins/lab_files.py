@@ -18,6 +18,7 @@ from labtrack import lab as labs
 from labtrack.errors import LabtrackError
 from labtrack.labcopy import handover
 from labtrack.labcopy.remote import Server
+from labtrack.printable import clean
 
 NONE = "none"
 
@@ -60,9 +61,9 @@ class ActionModule(ActionBase):
                 raise
             return {**result, "changed": False, "msg": f"The server does not answer yet: {error}"}
         except LabtrackError as error:
-            return {**result, "failed": True, "msg": str(error)}
+            return {**result, "failed": True, "msg": clean(str(error))}
         for line in done.lines:
-            self._display.display(f"{lab.name}: {line}")
+            self._display.display(f"{lab.name}: {clean(line)}")
         return {**result, "changed": done.changed, "lines": done.lines, "ansible_facts": {"lab_files": machine}}
 
     def _as_root(self, script: str, data: bytes) -> tuple[int, str, str]:
