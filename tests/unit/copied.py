@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import yaml
 from conftest import CA, LAB
 
@@ -47,3 +48,10 @@ def deployed(root: Path) -> Lab:
 def files_of(lab: Lab) -> dict[str, bytes]:
     """What an export of a lab would have."""
     return dict(content.read(lab).files)
+
+
+def use_password(monkeypatch: pytest.MonkeyPatch, file: Path, password: str) -> None:
+    """Has the vault password in a file of its own: the repository's script is a process more for each call."""
+    file.write_text(password)
+    file.chmod(0o600)
+    monkeypatch.setenv("ANSIBLE_VAULT_PASSWORD_FILE", str(file))

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from conftest import LAB
-from copied import ADA, KEYS, KNOWN, checkout, deployed, files_of, write
+from copied import ADA, KEYS, KNOWN, checkout, deployed, files_of, use_password, write
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,6 +27,12 @@ from labtrack.labcopy import byhand, content, placing
 from labtrack.labcopy.merge import merge
 
 LABTRACK = Path(sys.executable).with_name("labtrack")
+
+
+@pytest.fixture(autouse=True)
+def password(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Both admins have the lab's vault password."""
+    use_password(monkeypatch, tmp_path / "password", "of the lab")
 
 
 @pytest.fixture
@@ -206,7 +212,7 @@ def test_other_encrypted_files_are_told_from_an_export(full: Lab, empty: Lab) ->
 
 def test_another_vault_password_is_told(full: Lab, empty: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     byhand.export(full, tmp_path / "lab.vault")
-    monkeypatch.setenv("LABTRACK_VAULT_PASSWORD_FILE", str(tmp_path / "other-password"))
+    use_password(monkeypatch, tmp_path / "other-password", "another")
     with pytest.raises(LabtrackError, match="another vault password"):
         byhand.bring(empty, tmp_path / "lab.vault")
     assert files_of(empty) == {}

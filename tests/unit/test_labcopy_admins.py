@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from copied import ADA, KEYS, KNOWN, checkout, deployed, files_of, write
+from copied import ADA, KEYS, KNOWN, checkout, deployed, files_of, use_password, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +21,12 @@ from labtrack.errors import BadInputError, Exit, LabtrackError
 from labtrack.lab import Lab
 from labtrack.labcopy import archive, content, handover, placing
 from labtrack.labcopy.remote import KEPT, Holder, Server
+
+
+@pytest.fixture(autouse=True)
+def password(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Both admins have the lab's vault password."""
+    use_password(monkeypatch, tmp_path / "password", "of the lab")
 
 
 @pytest.fixture
@@ -200,7 +206,7 @@ def test_without_the_vault_password_nothing_changes(
     ada: Admin, bob: Admin, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = exports(server)
-    monkeypatch.setenv("LABTRACK_VAULT_PASSWORD_FILE", str(tmp_path / "other-password"))
+    use_password(monkeypatch, tmp_path / "other-password", "another")
     for admin in (bob, ada):
         had = files_of(admin.lab)
         with pytest.raises(LabtrackError, match="another vault password"):
