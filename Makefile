@@ -1,5 +1,5 @@
 # Each target calls something that can also be called by hand.
-.PHONY: help demo test test-long check lint types unit infra venv lock bench bench-artifacts bench-sync bench-results bench-record dist down clean docs site
+.PHONY: help demo test test-long check lint types unit infra venv venv-dev lock bench bench-artifacts bench-sync bench-results bench-record dist down clean docs site
 .DEFAULT_GOAL := help
 VENV := .venv/bin
 
@@ -9,34 +9,34 @@ help: ## this list
 demo: venv ## a rehearsal cloud, a deployed server, a training run: from nothing
 	@$(VENV)/python scripts/dev/demo.py
 
-test: venv ## everything that this machine can test
+test: venv-dev ## everything that this machine can test
 	@scripts/dev/test.sh
 
-test-long: venv ## the long series: deployments that are killed forty times
+test-long: venv-dev ## the long series: deployments that are killed forty times
 	@scripts/dev/test.sh -m long
 
-check: venv ## lint, types, unit tests and terraform's: no machines
+check: venv-dev ## lint, types, unit tests and terraform's: no machines
 	@scripts/dev/check.sh
 
-lint types unit infra: venv
+lint types unit infra: venv-dev
 	@scripts/dev/check.sh $@
 
-bench: venv ## the kit's server against the usual `mlflow server`, on the rehearsal
+bench: venv-dev ## the kit's server against the usual `mlflow server`, on the rehearsal
 	@$(VENV)/python scripts/dev/bench.py
 
-bench-artifacts: venv ## artifacts by keys of the store against artifacts through the server, on the rehearsal
+bench-artifacts: venv-dev ## artifacts by keys of the store against artifacts through the server, on the rehearsal
 	@$(VENV)/python scripts/dev/bench_artifacts.py
 
-bench-sync: venv ## labtrack sync against its peers, on a server of its own
+bench-sync: venv-dev ## labtrack sync against its peers, on a server of its own
 	@$(VENV)/python scripts/dev/bench_sync.py
 
-bench-results: venv ## leaderboard, compare, search and export beside MLflow's own, on recordings
+bench-results: venv-dev ## leaderboard, compare, search and export beside MLflow's own, on recordings
 	@$(VENV)/python scripts/dev/bench_results.py
 
-bench-record: venv ## what log_metric costs a training, by the recorder and by MLflow's own
+bench-record: venv-dev ## what log_metric costs a training, by the recorder and by MLflow's own
 	@$(VENV)/python scripts/dev/bench_record.py
 
-dist: venv ## dist/: wheels to install without network, and labtrack.pyz, one file to run
+dist: venv-dev ## dist/: wheels to install without network, and labtrack.pyz, one file to run
 	@$(VENV)/python scripts/dev/dist.py
 
 down: ## stop and remove the rehearsal, put the host back
@@ -45,15 +45,19 @@ down: ## stop and remove the rehearsal, put the host back
 clean: down ## down, and remove caches and .venv
 	@scripts/dev/clean.sh
 
-docs: venv ## write the generated pages of docs/reference
+docs: venv-dev ## write the generated pages of docs/reference
 	@$(VENV)/python scripts/dev/docs.py
 
-site: venv ## the documentation as pages with a search, in site/
+site: venv-dev ## the documentation as pages with a search, in site/
 	@NO_MKDOCS_2_WARNING=1 $(VENV)/mkdocs build --quiet --strict
 
-venv: .venv/.complete
-.venv/.complete: scripts/dev/venv.sh requirements/dev.txt pyproject.toml
+venv: .venv/.complete ## .venv with what an admin's machine runs
+.venv/.complete: scripts/dev/venv.sh requirements/admin.txt pyproject.toml
 	@scripts/dev/venv.sh
+
+venv-dev: .venv/.dev
+.venv/.dev: scripts/dev/venv.sh requirements/dev.txt pyproject.toml
+	@scripts/dev/venv.sh dev
 
 lock: ## resolve requirements/*.in again
 	@scripts/dev/lock.sh

@@ -5,11 +5,11 @@ locals {
   makes = concat(
     ["security_group", "port", "server"],
     module.network.makes,
-    try(local.lab.lab_key_pair, "") == "" ? ["key_pair"] : [],
-    try(local.lab.lab_floating_ip, "") == "" ? ["floating_ip"] : [],
-    try(local.lab.lab_data_volume, "none") == "none" ? [] : ["attachment"],
-    try(local.lab.lab_data_volume, "none") == "manage" ? ["volume"] : [],
-    try(local.lab.lab_bucket_manage, true) ? ["bucket"] : [],
+    local.lab.lab_key_pair == null ? ["key_pair"] : [],
+    local.lab.lab_floating_ip == null ? ["floating_ip"] : [],
+    local.lab.lab_data_volume == "none" ? [] : ["attachment"],
+    local.lab.lab_data_volume == "manage" ? ["volume"] : [],
+    local.lab.lab_bucket_manage ? ["bucket"] : [],
   )
   adopt = { for name, id in var.adopt : name => id if contains(local.makes, name) }
 }

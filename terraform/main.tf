@@ -1,23 +1,10 @@
 # What the lab's server needs of the cloud: a network, a machine with its address, a bucket.
-# lab.yml says what; the modules make it, or take what exists.
+# lab.yml says what; `labtrack provision prepare` completes it, with what the cloud has under the names in it.
 
 locals {
-  lab  = yamldecode(file("${var.lab_dir}/group_vars/all/lab.yml"))
-  name = local.lab.lab_name
-
-  # what relative paths in lab.yml start at, and where the lab's private files are
-  root    = "${var.lab_dir}/../.."
-  private = "private/${local.name}"
-
-  key_files = { for path in distinct(flatten([for admin in local.lab.lab_admins : try(admin.ssh_key_files, [])])) :
-    path => file(can(regex("^[~/]", path)) ? pathexpand(path) : "${local.root}/${path}")
-  }
-  public_keys = distinct(flatten([
-    for admin in local.lab.lab_admins : concat(
-      try(admin.ssh_keys, []),
-      [for path in try(admin.ssh_key_files, []) : regexall("(?m)^[a-z][^\r\n]*", local.key_files[path])],
-    ) if try(admin.state, "present") == "present"
-  ]))
+  lab   = jsondecode(file(var.lab_file))
+  name  = local.lab.lab_name
+  found = local.lab.found
 }
 
 data "openstack_identity_auth_scope_v3" "login" {
@@ -34,12 +21,12 @@ data "openstack_identity_auth_scope_v3" "login" {
 module "network" {
   source = "./modules/network"
 
-  name             = local.name
-  existing_network = try(local.lab.lab_network, "")
-  existing_router  = try(local.lab.lab_router, "")
-  external_network = try(local.lab.lab_external_network, "")
-  cidr             = try(local.lab.lab_network_cidr, "10.20.0.0/24")
-  admin_networks   = local.lab.lab_admin_networks
+  name                = local.name
+  network_id          = local.found.network
+  router_id           = local.found.router
+  external_network_id = local.found.external_network
+  cidr                = local.lab.lab_network_cidr
+  admin_networks      = local.lab.lab_admin_networks
 }
 
 module "server" {
@@ -47,31 +34,31 @@ module "server" {
 
   name             = local.name
   fqdn             = local.lab.lab_fqdn
-  image            = try(local.lab.lab_image, "")
-  flavor           = try(local.lab.lab_flavor, "")
-  boot_volume_gb   = try(local.lab.lab_boot_volume_gb, 0)
-  data_volume      = try(local.lab.lab_data_volume, "none")
-  data_volume_gb   = try(local.lab.lab_data_volume_gb, 20)
-  floating_ip      = try(local.lab.lab_floating_ip, "")
-  key_pair         = try(local.lab.lab_key_pair, "")
-  public_keys      = local.public_keys
+  image_id         = local.found.image
+  flavor_id        = local.found.flavor
+  boot_volume_gb   = local.lab.lab_boot_volume_gb
+  data_volume      = local.found.data_volume
+  data_volume_gb   = local.lab.lab_data_volume_gb
+  floating_ip      = local.lab.lab_floating_ip
+  key_pair         = local.lab.lab_key_pair
+  public_keys      = local.lab.public_keys
   network          = module.network.ready
-  external_network = module.network.external_network
+  external_network = local.found.external_network_name
 }
 
 module "bucket" {
   source = "./modules/bucket"
 
   name       = local.lab.lab_bucket
-  manage     = try(local.lab.lab_bucket_manage, true)
-  versioning = try(local.lab.lab_bucket_versioning, true)
+  manage     = local.lab.lab_bucket_manage
+  versioning = local.lab.lab_bucket_versioning
 }
 
 locals {
   hosts = {
     server = {
       address     = module.server.address
-      user        = try(local.lab.lab_server_user, "debian")
+      user        = local.lab.lab_server_user
       groups      = ["postgresql", "mlflow", "nginx"]
       server_id   = module.server.server_id
       data_volume = module.server.data_volume_id

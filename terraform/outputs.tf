@@ -7,8 +7,8 @@ output "hosts_yml" {
   description = "inventory/<lab>/hosts.yml, as playbooks/provision.yml writes it."
   value = templatefile("${path.module}/templates/hosts.yml.tftpl", {
     hosts   = local.hosts
-    private = local.private
-    own_key = fileexists("${local.root}/${local.private}/id_ed25519")
+    private = "private/${local.name}"
+    own_key = local.lab.own_key
     project = data.openstack_identity_auth_scope_v3.login.project_id
     made_by = "Terraform"
   })

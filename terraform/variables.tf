@@ -1,16 +1,16 @@
-variable "lab_dir" {
+variable "lab_file" {
   type        = string
   nullable    = false
-  description = "The lab's inventory folder, for example ../inventory/mylab. Its group_vars/all/lab.yml says everything else."
+  description = "The completed lab, for example ../build/mylab/lab.json. `labtrack provision prepare inventory/mylab` writes it from lab.yml."
 
   validation {
-    condition     = fileexists("${var.lab_dir}/group_vars/all/lab.yml")
-    error_message = "lab_dir must be a lab's inventory folder: ${var.lab_dir}/group_vars/all/lab.yml is not there. Copy inventory/example, or correct the path."
+    condition     = can(jsondecode(file(var.lab_file)).found)
+    error_message = "lab_file must be a completed lab: ${var.lab_file} is not there, or is another file. Write it with: labtrack provision prepare inventory/<lab>"
   }
 
   validation {
-    condition     = contains(["default", basename(var.lab_dir)], terraform.workspace)
-    error_message = "The workspace is ${terraform.workspace}, but lab_dir is another lab's (${basename(var.lab_dir)}). Run: terraform workspace select -or-create ${basename(var.lab_dir)}"
+    condition     = contains(["default", try(jsondecode(file(var.lab_file)).lab_name, terraform.workspace)], terraform.workspace)
+    error_message = "The workspace is ${terraform.workspace}, but lab_file is another lab's: ${var.lab_file}. Run: terraform workspace select -or-create <lab>"
   }
 }
 

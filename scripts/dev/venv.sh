@@ -1,7 +1,8 @@
 #!/bin/sh
-# Makes .venv from the hashed requirements.  Needs a Python >= 3.11 with venv, finds it, and says what to do if there is none.
+# venv.sh [admin|dev]: makes .venv from the hashed requirements; dev adds to admin.  Needs a Python >= 3.11 with venv, finds it, and says what to do if there is none.
 set -eu
 cd "$(dirname "$0")/../.."
+set=${1:-admin}
 
 works() { # is $1 a Python that is new enough and can make an environment?
     "$1" -c 'import ensurepip, ssl, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
@@ -29,12 +30,14 @@ To fix: apt install python3 python3-venv (Debian 12, Ubuntu 24.04), or set PYTHO
 if [ -e .venv ] && ! { [ -e .venv/.complete ] && .venv/bin/python -c 'import sys' 2>/dev/null; }; then
     rm -rf .venv
 fi
-rm -f .venv/.complete
+[ ! -e .venv/.dev ] || set=dev # what is there is not taken away
+rm -f .venv/.complete .venv/.dev
 [ -x .venv/bin/python ] || "$python" -m venv .venv
-echo "Installing the Python packages of requirements/dev.txt into .venv ..."
+echo "Installing the Python packages of requirements/$set.txt into .venv ..."
 # uv, itself locked, installs the rest several times faster than pip.
-grep -A 60 '^uv==' requirements/dev.txt | sed '/^ *# via/q' >.venv/uv.txt
+grep -A 60 '^uv==' requirements/admin.txt | sed '/^ *# via/q' >.venv/uv.txt
 .venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.txt
-.venv/bin/uv pip sync --quiet --python .venv/bin/python --require-hashes requirements/dev.txt
+.venv/bin/uv pip sync --quiet --python .venv/bin/python --require-hashes "requirements/$set.txt"
 .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .
 touch .venv/.complete
+[ "$set" = admin ] || touch .venv/.dev

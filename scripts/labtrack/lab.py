@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from labtrack import labfile
+from labtrack import labfile, sshkeys
 from labtrack.errors import BadInputError
 
 VERIFY_USER = "labtrack-verify"
@@ -33,6 +33,7 @@ class Machine:
     external_network: str
     network: str
     router: str
+    network_cidr: str
     floating_ip: str
     key_pair: str
     data_volume: str  # none, manage, or the one to use
@@ -70,6 +71,7 @@ class Lab:
     certificate: str
     key_grace: float  # seconds
     machine: Machine
+    settings: Mapping[str, Any] = field(repr=False)  # all of lab.yml's, with the defaults; None: not given
 
     @property
     def url(self) -> str:
@@ -95,7 +97,7 @@ class Lab:
     def own_machine(self) -> bool:
         """Whether the lab brought its machine: its hosts.yml is there, and playbooks/provision.yml didn't write it."""
         try:
-            with (self.folder / "hosts.yml").open(encoding="utf-8") as file:
+            with (self.folder / "hosts.yml").open(encoding="utf-8", errors="replace") as file:
                 return MADE_HERE not in file.readline()
         except FileNotFoundError:
             return False
@@ -104,6 +106,16 @@ class Lab:
     def keys_file(self) -> Path:
         """The register of keys: whose each is.  It holds no secret."""
         return self.private / "keys.json"
+
+    @property
+    def public_keys(self) -> tuple[str, ...]:
+        """The SSH keys of the admins who are there, each once."""
+        return tuple(sshkeys.of_admins(self.settings["lab_admins"], self.root))
+
+    @property
+    def own_key(self) -> Path:
+        """A private SSH key that only this lab uses; most use the admin's own."""
+        return self.private / "id_ed25519"
 
     @property
     def ca_file(self) -> Path:
@@ -143,15 +155,12 @@ def load(folder: Path) -> Lab:
     if problems:
         what = "\n".join(f"{problem.place}: {problem.what}\n    {problem.hint}" for problem in problems)
         raise BadInputError(what, f"change what is said above; `labtrack preflight {folder}` looks again.")
-    return _lab(read.data, folder, root, labfile.schema()["properties"])
+    return _lab(labfile.completed(read.data), folder, root)
 
 
-def _lab(data: Mapping[str, Any], folder: Path, root: Path, properties: Mapping[str, Any]) -> Lab:
-    def value(key: str) -> Any:
-        return data.get(key, properties[key].get("default"))
-
+def _lab(data: Mapping[str, Any], folder: Path, root: Path) -> Lab:
     def path(key: str) -> Path | None:
-        return labfile.expand(data[key], root) if key in data else None
+        return labfile.expand(data[key], root) if data[key] else None
 
     return Lab(
         folder=folder,
@@ -160,30 +169,32 @@ def _lab(data: Mapping[str, Any], folder: Path, root: Path, properties: Mapping[
         fqdn=data["lab_fqdn"],
         admin_networks=tuple(data["lab_admin_networks"]),
         users=tuple(User(u["name"], u.get("state", "present") == "present") for u in data["lab_users"]),
-        shared_experiments=tuple(value("lab_shared_experiments")),
-        gateways=tuple(value("lab_gateways")),
+        shared_experiments=tuple(data["lab_shared_experiments"]),
+        gateways=tuple(data["lab_gateways"]),
         cloud=data["lab_cloud"],
         clouds_file=path("lab_clouds_file"),
         bucket=data["lab_bucket"],
         s3_endpoint=data["lab_s3_endpoint"].rstrip("/"),
-        s3_region=value("lab_s3_region"),
+        s3_region=data["lab_s3_region"],
         s3_ca_file=path("lab_s3_ca_file"),
-        artifact_access=value("lab_artifact_access"),
-        clients_reach_store=value("lab_clients_reach_store"),
-        certificate=value("lab_certificate"),
-        key_grace=labfile.seconds(value("lab_key_grace")),
+        artifact_access=data["lab_artifact_access"],
+        clients_reach_store=data["lab_clients_reach_store"],
+        certificate=data["lab_certificate"],
+        key_grace=labfile.seconds(data["lab_key_grace"]),
         machine=Machine(
-            image=value("lab_image") or "",
-            flavor=value("lab_flavor") or "",
-            external_network=value("lab_external_network") or "",
-            network=value("lab_network") or "",
-            router=value("lab_router") or "",
-            floating_ip=value("lab_floating_ip") or "",
-            key_pair=value("lab_key_pair") or "",
-            data_volume=value("lab_data_volume"),
-            data_volume_gb=value("lab_data_volume_gb"),
-            boot_volume_gb=value("lab_boot_volume_gb") or 0,
-            bucket_manage=value("lab_bucket_manage"),
-            bucket_versioning=value("lab_bucket_versioning"),
+            image=data["lab_image"] or "",
+            flavor=data["lab_flavor"] or "",
+            external_network=data["lab_external_network"] or "",
+            network=data["lab_network"] or "",
+            router=data["lab_router"] or "",
+            network_cidr=data["lab_network_cidr"],
+            floating_ip=data["lab_floating_ip"] or "",
+            key_pair=data["lab_key_pair"] or "",
+            data_volume=data["lab_data_volume"],
+            data_volume_gb=data["lab_data_volume_gb"],
+            boot_volume_gb=data["lab_boot_volume_gb"] or 0,
+            bucket_manage=data["lab_bucket_manage"],
+            bucket_versioning=data["lab_bucket_versioning"],
         ),
+        settings=data,
     )

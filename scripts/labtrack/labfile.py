@@ -7,6 +7,7 @@ is checked here.
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import fnmatch
 import ipaddress
@@ -22,6 +23,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
+from labtrack.networks import why_no_network
 from labtrack.sshkeys import why_no_key, why_no_keys
 
 Keys = tuple[Any, ...]
@@ -34,6 +36,7 @@ KIT_FILES = (
 )
 DURATION = {"s": 1, "m": 60, "h": 3600, "d": 86400}  # seconds
 
+_KINDS = ((bool, "yes or no"), ((int, float), "a number"), (datetime.date, "a date"))
 _SECRET_NAME = re.compile(r"(^|_)(secret|password|passwd|token|private_key|access_key)(_|$)", re.IGNORECASE)
 _SECRET_VALUE = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----|\$ANSIBLE_VAULT;|://[^/\s:@]+:[^/\s@]+@")
 _JINJA = re.compile(r"\{\{|\{%|\{#")
@@ -60,11 +63,12 @@ class Problem:
 
 @dataclass
 class LabFile:
-    """lab.yml as read: plain data, the line of every key, and what was wrong on the way."""
+    """lab.yml as read: plain data, the line of every key, values as they are written, and what was wrong on the way."""
 
     path: Path
     data: dict[str, Any] = field(default_factory=dict)
     lines: dict[Keys, int] = field(default_factory=dict)
+    written: dict[Keys, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
     def line(self, keys: Keys) -> int:
@@ -120,6 +124,11 @@ def read(path: Path) -> LabFile:
     return lab
 
 
+def completed(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Every setting of schema/lab.json: as given, else its default; None where it has none."""
+    return {key: data.get(key, about.get("default")) for key, about in schema()["properties"].items()}
+
+
 def _plain(node: yaml.Node, keys: Keys, lab: LabFile, loader: yaml.SafeLoader) -> Any:
     lab.lines.setdefault(keys, node.start_mark.line + 1)
     if isinstance(node, yaml.MappingNode):
@@ -149,12 +158,13 @@ def _scalar(node: yaml.Node, keys: Keys, lab: LabFile, loader: yaml.SafeLoader) 
     if node.tag.startswith("!"):
         lab.add(keys, f"{name} has the tag {node.tag}.", "Write the plain value: lab.yml is plain YAML.")
         return node.value
+    lab.written[keys] = str(node.value)
     try:
         value = loader.construct_object(node)
     except (ValueError, yaml.YAMLError) as error:
         lab.add(keys, f"{name} can't be read: {error}.", "Put the value in quotes.")
         return node.value
-    if isinstance(value, bool) and str(node.value).lower() not in ("true", "false"):
+    if isinstance(value, bool) and str(node.value).lower() not in ("true", "false") and not _is_text(keys):
         # Terraform reads YAML 1.2, where yes and no are texts
         lab.add(keys, f"{name} is written {node.value!r}.", f"Write {str(value).lower()}.")
     if isinstance(value, str):
@@ -211,10 +221,30 @@ def _explain(error: ValidationError, lab: LabFile, broken: set[int]) -> None:
         lab.add(keys, f"{_name(keys)} has no effect here.", _description(keys))
     elif error.instance is None:
         lab.add(keys, f"{_name(keys)} is not filled in.", f"Write {_allowed(keys)}.")
+    elif error.validator == "type" and _is_text(keys) and keys in lab.written:
+        _unquoted(keys, error, lab)
     elif lab.line(keys) not in broken:
         shown = json.dumps(error.instance, default=str)
         shown = shown if len(shown) <= SHOWN else shown[:SHOWN] + "..."
         lab.add(keys, f"{_name(keys)} is {shown}, which is not allowed.", f"Allowed: {_allowed(keys)}.")
+
+
+def _is_text(keys: Keys) -> bool:
+    """Whether the schema wants a text here, of any kind."""
+    here: Any = schema()
+    for key in keys:
+        here = here.get("items", {}) if isinstance(key, int) else here.get("properties", {}).get(key, {})
+    return bool(here.get("type") == "string")
+
+
+def _unquoted(keys: Keys, error: ValidationError, lab: LabFile) -> None:
+    """A text that YAML takes for something else: a name of digits, a date, Norway."""
+    written = lab.written[keys]
+    kind = next((name for cls, name in _KINDS if isinstance(error.instance, cls)), "something else")
+    quoted = json.dumps(written, ensure_ascii=False)
+    fits = re.search(error.schema.get("pattern", ""), written)
+    hint = f"Put it in quotes: {quoted}" if fits else f"Allowed: {_allowed(keys)}; put it in quotes."
+    lab.add(keys, f"{_name(keys)} is {written}, which YAML takes for {kind}.", hint)
 
 
 def _unknown(lab: LabFile, keys: Keys, known: list[str]) -> None:
@@ -261,15 +291,16 @@ def _beyond_the_schema(lab: LabFile, folder: Path, root: Path) -> None:
         if why_not and user.get("state") != "absent":  # one that is there already can be removed
             hint = "Choose another name; with state: absent, what an account of that name has is removed."
             lab.add(("lab_users", index, "name"), f"lab_users[{index + 1}].name: {why_not}", hint)
+    seen: set[str] = set()
     for here, text in _networks(lab):
-        try:
-            everybody = ipaddress.ip_network(text).prefixlen == 0
-        except ValueError as error:
-            lab.add(here, f"{text!r} is not a network: {error}.", f"Allowed: {_allowed(here)}.")
-            continue
-        if everybody:
-            hint = "Name the networks that the admins work from; one address is 203.0.113.7/32."
-            lab.add(here, f"{text!r} is everybody, and SSH is for the admins' own networks.", hint)
+        what, hint = why_no_network(text)
+        if what:
+            lab.add(here, what, hint or f"Allowed: {_allowed(here)}.")
+        elif text in seen:
+            lab.add(here, f"{text} is there twice.", "Keep one of them.")
+        seen.add(text)
+    for key in ("lab_network_cidr", "lab_floating_ip"):
+        _one_network(lab, key)
     _files(lab, root)
 
 
@@ -316,10 +347,17 @@ def _items(lab: LabFile, key: str) -> Iterator[tuple[int, Any]]:
 
 def _networks(lab: LabFile) -> Iterator[tuple[Keys, str]]:
     for index, text in _items(lab, "lab_admin_networks"):
-        yield ("lab_admin_networks", index), text
-    for key in ("lab_network_cidr", "lab_floating_ip"):
-        if isinstance(lab.data.get(key), str):
-            yield (key,), lab.data[key]
+        if isinstance(text, str):
+            yield ("lab_admin_networks", index), text
+
+
+def _one_network(lab: LabFile, key: str) -> None:
+    text = lab.data.get(key)
+    if isinstance(text, str):
+        try:
+            ipaddress.ip_network(text)
+        except ValueError as error:
+            lab.add((key,), f"{text!r} is not a network: {error}.", f"Allowed: {_allowed((key,))}.")
 
 
 def _of_admins(lab: LabFile, key: str) -> Iterator[tuple[Keys, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import stat
@@ -32,6 +33,7 @@ def check(folder: Path) -> Iterator[Result]:
     if not problems:
         yield ok("lab.yml", f"{len(read.data)} settings, all known and allowed")
     yield _path(root)
+    yield from _checkout(root)
     yield from _tools()
     yield from _vault(root)
     name = read.data.get("lab_name")
@@ -59,6 +61,27 @@ def _path(root: Path) -> Result:
     return ok("path", str(root))
 
 
+def open_checkout(root: Path) -> tuple[str, str]:
+    """What is wrong with a checkout that everybody can write to, and what helps; both empty for others."""
+    try:
+        everybody = root.stat().st_mode & stat.S_IWOTH
+    except OSError:
+        everybody = 0
+    if not everybody:
+        return "", ""
+    return f"everybody on this machine can write to {root}, so Ansible takes no ansible.cfg from it", (
+        f"chmod o-w {root}; where that changes nothing (a Windows drive): export ANSIBLE_CONFIG={root}/ansible.cfg"
+    )
+
+
+def _checkout(root: Path) -> Iterator[Result]:
+    what, hint = open_checkout(root)
+    if what and os.environ.get("ANSIBLE_CONFIG"):  # which Ansible takes without a question
+        yield warning("checkout", what.partition(", so")[0], hint.partition(";")[0])
+    elif what:
+        yield failed("checkout", what, hint)
+
+
 def _tools() -> Iterator[Result]:
     python = ".".join(str(part) for part in sys.version_info[:3])
     if sys.version_info < PYTHON:
@@ -84,10 +107,16 @@ def _vault(root: Path) -> Iterator[Result]:
     check = "vault password"
     try:
         file = vault.password_file(root)
+        if vault.comes_from_program(root) and vault.password(root):
+            yield ok(check, f"given by the program {file}")
+            return
     except LabtrackError as error:
         yield failed(check, error.what, error.hint)
         return
-    if not file.exists():
+    what, hint = vault.why_unusable(file)
+    if what:
+        yield failed(check, what, hint[0].upper() + hint[1:])
+    elif not file.exists():
         yield ok(check, f"will be made on first use: {file}")
     elif vault.open_to_others(file):
         yield failed(check, f"others can read {file} ({_mode(file)})", f"chmod 600 {file}")
@@ -117,6 +146,9 @@ def _secrets(file: Path, root: Path) -> Iterator[Result]:
         vault.decrypt(file.read_bytes(), file, root)
     except LabtrackError as error:
         yield failed("secrets.yml", error.what, error.hint)
+        return
+    except OSError as error:
+        yield failed("secrets.yml", f"{file} can't be read: {error.strerror}", f"ls -ld {file}")
         return
     if file.stat().st_mode & 0o077:
         yield warning("secrets.yml", f"encrypted, but others can read it ({_mode(file)})", f"chmod 600 {file}")

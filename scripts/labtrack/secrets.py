@@ -90,6 +90,9 @@ def _text(lab: Lab) -> str:
         data = lab.secrets_file.read_bytes()
     except FileNotFoundError:
         return ""
+    except OSError as error:
+        what = f"{lab.secrets_file} can't be read: {error.strerror}."
+        raise BadInputError(what, f"ls -ld {lab.secrets_file}") from None
     return vault.decrypt(data, lab.secrets_file, lab.root)
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
@@ -19,6 +22,24 @@ _OTHERS = (
     (b"PuTTY-User-Key-File", "is a private key", "puttygen FILE.ppk -O public-openssh -o FILE.pub, and name that."),
     (b"---- BEGIN SSH2", "is a public key as PuTTY writes it", "ssh-keygen -i -f FILE > NEW.pub, and name that."),
 )
+
+
+def of_admins(admins: Iterable[Mapping[str, Any]], root: Path) -> list[str]:
+    """The public keys of the admins who are there, in the order of lab.yml, each once.
+
+    They are taken from files as they stand: a key pair whose text changes is another key pair for Nova.
+    admins: lab_admins of a checked lab.yml.  root: what relative paths start at.  Raises OSError for a file that is
+    gone since it was checked.
+    """
+    found: list[str] = []
+    for admin in admins:
+        if admin.get("state", "present") != "present":
+            continue
+        found += admin.get("ssh_keys", [])
+        for path in admin.get("ssh_key_files", []):
+            text = (root / Path(path).expanduser()).read_text(encoding="utf-8")
+            found += re.findall(r"(?m)^[a-z][^\r\n]*", text)
+    return list(dict.fromkeys(found))
 
 
 def why_no_key(line: str) -> str:

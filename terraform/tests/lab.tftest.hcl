@@ -11,7 +11,7 @@ run "a_lab_with_nothing_makes_everything" {
   command = plan
 
   variables {
-    lab_dir = "tests/labs/minimal"
+    lab_file = "tests/labs/minimal/lab.json"
   }
 
   assert {
@@ -24,17 +24,13 @@ run "a_lab_with_nothing_makes_everything" {
     error_message = "without lab_data_volume, PostgreSQL stays on the machine's disk"
   }
 
-  assert {
-    condition     = length(local.public_keys) == 3 && alltrue([for key in local.public_keys : startswith(key, "ssh-")])
-    error_message = "keys are those given as text and those in files, without comments, without who has left: ${jsonencode(local.public_keys)}"
-  }
 }
 
 run "a_lab_that_has_things_takes_them" {
   command = plan
 
   variables {
-    lab_dir = "tests/labs/everything"
+    lab_file = "tests/labs/everything/lab.json"
   }
 
   assert {
@@ -52,7 +48,7 @@ run "the_project_of_the_inventory_is_accepted" {
   command = plan
 
   variables {
-    lab_dir          = "tests/labs/minimal"
+    lab_file         = "tests/labs/minimal/lab.json"
     expected_project = "0123456789abcdef0123456789abcdef"
   }
 }
@@ -61,19 +57,19 @@ run "another_project_than_the_inventory_s_is_refused" {
   command = plan
 
   variables {
-    lab_dir          = "tests/labs/minimal"
+    lab_file         = "tests/labs/minimal/lab.json"
     expected_project = "ffffffffffffffffffffffffffffffff"
   }
 
   expect_failures = [data.openstack_identity_auth_scope_v3.login]
 }
 
-run "a_folder_that_is_no_lab_is_refused" {
+run "a_file_that_is_not_there_is_refused" {
   command = plan
 
   variables {
-    lab_dir = "tests/labs/nobody"
+    lab_file = "tests/labs/nobody/lab.json"
   }
 
-  expect_failures = [var.lab_dir]
+  expect_failures = [var.lab_file]
 }

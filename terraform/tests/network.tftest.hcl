@@ -1,9 +1,10 @@
 mock_provider "openstack" {}
 
 variables {
-  name           = "mylab"
-  cidr           = "10.20.0.0/24"
-  admin_networks = ["192.0.2.0/24", "2001:db8::/32"]
+  name                = "mylab"
+  external_network_id = "77777777-7777-7777-7777-777777777777"
+  cidr                = "10.20.0.0/24"
+  admin_networks      = ["192.0.2.0/24", "2001:db8::/32"]
 }
 
 run "makes_a_network_with_a_way_out" {
@@ -49,16 +50,16 @@ run "takes_the_router_that_a_quota_of_one_leaves" {
   command = plan
 
   variables {
-    existing_router = "project-router"
+    router_id = "88888888-8888-8888-8888-888888888888"
   }
 
   assert {
-    condition     = length(openstack_networking_router_v2.lab) == 0 && data.openstack_networking_router_v2.existing[0].name == "project-router"
+    condition     = length(openstack_networking_router_v2.lab) == 0 && openstack_networking_router_interface_v2.lab[0].router_id == "88888888-8888-8888-8888-888888888888"
     error_message = "a router that exists is joined, none is made"
   }
 }
 
-run "takes_a_network_by_id" {
+run "takes_a_network_that_exists" {
   module {
     source = "./modules/network"
   }
@@ -66,7 +67,7 @@ run "takes_a_network_by_id" {
   command = plan
 
   variables {
-    existing_network = "6f0f6a3e-8f0e-4f34-9d2f-0a1b2c3d4e5f"
+    network_id = "6f0f6a3e-8f0e-4f34-9d2f-0a1b2c3d4e5f"
   }
 
   assert {
@@ -75,8 +76,8 @@ run "takes_a_network_by_id" {
   }
 
   assert {
-    condition     = output.ready.network_id == "6f0f6a3e-8f0e-4f34-9d2f-0a1b2c3d4e5f" || data.openstack_networking_network_v2.existing[0].network_id == "6f0f6a3e-8f0e-4f34-9d2f-0a1b2c3d4e5f"
-    error_message = "an id is looked up as an id, not as a name"
+    condition     = output.ready.network_id == "6f0f6a3e-8f0e-4f34-9d2f-0a1b2c3d4e5f"
+    error_message = "the machine's port goes into the given network"
   }
 }
 
@@ -144,9 +145,9 @@ run "refuses_a_router_for_a_network_that_has_its_own" {
   command = plan
 
   variables {
-    existing_network = "ready-made"
-    existing_router  = "project-router"
+    network_id = "6f0f6a3e-8f0e-4f34-9d2f-0a1b2c3d4e5f"
+    router_id  = "88888888-8888-8888-8888-888888888888"
   }
 
-  expect_failures = [var.existing_router]
+  expect_failures = [var.router_id]
 }

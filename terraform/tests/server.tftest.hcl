@@ -1,14 +1,10 @@
-mock_provider "openstack" {
-  mock_data "openstack_images_image_v2" {
-    defaults = { id = "11111111-1111-1111-1111-111111111111" }
-  }
-}
+mock_provider "openstack" {}
 
 variables {
   name             = "mylab"
   fqdn             = "mlflow.mylab.test"
-  image            = "Debian-13"
-  flavor           = "p2-3gb"
+  image_id         = "11111111-1111-1111-1111-111111111111"
+  flavor_id        = "99999999-9999-9999-9999-999999999999"
   floating_ip      = "198.51.100.99"
   public_keys      = ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGQw8R6tC6vS1bSdnWmJqZ4m0hXcV7Tn3Yp2bK5fLxq1 ada"]
   external_network = "Public-Network"
@@ -67,8 +63,8 @@ run "a_newer_image_plans_nothing" {
   command = plan
 
   variables {
-    image = "55555555-5555-5555-5555-555555555555"
-    fqdn  = "other.mylab.test"
+    image_id = "55555555-5555-5555-5555-555555555555"
+    fqdn     = "other.mylab.test"
   }
 
   assert {
@@ -141,8 +137,8 @@ run "refuses_an_empty_image" {
   }
 
   command = plan
-  variables { image = "" }
-  expect_failures = [var.image]
+  variables { image_id = "" }
+  expect_failures = [var.image_id]
 }
 
 run "refuses_an_empty_flavor" {
@@ -151,8 +147,8 @@ run "refuses_an_empty_flavor" {
   }
 
   command = plan
-  variables { flavor = "" }
-  expect_failures = [var.flavor]
+  variables { flavor_id = "" }
+  expect_failures = [var.flavor_id]
 }
 
 run "refuses_a_boot_volume_too_small_for_debian" {

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from labtrack.cloud.resources import is_router_port
+
 if TYPE_CHECKING:
     from conftest import Rehearsal
     from openstack.connection import Connection
@@ -152,7 +154,7 @@ class SecondLab:
             if address.description == f"labtrack: {self.name}" or address.port_id in [port.id for port in ports]:
                 net.delete_ip(address)
         for port in ports:
-            if "router_interface" in port.device_owner:
+            if is_router_port(port):
                 net.remove_interface_from_router(router, port_id=port.id)
             elif port.device_owner != "network:dhcp":
                 net.delete_port(port)

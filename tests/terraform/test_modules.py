@@ -66,7 +66,7 @@ def test_a_plan_that_destroys_data_is_refused(terraform: Run, name: str, tmp_pat
     file.write_text(json.dumps(state))
     done = terraform(
         "plan", "-destroy", "-refresh=false", "-input=false", "-no-color", f"-state={file}",
-        "-var=lab_dir=tests/labs/minimal", OS_AUTH_URL="https://127.0.0.1:1/v3", OS_TOKEN="x",
+        "-var=lab_file=tests/labs/minimal/lab.json", OS_AUTH_URL="https://127.0.0.1:1/v3", OS_TOKEN="x",
     )  # fmt: skip
     assert done.returncode == 1
     assert f"{module}.{kind}.{own_name}[0]" in done.stderr and "lifecycle.prevent_destroy" in done.stderr, done.stderr
@@ -116,11 +116,9 @@ def test_the_stand_in_writes_the_same_inventory(program: str, tmp_path: Path) ->
     import jinja2
 
     template = (ROOT / "roles/rehearsal_server/templates/hosts.yml.j2").read_text()
-    machine = {"server": {"id": HOSTS["server"]["server_id"], "project_id": "f" * 32}}
+    made = {"server": {"id": HOSTS["server"]["server_id"], "project_id": "f" * 32}, "address": "203.0.113.10"}
     stand_in = jinja2.Environment(trim_blocks=True, autoescape=False).from_string(template)  # noqa: S701 - YAML, not HTML
-    written = stand_in.render(
-        __rehearsal_server_address="203.0.113.10", rehearsal_server_prefix="climate", __rehearsal_server_machine=machine
-    )
+    written = stand_in.render(rehearsal_server_prefix="climate", __rehearsal_server_made=made)
     hosts = {"server": {**HOSTS["server"], "data_volume": ""}}
     ours = rendered(program, tmp_path, hosts=hosts)
     assert yaml.safe_load(written) == yaml.safe_load(ours)

@@ -6,11 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 import requests
-import yaml
 from fakes import FakeCloud
+from keystoneauth1.exceptions import EndpointNotFound
 from openstack.exceptions import HttpException
 
-from labtrack.cloud import cloudsfile, preflight, profiles
+from labtrack.cloud import preflight, profiles
 from labtrack.cloud.preflight import machine, quota, store
 from labtrack.doctor.result import Result, Status
 from labtrack.lab import Lab
@@ -45,7 +45,7 @@ class TestRows:
         def network(_: object) -> object:
             raise error
 
-        (row,) = preflight._rows(network, SimpleNamespace())
+        (row,) = preflight.rows(network, SimpleNamespace())
         assert row.status is Status.FAILED and row.hint and row.check == "network"
         return row.seen
 
@@ -65,49 +65,11 @@ class TestRows:
         assert (row.check, row.status) == ("login", Status.FAILED) and "401" in row.seen
 
 
-class TestTerraformsLogin:
-    """What Terraform would take otherwise than the login that was looked at."""
-
-    def told(self, lab: Lab, entry: dict[str, object], **env: str) -> list[str]:
-        lab.clouds_file.write_text(yaml.safe_dump({"clouds": {"arbutus": entry}}))
-        found = list(cloudsfile.otherwise_for_terraform(lab.clouds_file, "arbutus", env))
-        assert all(hint for _, hint in found)
-        return [what for what, _ in found]
-
-    def test_an_entry_as_it_should_be(self, lab: Lab) -> None:
-        auth = {"auth_url": "https://c/v3", "username": "a", "password": "b", "project_name": "p"}
-        entry = {"auth": auth, "cacert": "/etc/ca.pem", "region_name": "RegionOne"}
-        same = {"OS_REGION_NAME": "RegionOne", "OS_PROJECT_NAME": "p", "OS_CACERT": "/etc/ca.pem"}
-        assert self.told(lab, entry, OS_TOKEN="t", OS_CLOUD="other", OS_CLIENT_CONFIG_FILE="x", **same) == []
-
-    @pytest.mark.parametrize(
-        ("entry", "env", "what"),
-        [
-            ({"auth_url": "x", "password": "y", "auth": {}}, {}, "auth_url, password of the entry arbutus is outside"),
-            ({"auth": {"tenant_name": "p"}}, {}, "tenant_name of the entry arbutus is an old name"),
-            ({"auth": {}, "cacert": "private/ca.pem"}, {}, "cacert private/ca.pem is found from this folder only"),
-            ({"auth": {}, "profile": "nonesuch"}, {}, "the profile nonesuch"),
-            ({"auth": {}}, {"OS_PROJECT_ID": "another"}, "OS_PROJECT_ID of the shell is taken in place"),
-            ({"auth": {}}, {"OS_REGION_NAME": "RegionTwo"}, "OS_REGION_NAME of the shell"),
-        ],
-    )
-    def test_what_it_takes_otherwise(self, entry: dict[str, object], env: dict[str, str], what: str, lab: Lab) -> None:
-        (said,) = self.told(lab, entry, **env)
-        assert said.startswith(what)
-
-    def test_it_is_a_row(self, lab: Lab, cloud: FakeCloud, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("OS_PROJECT_ID", "another")
-        rows = list(preflight._terraforms(lab, None))
-        assert [(row.check, row.status) for row in rows] == [("Terraform's login", Status.FAILED)]
-        monkeypatch.setenv("OS_AUTH_URL", cloud.url)
-        assert list(preflight._terraforms(lab, None)) == []
-
-
 class TestQuotas:
     """What is left against what is needed."""
 
     def test_minus_one_is_no_limit(self) -> None:
-        assert quota._left(-1, 5) is None and quota._left(3, 2) == 1 and quota._left(None, None) is None
+        assert quota._left(-1, 5) == quota.NO_LIMIT and quota._left(3, 2) == 1 and quota._left(None, None) is None
 
     def test_reserved_is_not_free(self) -> None:
         assert quota._detail({"limit": 3, "used": 1, "reserved": 1}) == 1
@@ -115,7 +77,7 @@ class TestQuotas:
 
     def test_too_little_says_how_to_mend_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
         needs = [quota.Need("routers", 1, 0), quota.Need("ports", 3, 2), quota.Need("cores", 2, 2)]
-        needs += [quota.Need("networks", 1, None), quota.Need("subnets", 0, 0)]
+        needs += [quota.Need("networks", 1, quota.NO_LIMIT), quota.Need("subnets", 0, 0)]
         monkeypatch.setattr(quota, "_compute", lambda _: needs)
         monkeypatch.setattr(quota, "_network", lambda _: [])
         monkeypatch.setattr(quota, "_volumes", lambda _: [])
@@ -153,7 +115,7 @@ class TestBucketNames:
         names = [SimpleNamespace(name="climate")] if mine else [SimpleNamespace(name="climate-old")]
         return store.bucket(
             SimpleNamespace(
-                lab=SimpleNamespace(bucket="climate", machine=SimpleNamespace(bucket_manage=manage)),
+                lab=SimpleNamespace(bucket="climate", own_machine=False, machine=SimpleNamespace(bucket_manage=manage)),
                 login=SimpleNamespace(project_id="p" * 32),
                 cloud=SimpleNamespace(object_store=SimpleNamespace(containers=lambda prefix: names)),
                 status_of=lambda name: statuses["climate" if name == "climate" else "another"],
@@ -173,6 +135,28 @@ class TestBucketNames:
 
     def test_a_store_that_tells_nothing_is_believed(self) -> None:
         assert self.row({"climate": 412, "another": 412}).status is Status.OK
+
+    def without_swift(self, statuses: dict[str, int], *, manage: bool) -> Result:
+        """What is said on a cloud whose catalogue has no Swift."""
+
+        def containers(prefix: str) -> None:
+            raise EndpointNotFound("object-store")
+
+        return store.bucket(
+            SimpleNamespace(
+                lab=SimpleNamespace(bucket="climate", own_machine=False, machine=SimpleNamespace(bucket_manage=manage)),
+                login=SimpleNamespace(project_id="p" * 32),
+                cloud=SimpleNamespace(object_store=SimpleNamespace(containers=containers)),
+                status_of=lambda name: statuses["climate" if name == "climate" else "another"],
+            )
+        )
+
+    def test_a_bucket_made_by_hand_needs_no_swift(self) -> None:
+        assert self.without_swift({"climate": 403, "another": 404}, manage=False).status is Status.OK
+        assert self.without_swift({"climate": 412, "another": 412}, manage=False).status is Status.SKIPPED
+        assert "is not there" in self.without_swift({"climate": 404, "another": 404}, manage=False).seen
+        row = self.without_swift({"climate": 404, "another": 404}, manage=True)
+        assert row.status is Status.FAILED and "no such service" in row.seen
 
     def test_one_that_nobody_will_make(self) -> None:
         row = self.row({"climate": 404, "another": 404}, manage=False)

@@ -139,7 +139,7 @@ class Interleaving(RuleBasedStateMachine):
             users=tuple(labs.User(name, True) for name in PEOPLE), cloud="x", clouds_file=None, bucket="b",
             s3_endpoint="https://s3.test", s3_region="r", s3_ca_file=None, artifact_access="direct",
             clients_reach_store=False, shared_experiments=(), gateways=(), certificate="selfsigned", key_grace=0.0,
-            machine=NO_MACHINE,
+            machine=NO_MACHINE, settings={},
         )  # fmt: skip
         self.lab.private.mkdir(parents=True, mode=0o700)
         self.lab.ca_file.write_text(CA)

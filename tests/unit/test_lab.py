@@ -35,7 +35,7 @@ def with_(**changed: object) -> str:
 CASES = {
     "unknown key": (GOOD + "lab_fqnd: x\n", "no setting lab_fqnd", "Did you mean lab_fqdn?"),
     "unknown key inside": (with_(lab_users=[{"nmae": "ada", "name": "ada"}]), "lab_users[1].nmae", "mean name?"),
-    "wrong type": (with_(lab_mlflow_instances="two"), 'lab_mlflow_instances is "two"', "a number from 1 to 16"),
+    "wrong type": (with_(lab_mlflow_instances="two"), 'lab_mlflow_instances is "two"', "a number from 1 to 6"),
     "missing key": (with_(lab_bucket=None), "lab_bucket is missing", "Add `lab_bucket:`"),
     "secret by name": (GOOD + "lab_s3_secret_key: abc\n", "looks like a secret", "labtrack secrets ensure"),
     "secret of secrets.yml": (GOOD + "secret_verify_password: abc\n", "looks like a secret", "secrets.yml"),
@@ -52,6 +52,17 @@ CASES = {
     "name is not the folder's": (with_(lab_name="weather"), "lab_name is weather", "lab_name: climate"),
     "person twice": (with_(lab_users=[{"name": "ada"}, {"name": "ada"}]), "ada is there twice; line", "Keep one"),
     "reserved person": (with_(lab_users=[{"name": "admin"}]), 'is "admin"', "which the kit uses itself"),
+    "IPv6 in capitals": (with_(lab_admin_networks=["2001:DB8::/32"]), "give back as", "Write 2001:db8::/32"),
+    "network twice": (with_(lab_admin_networks=["203.0.113.0/24"] * 2), "203.0.113.0/24 is there twice", "Keep one"),
+    "too many instances": (with_(lab_mlflow_instances=8), "lab_mlflow_instances is 8", "PostgreSQL's 200 connections"),
+    "a date": (GOOD + "lab_network: 2026-11-26\n", "takes for a date", 'in quotes: "2026-11-26"'),
+    "a number": (GOOD + "lab_flavor: 013\n", "lab_flavor is 013, which YAML takes for a number", '"013"'),
+    "a number with an exponent": (GOOD + "lab_key_pair: 1.5e+3\n", "takes for a number", 'in quotes: "1.5e+3"'),
+    "minutes": (GOOD + "lab_image: 12:30\n", "lab_image is 12:30, which YAML takes for a number", '"12:30"'),
+    "yes for a name": (GOOD + "lab_router: on\n", "takes for yes or no", 'in quotes: "on"'),
+    "Norway": (with_().replace("- name: grace", "- name: no"), "lab_users[2].name is no, which", 'in quotes: "no"'),
+    "a number in a list": (GOOD + "lab_shared_experiments: [2024]\n", "lab_shared_experiments[1] is 2024", '"2024"'),
+    "a number that quotes do not save": (with_(lab_bucket=7), "lab_bucket is 7", "3 to 63 of a-z"),
     "host bits": (with_(lab_admin_networks=["203.0.113.7/24"]), "host bits set", "203.0.113.0/24"),
     "no network": (with_(lab_admin_networks=["anywhere"]), 'is "anywhere"', "a list of networks"),
     "address with scheme as name": (with_(lab_fqdn="https://mlflow.example.org"), "lab_fqdn is", "without https://"),
@@ -128,6 +139,15 @@ def test_the_labs_of_the_repository_are_good_but_for_files_that_are_made_later(n
     first = labs.lab_yml(folder).read_text().splitlines()[0]
     schema = first.partition("$schema=")[2]
     assert (labs.lab_yml(folder).parent / schema).resolve() == ROOT / "schema" / "lab.json"
+
+
+def test_as_many_instances_as_postgresql_can_carry() -> None:
+    defaults = yaml.safe_load((ROOT / "roles/postgresql/defaults/main.yml").read_text())
+    most = labfile.schema()["properties"]["lab_mlflow_instances"]["maximum"]
+    each = 3 * 10
+    assert "lab_mlflow_instances | default(2) | int * 3 * 10" in (ROOT / "playbooks/deploy.yml").read_text()
+    room = defaults["postgresql_max_connections"] - defaults["postgresql_reserved_connections"]
+    assert most * each <= room < (most + 1) * each
 
 
 def test_every_setting_says_what_it_does_and_what_a_change_does() -> None:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from fakes import SSH_KEY
+from fake_openstack import MINE, FakeOpenStack, thing
+from fakes import SSH_KEY, FakeCloud
+from openstack.exceptions import HttpException
 
 from labtrack import labfile, newlab
-from labtrack.errors import BadInputError
-from labtrack.lab import lab_yml
+from labtrack.cloud.login import login
+from labtrack.errors import BadInputError, LabtrackError
+from labtrack.lab import Lab, lab_yml
 from labtrack.newlab.ask import Found
 
+choices = importlib.import_module("labtrack.newlab.ask")  # the package has a function of that name
 NOTHING = Found(
     title="a cloud", admin="ada", ssh_key_files=[], image="", flavor="", external_network="", external_networks=[],
     router="", free_addresses=[], data_volume="none", artifact_access="proxied", s3_endpoint="",
@@ -84,3 +91,96 @@ def test_no_cloud_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BadInputError, match="No clouds"):
         newlab.init(tmp_path / "climate")
+
+
+class TestCredentials:
+    """init logs in as OpenStack's own tools would in this shell."""
+
+    def made(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **given: Any) -> tuple[dict[str, Any], list[Any]]:
+        """The lab.yml, and what was logged in with."""
+        asked: list[Any] = []
+        monkeypatch.setattr(newlab, "login", lambda *of: asked.append(of))
+        monkeypatch.setattr(newlab, "ask", lambda _: ALL)
+        folder = tmp_path / "inventory" / "climate"
+        newlab.init(folder, **given)
+        return labfile.read(lab_yml(folder)).data, asked
+
+    def test_an_openrc_file_alone(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("OS_AUTH_URL", "https://identity.arbutus.alliancecan.ca/v3")
+        data, asked = self.made(tmp_path, monkeypatch)
+        assert data["lab_cloud"] == "arbutus" and "lab_clouds_file" not in data
+        assert [cloud for _, cloud in asked] == [None]  # the shell's
+
+    def test_an_openrc_file_of_a_cloud_that_nobody_knows(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("OS_AUTH_URL", "https://cloud.example.org/v3")
+        assert self.made(tmp_path, monkeypatch)[0]["lab_cloud"] == "openstack"
+
+    def test_a_clouds_yaml_that_the_shell_names(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        file = tmp_path / "my-clouds.yaml"
+        file.write_text("clouds: {nibi: {auth: {auth_url: x}}}")
+        monkeypatch.setenv("OS_CLIENT_CONFIG_FILE", str(file))
+        data, asked = self.made(tmp_path, monkeypatch)
+        assert data["lab_cloud"] == "nibi" and data["lab_clouds_file"] == "my-clouds.yaml"
+        assert [cloud for _, cloud in asked] == ["nibi"]
+        monkeypatch.setenv("OS_CLIENT_CONFIG_FILE", str(tmp_path / "lost.yaml"))
+        with pytest.raises(BadInputError, match=r"OS_CLIENT_CONFIG_FILE names .*lost\.yaml, which is no file"):
+            newlab.init(tmp_path / "inventory" / "second")
+
+    def test_what_is_named_wins_over_the_shell(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        file = tmp_path / "clouds.yaml"
+        file.write_text("clouds: {one: {auth: {auth_url: x}}}")
+        monkeypatch.setenv("OS_AUTH_URL", "https://cloud.example.org/v3")
+        data, asked = self.made(tmp_path, monkeypatch, clouds_file=file)
+        assert data["lab_cloud"] == "one" and [cloud for _, cloud in asked] == ["one"]
+
+    def test_a_clouds_yaml_that_is_none(self, tmp_path: Path) -> None:
+        file = tmp_path / "clouds.yaml"
+        file.write_text("clouds:\n\tone: {}\n")
+        with pytest.raises(BadInputError, match="no YAML in line 2"):
+            newlab.init(tmp_path / "climate", clouds_file=file)
+
+    def test_a_service_that_refuses(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(_: object) -> Found:
+            raise HttpException("no", http_status=403)
+
+        monkeypatch.setattr(newlab, "login", lambda *_: None)
+        monkeypatch.setattr(newlab, "ask", refuse)
+        with pytest.raises(LabtrackError, match="403") as raised:
+            newlab.init(tmp_path / "climate", "arbutus")
+        assert "access rules" in raised.value.hint and not list(tmp_path.rglob("lab.yml"))
+
+
+class TestChoices:
+    """What init takes of what the cloud has."""
+
+    def test_the_image(self) -> None:
+        cloud = FakeOpenStack()
+        snapshot = {"properties": {"image_type": "snapshot"}}
+        cloud.images = [
+            thing("Debian-13-mine", status="active", created_at="2026-09", **snapshot),
+            thing("Debian-13-daily", status="active"), thing("Debian-13-arm64", status="active"),
+            thing("Debian-11", status="active"), thing("Debian-12", status="active"),
+            thing("Debian-13", status="active"),
+        ]  # fmt: skip
+        chosen = []
+        while image := choices._image(cloud):
+            chosen.append(image)
+            cloud.images = [one for one in cloud.images if one.name != image]
+        assert chosen == ["Debian-13", "Debian-12", "Debian-13-daily"]
+
+    def test_an_application_credential_makes_no_keys(self, lab: Lab, cloud: FakeCloud) -> None:
+        assert choices._makes_keys(login(lab))
+        assert not choices._makes_keys(replace(login(lab), delegated=True))
+
+    def test_a_router_is_joined_only_where_no_other_can_be_made(self) -> None:
+        cloud, mine = FakeOpenStack(), SimpleNamespace(project_id=MINE)
+        cloud.details = None  # without the extension that counts
+        for limit, joined in ((2, ""), (-1, ""), (1, "def-router")):
+            cloud.quota = {"routers": limit}
+            assert choices._router_to_join(cloud, mine) == joined
+        cloud.routers.append(thing("without a gateway"))
+        cloud.quota = {"routers": 2}
+        assert choices._router_to_join(cloud, mine) == "def-router"
+        cloud.routers[1] = thing("def-router", external_gateway_info={"network_id": "x"})
+        assert choices._router_to_join(cloud, mine) == cloud.routers[0].id

@@ -29,6 +29,8 @@ addresses: {type: list, returned: success, description: The port's fixed address
 
 TAKEN = """The port {port} belongs to {device}, and not to the lab's server {server}.
 To fix: see whose it is (`openstack port show {port}`), detach it there, and run the same command again."""
+REFUSED = """The port {port} could not be attached to the server {server}: {what}
+To fix: {hint}"""
 
 
 def main() -> None:
@@ -39,13 +41,19 @@ def main() -> None:
     )
     import openstack
 
-    cloud = openstack.connect()
+    from labtrack.cloud.answers import ERRORS, explain
+
     given = module.params
-    port = cloud.network.get_port(given["port"])
-    if port.device_id and port.device_id != given["server"]:
-        module.fail_json(msg=TAKEN.format(device=port.device_id, **given))
-    if not port.device_id and not module.check_mode:
-        cloud.compute.create_server_interface(given["server"], port_id=port.id)
+    try:
+        cloud = openstack.connect()
+        port = cloud.network.get_port(given["port"])
+        if port.device_id and port.device_id != given["server"]:
+            module.fail_json(msg=TAKEN.format(device=port.device_id, **given))
+        if not port.device_id and not module.check_mode:
+            cloud.compute.create_server_interface(given["server"], port_id=port.id)
+    except ERRORS as error:
+        what, hint = explain(error)
+        module.fail_json(msg=REFUSED.format(what=what, hint=hint, **given))
     module.exit_json(changed=not port.device_id, addresses=[one["ip_address"] for one in port.fixed_ips])
 
 

@@ -35,6 +35,9 @@ LATE = """The server's console shows no SSH host keys after {timeout} s.  It end
 {end}
 To fix: where it still boots, run this again; an image without cloud-init does not print them.  All of the console:
 openstack console log show {server}"""
+UNASKED = """The console of the server {server} can't be read: {what}
+To fix: {hint}"""
+NOT_READY = 409  # Nova's status for the console of a server that is still being built
 LINES = 12  # of the console
 
 
@@ -59,14 +62,26 @@ def main() -> None:
     )
     import openstack
 
+    from labtrack.cloud.answers import ERRORS, explain, may_pass, status_of
+
     given: dict[str, Any] = module.params
-    compute = openstack.connect().compute
     deadline = time.monotonic() + given["timeout"]
-    while not (keys := host_keys(console := compute.get_server_console_output(given["server"])["output"])):
-        if time.monotonic() > deadline:
+    console, keys, compute = "", [], None
+    while not keys:
+        try:
+            compute = compute or openstack.connect().compute
+            console = compute.get_server_console_output(given["server"])["output"] or ""
+        except ERRORS as error:
+            status = status_of(error)
+            if time.monotonic() > deadline or not (status is None or may_pass(status) or status == NOT_READY):
+                what, hint = explain(error)
+                module.fail_json(msg=UNASKED.format(what=what, hint=hint, **given))
+        keys = host_keys(console)
+        if not keys and time.monotonic() > deadline:
             end = [line for line in console.splitlines() if line.strip()][-LINES:] or ["(nothing)"]
             module.fail_json(msg=LATE.format(end="\n".join(f"  {line.rstrip()}" for line in end), **given))
-        time.sleep(1)
+        if not keys:
+            time.sleep(1)
     module.exit_json(changed=False, host_keys=keys)
 
 

@@ -30,6 +30,15 @@ VERBOSE = click.option("--verbose", "-v", is_flag=True, help="Say what is done, 
 JSON = click.option("--json", "as_data", is_flag=True, help="Print JSON.")
 
 
+def _tell_of_checkout(lab_dir: Path) -> None:
+    from labtrack import preflight as on_this_machine
+    from labtrack.lab import root_of
+
+    what, hint = on_this_machine.open_checkout(root_of(lab_dir))
+    if what:
+        output.line(f"attention: {what}. To fix: {hint}", err=True)
+
+
 def _step(verbose: bool) -> Callable[[str], None] | None:
     return (lambda text: output.line(f"... {text}", err=True)) if verbose else None
 
@@ -79,6 +88,7 @@ def ensure(lab_dir: Path, keys: TextIO | None, cloud: str | None, verbose: bool)
     from labtrack.envfile import lifecycle
 
     loaded, handed_in = lab.load(lab_dir), _handed_in(keys)
+    _tell_of_checkout(lab_dir)
     with lifecycle.opened(loaded, "labtrack secrets ensure", cloud, _step(verbose)) as context:
         made = lab_secrets.ensure_passwords(loaded) + lifecycle.server_key(context, handed_in)
         notes = context.keys.notes
@@ -108,6 +118,7 @@ def renew(**given: Any) -> None:
     from labtrack.envfile import lifecycle
 
     loaded, handed_in = lab.load(given["lab_dir"]), _handed_in(given["keys"])
+    _tell_of_checkout(given["lab_dir"])
     names = lab_secrets.named(given["names"])
     if handed_in and lab_secrets.S3_ACCESS not in names:
         raise click.UsageError(f"--keys is for {lab_secrets.S3_ACCESS}, which is not among the names.")
@@ -314,6 +325,7 @@ def init(lab_dir: Path, cloud: str | None, clouds_file: Path | None) -> None:
     from labtrack import lab, newlab
 
     found = newlab.init(lab_dir, cloud, clouds_file)
+    _tell_of_checkout(lab_dir)
     output.line(f"Written: {lab.lab_yml(lab_dir)}, from what {found.title} has.")
     output.line(f"Fill in: {', '.join(found.missing)}; they are marked FILL IN.")
     output.line(f"Then:    labtrack preflight {lab_dir}")

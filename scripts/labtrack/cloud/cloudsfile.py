@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +15,17 @@ _KINDS = {
     type(None): "nothing", bool: "yes or no", int: "a number", float: "a number", datetime.date: "a date",
     datetime.datetime: "a date", dict: "a mapping", list: "a list",
 }  # fmt: skip
-_OF_AUTH = (
-    "auth_url", "username", "user_id", "password", "token", "project_name", "project_id", "user_domain_name",
-    "user_domain_id", "project_domain_name", "project_domain_id", "application_credential_id",
-    "application_credential_name", "application_credential_secret",
-)  # fmt: skip
 _SHAPE = "it looks like: clouds: {NAME: {auth: {auth_url: https://..., username: ..., ...}}}"
 
 
 def check(named: Path | str | None, entry: str) -> None:
     """Looks at the file, or at the one that OpenStack's tools find without a name, and at one entry of it.
 
-    That there is no file or no such entry is left to others.  Raises BadInputError.
+    That there is no file or no such entry is left to others; the files that are read beside it must be YAML, too.
+    Raises BadInputError.
     """
+    for other in filter(_is_file, map(Path, (*loader.SECURE_FILES, *loader.VENDOR_FILES))):
+        _read(other)
     file = _found(named)
     if file is None:
         return
@@ -40,38 +37,17 @@ def check(named: Path | str | None, entry: str) -> None:
         _look(clouds[entry], f"The entry {entry} of {file}")
 
 
-def otherwise_for_terraform(named: Path | str | None, entry: str, env: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """What Terraform's library, gophercloud, takes otherwise than OpenStack's own tools: what, and what helps.
+def entries(named: Path | str | None) -> list[str]:
+    """The names of the entries of the file, or of the one that OpenStack's tools find without a name.
 
-    They know more places and older names for a setting; it lets each variable of the shell win over the file.
+    Empty where there is no such file.  Raises BadInputError.
     """
     file = _found(named)
     data = _read(file) if file else {}
-    found = (data.get("clouds") or {}).get(entry) or {} if isinstance(data, dict) else {}
-    auth = found.get("auth") or {}
-    outside = sorted(name for name in found if name in _OF_AUTH)
-    if outside:
-        yield f"{', '.join(outside)} of the entry {entry} is outside of `auth`", "move it into `auth`."
-    older = sorted(name for name in (*auth, *found) if name.startswith("tenant_"))
-    if older:
-        yield f"{', '.join(older)} of the entry {entry} is an old name", "write project_ in place of tenant_."
-    cacert = str(found.get("cacert") or "")
-    if cacert and not Path(cacert).expanduser().is_absolute():
-        yield f"cacert {cacert} is found from this folder only", f"write its whole path: {Path(cacert).absolute()}"
-    profile = found.get("profile") or found.get("cloud")
-    if profile and profile not in _public():
-        hint = "write auth_url and region_name themselves, or put the profile into clouds-public.yaml."
-        yield f"the profile {profile} of the entry {entry} is known to OpenStack's own tools alone", hint
-    for key in sorted({*_OF_AUTH, "region_name", "cacert"} - {"token"}):
-        name = f"OS_{key.upper()}"
-        if env.get(name) and env[name] not in (auth.get(key), found.get(key)):
-            hint = f"unset {name}, or source the whole openrc file, which has OS_AUTH_URL."
-            yield f"{name} of the shell is taken in place of what the entry {entry} says", hint
-
-
-def _public() -> set[str]:
-    found = [_read(file) for file in map(Path, loader.VENDOR_FILES) if _is_file(file)]
-    return {name for data in found if isinstance(data, dict) for name in data.get("public-clouds") or ()}
+    clouds = data.get("clouds") or {} if isinstance(data, dict) else {}
+    if not isinstance(clouds, dict):
+        raise BadInputError(f"`clouds` in {file} is no mapping of names to entries.", _SHAPE)
+    return [str(name) for name in clouds]
 
 
 def _found(named: Path | str | None) -> Path | None:

@@ -9,6 +9,7 @@ from typing import Any
 import requests
 from keystoneauth1 import exceptions as keystone
 
+from labtrack.cloud.answers import may_pass
 from labtrack.cloud.key import Key, RefusedError, from_keystone
 from labtrack.cloud.login import WAYS_OUT, Login, explained
 from labtrack.errors import LabtrackError
@@ -129,12 +130,14 @@ class KeystoneKeys:
         """The words for a refusal."""
         status, said = answer.status_code, _said(answer)
         if status == OK.unauthorized:
-            return _no_longer(self.login)
+            return _no_longer(self.login, said)
         if status == OK.forbidden:
             return _forbidden(self.login, said)
+        what = f"Keystone at {self.login.url} answered {status}{f': {said}' if said else ''}."
+        if may_pass(status):
+            return LabtrackError(what, "try again in a minute; if it stays, look at the cloud's status page.")
         return LabtrackError(
-            f"Keystone at {self.login.url} answered {status}{f': {said}' if said else ''}.",
-            "try again in a minute; if it stays, look at the cloud's status page and at auth_url.",
+            what, "look at auth_url: Keystone answers such questions; or use a key made elsewhere: --keys -"
         )
 
 
@@ -164,7 +167,13 @@ def _said(answer: Any) -> str:
         return ""
 
 
-def _no_longer(login: Login) -> LabtrackError:
+def _no_longer(login: Login, said: str = "") -> LabtrackError:
+    if login.delegated:
+        return LabtrackError(
+            f"Keystone does not let this application credential ask for EC2 keys (401{f': {said}' if said else ''}): "
+            "it has access rules, or has expired.",
+            f"make one without rules (`openstack application credential show` lists them), or use {WAYS_OUT}",
+        )
     return LabtrackError(
         f"Keystone no longer accepts the login of {login}.", "log in again (the token may have expired)."
     )

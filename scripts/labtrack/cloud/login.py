@@ -8,22 +8,23 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Protocol
 
 import requests
 from keystoneauth1 import exceptions as keystone
-from keystoneauth1.identity import v3
+from keystoneauth1.identity import generic, v3
 from keystoneauth1.session import Session
 from openstack.config import OpenStackConfig
 from openstack.config.cloud_region import CloudRegion
 from openstack.connection import Connection
 from openstack.exceptions import ConfigException
 
-from labtrack.cloud import cloudsfile
+from labtrack.cloud import answers, cloudsfile
 from labtrack.errors import BadInputError, LabtrackError, innermost
 
+AUTH_URL = "OS_AUTH_URL"  # where the shell has it, its variables are the login
+USED_WITH_AN_ENTRY = ("OS_TOKEN", "OS_CLIENT_CONFIG_FILE")
 TIMEOUT = 20.0  # seconds to wait for a connection, and for each answer
 WAYS_OUT = """one of the three ways to a key:
   - log in with a password: a clouds.yaml entry or an openrc file with user name and password
@@ -60,6 +61,16 @@ class Login:
     found: str  # where the credentials were
     region: CloudRegion = field(repr=False)
 
+    @property
+    def by_shell(self) -> bool:
+        """Whether it came from the shell's variables alone, and from no entry of clouds.yaml."""
+        return self.found.startswith(AUTH_URL)
+
+    @property
+    def by_password(self) -> bool:
+        """Whether it was a user's password that logged in, and nothing else."""
+        return isinstance(self.session.auth, (generic.Password, v3.Password))
+
     def connect(self) -> Connection:
         """The cloud's other services, through the same session."""
         region = CloudRegion(self.region.name, self.region.region_name, self.region.config, session=self.session)
@@ -84,7 +95,7 @@ def login(lab: Named, cloud: str | None = None, timeout: float = TIMEOUT) -> Log
         said = f"names no address of Keystone: auth_url is {auth_url!r}" if auth_url else "has no auth_url"
         raise BadInputError(f"The login by {found} {said}.", "auth_url: https://..., ending in /v3.")
     if re.search(r"/v2(\.0)?/?$", auth_url):
-        raise BadInputError(f"{auth_url} is Keystone's version 2, which no cloud has any more.", "end it in /v3.")
+        raise _not_keystone(auth_url, "it ends as version 2 did, which no cloud has any more")
     verify, cert = region.get_requests_verify_args()
     if isinstance(verify, str) and not Path(verify).is_file():
         raise BadInputError(
@@ -100,10 +111,7 @@ def login(lab: Named, cloud: str | None = None, timeout: float = TIMEOUT) -> Log
         except keystone.Unauthorized:
             raise _why_unauthorized(region, session, auth_url) from None
         except keystone.MissingAuthPlugin:
-            raise BadInputError(
-                f"{auth_url} is not Keystone's address: it wants a login (401) before it says what it is.",
-                "auth_url ends in /v3, with nothing behind that; the dashboard's openrc file has it.",
-            ) from None
+            raise _not_keystone(auth_url, "it wants a login (401) before it says what it is") from None
         except keystone.NotFound:
             raise _why_not_found(region, auth_url) from None
     session.auth = plugin
@@ -131,10 +139,10 @@ def login(lab: Named, cloud: str | None = None, timeout: float = TIMEOUT) -> Log
 def _region(lab: Named, cloud: str | None) -> tuple[CloudRegion, str]:
     """The cloud's settings, and where they were found."""
     try:
-        if cloud is None and os.environ.get("OS_AUTH_URL"):
+        if cloud is None and os.environ.get(AUTH_URL):
             config = OpenStackConfig(load_yaml_config=False)
             kind = {"auth_type": "v3token"} if _token() and not os.environ.get("OS_AUTH_TYPE") else {}
-            return config.get_one(**kind), "OS_AUTH_URL and the other OS_* variables of the shell"
+            return config.get_one(**kind), f"{AUTH_URL} and the other OS_* variables of the shell"
         name = cloud or lab.cloud
         named = lab.clouds_file or os.environ.get("OS_CLIENT_CONFIG_FILE")
         cloudsfile.check(named, name)
@@ -176,7 +184,7 @@ def _token() -> str:
 
 def _plugin(region: Any) -> Any:
     auth = region.config.get("auth", {})
-    if _token() and not os.environ.get("OS_AUTH_URL"):
+    if _token() and not os.environ.get(AUTH_URL):
         scope = ("project_id", "project_name", "project_domain_id", "project_domain_name")
         return v3.Token(auth["auth_url"], _token(), **{key: auth[key] for key in scope if key in auth})
     if region.config.get("auth_type", "password") in ("password", "v3password") and not auth.get("password"):
@@ -258,10 +266,16 @@ def explained(url: str) -> Iterator[None]:
 def _answered(url: str, error: keystone.HttpError) -> LabtrackError:
     """What Keystone refuses stays refused; what it can't do now, it may do in a minute."""
     what = f"Keystone at {url} answered {error.http_status}: {' '.join(str(error.message).split())[:300]}"
-    if error.http_status >= HTTPStatus.INTERNAL_SERVER_ERROR or error.http_status == HTTPStatus.TOO_MANY_REQUESTS:
+    if answers.may_pass(error.http_status):
         return LabtrackError(what, "try again in a minute; if it stays, look at the cloud's status page.")
     hint = "correct the login; with a user name and a password go user_domain_name, project_name, project_domain_name."
     return BadInputError(what, hint)
+
+
+def _not_keystone(url: str, why: str) -> BadInputError:
+    """Something answers, or would, and is no Keystone of today."""
+    hint = "auth_url ends in /v3, with nothing behind that; the dashboard's openrc file has it."
+    return BadInputError(f"{url} is not Keystone's address: {why}.", hint)
 
 
 def _connection(url: str, error: BaseException) -> LabtrackError:
@@ -274,6 +288,8 @@ def _connection(url: str, error: BaseException) -> LabtrackError:
     def any_of(*kinds: type[BaseException]) -> bool:
         return any(isinstance(one, kinds) for one in causes)
 
+    if not any_of(keystone.ConnectionError, requests.exceptions.RequestException):
+        return _not_keystone(url, str(innermost(error)).rstrip("."))
     if any_of(keystone.SSLError, requests.exceptions.SSLError):
         return LabtrackError(
             f"Keystone at {url} shows a certificate that is not trusted here: {innermost(error)}.",

@@ -6,12 +6,10 @@ import ipaddress
 from collections.abc import Iterator
 from typing import Any
 
-from keystoneauth1 import exceptions as keystone
-from openstack.exceptions import SDKException
-
+from labtrack.cloud import answers
 from labtrack.cloud.login import login
 from labtrack.doctor.result import Result, failed, ok, skipped
-from labtrack.errors import LabtrackError, innermost
+from labtrack.errors import LabtrackError
 from labtrack.lab import Lab
 
 CHECK = "security group"
@@ -60,8 +58,9 @@ def check(lab: Lab, cloud: str | None = None) -> Iterator[Result]:
     except LabtrackError as error:
         yield skipped(CHECK, f"the cloud can't be asked: {error.what}")
         return
-    except (SDKException, keystone.ClientException) as error:
-        yield skipped(CHECK, f"the cloud can't be asked: {innermost(error)}")
+    except answers.ERRORS as error:
+        what, hint = answers.explain(error)
+        yield skipped(CHECK, f"the cloud can't be asked: {what}. {hint}")
         return
     expected = wanted(lab.admin_networks)
     ingress = {one.id: rule(one) for one in found if one.direction == "ingress"}

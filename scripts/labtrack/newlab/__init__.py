@@ -10,9 +10,10 @@ from pathlib import Path
 
 import jinja2
 import yaml
-from openstack.config import OpenStackConfig
 
 from labtrack import labfile
+from labtrack.cloud import cloudsfile, profiles
+from labtrack.cloud.answers import explained
 from labtrack.cloud.login import WAYS_OUT, login
 from labtrack.errors import BadInputError
 from labtrack.files import write_private
@@ -26,6 +27,7 @@ class CloudEntry:
 
     cloud: str
     clouds_file: Path | None
+    openrc: bool = False  # those of the shell
 
 
 def init(folder: Path, cloud: str | None = None, clouds_file: Path | None = None) -> Found:
@@ -47,12 +49,15 @@ def init(folder: Path, cloud: str | None = None, clouds_file: Path | None = None
             f"A lab can't be named {folder.name!r}.",
             f"name the folder with {pattern['x-allowed']}: labtrack init inventory/climate",
         )
-    entry = CloudEntry(cloud or _only_cloud(clouds_file), clouds_file)
-    found = ask(login(entry, cloud))
+    entry = _entry(cloud, clouds_file)
+    logged_in = login(entry, None if entry.openrc else entry.cloud)
+    with explained("The cloud can't be asked what it has"):
+        found = ask(logged_in)
     names = {
         "lab_name": folder.name,
         "lab_cloud": entry.cloud,
-        "lab_clouds_file": _shown(clouds_file, root_of(folder)),
+        "openrc": entry.openrc,
+        "lab_clouds_file": _shown(entry.clouds_file, root_of(folder)),
         "lab_s3_ca_file": _shown(found.s3_ca_file, root_of(folder)),
         "lab_bucket": f"{folder.name}-mlflow",
     }
@@ -61,19 +66,34 @@ def init(folder: Path, cloud: str | None = None, clouds_file: Path | None = None
     return found
 
 
+def _entry(cloud: str | None, clouds_file: Path | None) -> CloudEntry:
+    """The credentials that were named, or those that OpenStack's own tools would take in this shell."""
+    if cloud is None and clouds_file is None and os.environ.get("OS_AUTH_URL"):
+        # the name is for those who come without the shell's variables: the dashboard's clouds.yaml calls it openstack
+        known = profiles.of(os.environ["OS_AUTH_URL"]).name
+        return CloudEntry("openstack" if known == profiles.GENERIC.name else known, None, openrc=True)
+    named = os.environ.get("OS_CLIENT_CONFIG_FILE")
+    if clouds_file is None and named:
+        clouds_file = Path(named).expanduser()
+        if not clouds_file.is_file():
+            hint = "correct or unset OS_CLIENT_CONFIG_FILE, or name the file: --clouds-file FILE"
+            raise BadInputError(f"OS_CLIENT_CONFIG_FILE names {clouds_file}, which is no file.", hint)
+    return CloudEntry(cloud or _only_cloud(clouds_file), clouds_file)
+
+
 def _only_cloud(clouds_file: Path | None) -> str:
     """The entry of clouds.yaml that OS_CLOUD names, or the only one."""
     if os.environ.get("OS_CLOUD"):
         return os.environ["OS_CLOUD"]
-    config = OpenStackConfig(config_files=[str(clouds_file)] if clouds_file else None, load_envvars=False)
-    names = [name for name in config.get_cloud_names() if name != "defaults"]
+    names = cloudsfile.entries(clouds_file)
     if len(names) == 1:
-        return str(names[0])
+        return names[0]
     if names:
         raise BadInputError(f"clouds.yaml has several entries: {', '.join(names)}.", "choose one: --cloud NAME")
     raise BadInputError(
         "No clouds.yaml was found, so there is no cloud to ask.",
-        f"put the one that your cloud's dashboard offers into ~/.config/openstack/clouds.yaml, or use {WAYS_OUT}",
+        "put the one that your cloud's dashboard offers into ~/.config/openstack/clouds.yaml, source its openrc file, "
+        f"or use {WAYS_OUT}",
     )
 
 

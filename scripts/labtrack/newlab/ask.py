@@ -10,14 +10,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
-from keystoneauth1 import exceptions as keystone
 from openstack.connection import Connection
-from openstack.exceptions import SDKException
 
 from labtrack.cloud import profiles
 from labtrack.cloud.ec2 import KeystoneKeys
 from labtrack.cloud.login import Login
-from labtrack.cloud.preflight import machine
+from labtrack.cloud.preflight import machine, network
+from labtrack.cloud.preflight.context import endpoint_of, gateway_of
+from labtrack.cloud.preflight.quota import Networks
 from labtrack.errors import LabtrackError
 from labtrack.objectstore import speaks_s3
 from labtrack.sshkeys import why_no_keys
@@ -58,20 +58,20 @@ class Found:
 def ask(logged_in: Login) -> Found:
     """Looks at the project.  Raises what openstacksdk raises for services that don't answer."""
     profile, cloud = profiles.of(logged_in.url), logged_in.connect()
-    images, networks = machine.debians(cloud), machine.external_networks(cloud)
+    networks = network.external_networks(cloud)
     endpoint, region, ca_file = _store(profile, cloud, logged_in)
     keys = filter(_is_taken, sorted(Path("~/.ssh").expanduser().glob("*.pub")))
     return Found(
         title=profile.title,
         admin=_user(),
         ssh_key_files=[f"~/.ssh/{key.name}" for key in keys],
-        image=images[0] if images else "",
+        image=_image(cloud),
         flavor=_flavor(cloud),
         external_network=_external(profile.external_network, networks),
         external_networks=networks,
         router=_router_to_join(cloud, logged_in),
         free_addresses=[str(ip.floating_ip_address) for ip in cloud.network.ips() if not ip.port_id],
-        data_volume="manage" if _endpoint(cloud, "block-storage") else "none",
+        data_volume="manage" if endpoint_of(cloud, "block-storage") else "none",
         artifact_access="direct" if _makes_keys(logged_in) else "proxied",
         s3_endpoint=endpoint,
         s3_region=region,
@@ -87,7 +87,12 @@ def _is_taken(key: Path) -> bool:
 
 
 def _makes_keys(logged_in: Login) -> bool:
-    """Whether this login may manage EC2 credentials, asked by listing its own."""
+    """Whether this login may manage EC2 credentials, asked by listing its own.
+
+    An application credential may list them at some Keystones, and make none.
+    """
+    if logged_in.delegated:
+        return False
     try:
         KeystoneKeys(logged_in).list()
     except LabtrackError:
@@ -99,6 +104,12 @@ def _user() -> str:
     """Who will log in to the server: root can't."""
     name = re.sub(r"[^a-z0-9_-]", "-", getpass.getuser().lower())
     return name if re.match("[a-z_]", name) and name != "root" else "labadmin"
+
+
+def _image(cloud: Connection) -> str:
+    """A plain Debian 13, else 12, else one that does not say its release; never an older one."""
+    found = [one for one in machine.debian_images(cloud) if machine.debian_release(one) in (*machine.RELEASES, 0)]
+    return str(found[0].name) if found else ""
 
 
 def _flavor(cloud: Connection) -> str:
@@ -117,23 +128,18 @@ def _external(known: str, networks: list[str]) -> str:
 
 
 def _router_to_join(cloud: Connection, logged_in: Login) -> str:
-    routers = [one.name for one in cloud.network.routers(project_id=logged_in.project_id)]
-    quota = cloud.network.get_quota(logged_in.project_id, details=True).routers
-    full = isinstance(quota, dict) and 0 <= quota["limit"] <= quota["used"] + quota["reserved"]
-    return str(routers[0]) if routers and full else ""
-
-
-def _endpoint(cloud: Connection, kind: str) -> str:
-    try:
-        return str(cloud.endpoint_for(kind) or "")
-    except (SDKException, keystone.ClientException):
-        return ""
+    routers = [one for one in cloud.network.routers(project_id=logged_in.project_id) if gateway_of(one)]
+    full = bool(routers) and Networks(cloud.network, logged_in.project_id).of("routers") == 0
+    # by its id, where the name is not enough
+    first = next(iter(routers), None)
+    alone = first is not None and [one.name for one in routers].count(first.name) == 1
+    return str(first.name if alone else first.id) if first is not None and full else ""
 
 
 def _store(profile: profiles.Profile, cloud: Connection, logged_in: Login) -> tuple[str, str, Path | None]:
     """Address, region and CA of the first address that speaks S3."""
     verify = logged_in.session.verify
-    for url in (profile.s3_endpoint, _endpoint(cloud, "s3"), _endpoint(cloud, "object-store")):
+    for url in (profile.s3_endpoint, endpoint_of(cloud, "s3"), endpoint_of(cloud, "object-store")):
         base = f"https://{urlsplit(url).netloc}" if url else ""
         if base and _answers(base, verify):
             # OpenStack's Swift checks the region that a request is signed for; Ceph takes any

@@ -1,30 +1,12 @@
 locals {
-  make_network = var.existing_network == ""
-  make_router  = local.make_network && var.existing_router == ""
-  is_uuid      = "^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$"
+  make_network = var.network_id == ""
+  make_router  = local.make_network && var.router_id == ""
 
   # HTTP and HTTPS from everywhere, SSH from where the admins are, nothing else.
   rules = merge(
     { for pair in setproduct([80, 443], ["0.0.0.0/0", "::/0"]) : "${pair[0]} from ${pair[1]}" => { port = pair[0], from = pair[1] } },
     { for from in var.admin_networks : "22 from ${from}" => { port = 22, from = from } },
   )
-}
-
-data "openstack_networking_network_v2" "external" {
-  name     = var.external_network == "" ? null : var.external_network
-  external = true
-}
-
-data "openstack_networking_network_v2" "existing" {
-  count      = local.make_network ? 0 : 1
-  name       = can(regex(local.is_uuid, var.existing_network)) ? null : var.existing_network
-  network_id = can(regex(local.is_uuid, var.existing_network)) ? var.existing_network : null
-}
-
-data "openstack_networking_router_v2" "existing" {
-  count     = local.make_network && !local.make_router ? 1 : 0
-  name      = can(regex(local.is_uuid, var.existing_router)) ? null : var.existing_router
-  router_id = can(regex(local.is_uuid, var.existing_router)) ? var.existing_router : null
 }
 
 resource "openstack_networking_network_v2" "lab" {
@@ -44,12 +26,12 @@ resource "openstack_networking_subnet_v2" "lab" {
 resource "openstack_networking_router_v2" "lab" {
   count               = local.make_router ? 1 : 0
   name                = "${var.name}-router"
-  external_network_id = data.openstack_networking_network_v2.external.id
+  external_network_id = var.external_network_id
 }
 
 resource "openstack_networking_router_interface_v2" "lab" {
   count     = local.make_network ? 1 : 0
-  router_id = local.make_router ? openstack_networking_router_v2.lab[0].id : data.openstack_networking_router_v2.existing[0].id
+  router_id = local.make_router ? openstack_networking_router_v2.lab[0].id : var.router_id
   subnet_id = openstack_networking_subnet_v2.lab[0].id
 }
 

@@ -1,16 +1,11 @@
 output "ready" {
   description = "What a port needs; known only when the network has its way out."
   value = {
-    network_id         = local.make_network ? openstack_networking_network_v2.lab[0].id : data.openstack_networking_network_v2.existing[0].id
+    network_id         = local.make_network ? openstack_networking_network_v2.lab[0].id : var.network_id
     subnet_id          = local.make_network ? openstack_networking_subnet_v2.lab[0].id : ""
     security_group_ids = [openstack_networking_secgroup_v2.server.id]
   }
   depends_on = [openstack_networking_router_interface_v2.lab]
-}
-
-output "external_network" {
-  description = "Name of the network that floating IPs come from."
-  value       = data.openstack_networking_network_v2.external.name
 }
 
 output "makes" {

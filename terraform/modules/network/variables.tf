@@ -4,30 +4,29 @@ variable "name" {
   description = "Prefix of what is made: the lab's name."
 }
 
-variable "existing_network" {
+variable "network_id" {
   type        = string
   nullable    = false
   default     = ""
-  description = "Name or id of a network that the project has already; empty: one is made."
+  description = "Id of a network that the project has already; empty: one is made."
 }
 
-variable "existing_router" {
+variable "router_id" {
   type        = string
   nullable    = false
   default     = ""
-  description = "Name or id of a router to join the new network to; empty: one is made. Many projects may have only one."
+  description = "Id of a router to join the new network to; empty: one is made. Many projects may have only one."
 
   validation {
-    condition     = var.existing_router == "" || var.existing_network == ""
+    condition     = var.router_id == "" || var.network_id == ""
     error_message = "lab_router is for a network that is made here. With lab_network, the network's own router is used: remove lab_router."
   }
 }
 
-variable "external_network" {
+variable "external_network_id" {
   type        = string
   nullable    = false
-  default     = ""
-  description = "Name of the network that floating IPs come from; empty: the only external one."
+  description = "Id of the network that a router leads to."
 }
 
 variable "cidr" {

@@ -1,32 +1,12 @@
 locals {
-  is_uuid    = "^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$"
-  image_uuid = can(regex(local.is_uuid, var.image))
-  image_id   = local.image_uuid ? var.image : data.openstack_images_image_v2.server[0].id
   # a key of a security token opens the machine (user data has all keys), but Nova takes it for no key pair
   plain_keys = [for key in var.public_keys : key if can(regex("^(ssh-(rsa|ed25519)|ecdsa-sha2-nistp(256|384|521)) ", key))]
   address    = var.floating_ip == "" ? openstack_networking_floatingip_v2.server[0].address : var.floating_ip
 
-  find_volume = !contains(["none", "manage"], var.data_volume) && !can(regex(local.is_uuid, var.data_volume))
   data_volume_id = (
     var.data_volume == "none" ? "" :
-    var.data_volume == "manage" ? openstack_blockstorage_volume_v3.data[0].id :
-    local.find_volume ? data.openstack_blockstorage_volume_v3.existing[0].id : var.data_volume
+    var.data_volume == "manage" ? openstack_blockstorage_volume_v3.data[0].id : var.data_volume
   )
-}
-
-data "openstack_images_image_v2" "server" {
-  count       = local.image_uuid ? 0 : 1
-  name        = var.image
-  most_recent = true
-}
-
-data "openstack_compute_flavor_v2" "server" {
-  name = var.flavor
-}
-
-data "openstack_blockstorage_volume_v3" "existing" {
-  count = local.find_volume ? 1 : 0
-  name  = var.data_volume
 }
 
 resource "openstack_compute_keypair_v2" "admin" {
@@ -50,8 +30,8 @@ resource "openstack_networking_port_v2" "server" {
 
 resource "openstack_compute_instance_v2" "server" {
   name         = "${var.name}-mlflow"
-  image_id     = var.boot_volume_gb > 0 ? null : local.image_id
-  flavor_id    = data.openstack_compute_flavor_v2.server.id
+  image_id     = var.boot_volume_gb > 0 ? null : var.image_id
+  flavor_id    = var.flavor_id
   key_pair     = var.key_pair == "" ? one(openstack_compute_keypair_v2.admin[*].name) : var.key_pair
   config_drive = true
   user_data    = templatefile("${path.module}/templates/user_data.yml.tftpl", { fqdn = var.fqdn, public_keys = var.public_keys })
@@ -61,7 +41,7 @@ resource "openstack_compute_instance_v2" "server" {
   }
 
   dynamic "block_device" {
-    for_each = var.boot_volume_gb > 0 ? [local.image_id] : []
+    for_each = var.boot_volume_gb > 0 ? [var.image_id] : []
     content {
       uuid                  = block_device.value
       source_type           = "image"

@@ -10,24 +10,24 @@ variable "fqdn" {
   description = "The server's name in the DNS; its machine carries it."
 }
 
-variable "image" {
+variable "image_id" {
   type        = string
   nullable    = false
-  description = "Name or id of the image. A later change plans nothing: replace the machine on purpose with -replace."
+  description = "Id of the image. A later change plans nothing: replace the machine on purpose with -replace."
 
   validation {
-    condition     = var.image != ""
+    condition     = var.image_id != ""
     error_message = "lab_image must name an image, for example Debian-13. See them with: openstack image list"
   }
 }
 
-variable "flavor" {
+variable "flavor_id" {
   type        = string
   nullable    = false
-  description = "Name of the flavor. A change resizes the machine, which stops it for a while."
+  description = "Id of the flavor. A change resizes the machine, which stops it for a while."
 
   validation {
-    condition     = var.flavor != ""
+    condition     = var.flavor_id != ""
     error_message = "lab_flavor must name a flavor with 2 cores and 3 GB of memory or more, for example p2-3gb. See them with: openstack flavor list"
   }
 }
@@ -48,7 +48,7 @@ variable "data_volume" {
   type        = string
   nullable    = false
   default     = "none"
-  description = "PostgreSQL's volume: 'none' (on the machine's disk), 'manage' (made here), or the name or id of one that exists."
+  description = "PostgreSQL's volume: 'none' (on the machine's disk), 'manage' (made here), or the id of one that exists."
 
   validation {
     condition     = can(regex("^[^\\s]+$", var.data_volume))

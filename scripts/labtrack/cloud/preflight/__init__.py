@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-import requests
-from keystoneauth1 import exceptions as keystone
-from openstack.exceptions import SDKException
-
-from labtrack.cloud import cloudsfile, profiles
-from labtrack.cloud.login import login
-from labtrack.cloud.preflight import identity, machine, quota, store
+from labtrack.cloud import answers, profiles
+from labtrack.cloud.login import AUTH_URL, USED_WITH_AN_ENTRY, Login, login
+from labtrack.cloud.preflight import identity, machine, network, quota, store
 from labtrack.cloud.preflight.context import Context
-from labtrack.doctor.result import Result, failed, ok
-from labtrack.errors import LabtrackError, innermost
+from labtrack.doctor.result import Result, failed, ok, warning
+from labtrack.errors import LabtrackError
 from labtrack.lab import Lab
 
 Check = Callable[[Context], "Result | Iterator[Result]"]
@@ -25,8 +21,8 @@ ALWAYS: tuple[Check, ...] = (
     store.endpoint, store.bucket, store.abilities,
 )  # fmt: skip
 WHERE_A_MACHINE_IS_MADE: tuple[Check, ...] = (
-    machine.image, machine.flavor, machine.network, machine.external_network, machine.key_pair, machine.floating_ip,
-    machine.admin_access, machine.dns, quota.quotas,
+    machine.image, machine.flavor, network.network, network.external_network, machine.data_volume, machine.key_pair,
+    network.floating_ip, machine.lab_names, machine.admin_access, machine.dns, quota.quotas,
 )  # fmt: skip
 AT_ONCE = 6  # the checks wait for answers most of their time
 
@@ -47,33 +43,48 @@ def check(lab: Lab, cloud: str | None = None) -> Iterator[Result]:
         yield failed("login", f"{logged_in.url} is an address that {left.title} has retired", hint)
     else:
         yield ok("login", f"Keystone at {logged_in.url}")
-    yield from _terraforms(lab, cloud)
-    context = Context(lab, logged_in, profiles.of(logged_in.url), logged_in.connect())
+    yield from _unused(logged_in, cloud or lab.cloud)
+    context = Context.of(lab, logged_in)
     checks = ALWAYS if lab.own_machine else (*ALWAYS, *WHERE_A_MACHINE_IS_MADE)
+    yield from look(checks, context)
+
+
+def _unused(logged_in: Login, entry: str) -> Iterator[Result]:
+    """What other OpenStack tools would take from the shell: beside an entry of clouds.yaml, it means nothing here.
+
+    Terraform is given the login that was resolved here, and none of the shell's variables.
+    """
+    if logged_in.by_shell:
+        return
+    config = logged_in.region.config
+    said = {**config, **config["auth"], "cloud": entry, "project_id": logged_in.project_id}
+    others = sorted(
+        name for name, value in os.environ.items()
+        if name.startswith("OS_") and value and name not in USED_WITH_AN_ENTRY
+        and value != said.get(name.removeprefix("OS_").lower())
+    )  # fmt: skip
+    if others:
+        hint = f"unset them; to log in by the shell's variables, source the whole openrc file, which has {AUTH_URL}."
+        yield warning("shell", f"{', '.join(others)} of the shell is not used: the entry {entry} is", hint)
+
+
+def look(checks: Iterable[Check], context: Context) -> Iterator[Result]:
+    """The rows of several checks, in their order."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for rows in pool.map(lambda one: _rows(one, context), checks):
-            yield from rows
+        for found in pool.map(lambda one: rows(one, context), checks):
+            yield from found
 
 
-def _terraforms(lab: Lab, cloud: str | None) -> Iterator[Result]:
-    """Whether Terraform will log in as it was done here."""
-    if os.environ.get("OS_AUTH_URL") and cloud is None:
-        return  # both take the shell's variables, and nothing else
-    named = lab.clouds_file or os.environ.get("OS_CLIENT_CONFIG_FILE")
-    for what, hint in cloudsfile.otherwise_for_terraform(named, cloud or lab.cloud, os.environ):
-        yield failed("Terraform's login", what, hint[0].upper() + hint[1:])
-
-
-def _rows(asked: Check, context: Context) -> list[Result]:
+def rows(asked: Check, context: Context) -> list[Result]:
     """One check's rows; what the cloud refuses or breaks is a row too."""
-    rows: list[Result] = []
-    name = asked.__name__.replace("_", " ").replace("dns", "DNS")
+    said: list[Result] = []
+    name = asked.__name__.replace("_", " ").replace("dns", "DNS").replace("lab names", "lab's names")
     try:
         found = asked(context)
-        rows.extend([found] if isinstance(found, Result) else found)
-    except keystone.EndpointNotFound:
-        rows.append(failed(name, "the cloud has no such service in this region", "See the rows of the services."))
-    except (SDKException, keystone.ClientException, requests.exceptions.RequestException) as error:
-        hint = "Try again in a minute; if it stays, ask the cloud's support, with this line."
-        rows.append(failed(name, f"the cloud's answer: {innermost(error)}", hint))
-    return rows
+        said.extend([found] if isinstance(found, Result) else found)
+    except LabtrackError as error:
+        said.append(failed(name, error.what, error.hint))
+    except answers.ERRORS as error:
+        what, hint = answers.explain(error)
+        said.append(failed(name, what, hint))
+    return said

@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 
-from keystoneauth1 import exceptions as keystone
-from openstack.exceptions import SDKException
-
 from labtrack.cloud.ec2 import KeystoneKeys
 from labtrack.cloud.login import WAYS_OUT
-from labtrack.cloud.preflight.context import Context
+from labtrack.cloud.preflight.context import Context, endpoint_of
 from labtrack.doctor.result import Result, failed, ok, skipped, warning
 from labtrack.errors import LabtrackError
 
+# Roles by what they let one do, as OpenStack's own policies and those of older clouds name them.
+MAKE = frozenset({"member", "_member_", "admin", "manager"})
+LOOK = frozenset({"reader", "viewer", "observer", "auditor"})
 CLOCK_SECONDS = 300  # Keystone and S3 refuse what is signed further off than some minutes
 
 
@@ -24,10 +24,17 @@ def credentials(context: Context) -> Iterator[Result]:
     kind = "an application credential" if login.delegated else "a user"
     yield ok("credentials", f"{login.found}: {kind}")
     seen = f"{login}, {context.profile.title}; roles: {', '.join(login.roles) or 'none'}"
-    if {"member", "admin"} & {role.lower() for role in login.roles}:
+    roles = {role.lower() for role in login.roles}
+    if roles & MAKE:
         yield ok("project", seen)
+    elif roles <= LOOK:
+        hint = "Ask the project's owner for the role member: with these roles one can look, and make nothing."
+        yield failed("project", seen, hint)
     else:
-        yield failed("project", seen, "Ask the project's owner for the role member: without it nothing can be made.")
+        hint = (
+            "None of these roles is one that OpenStack itself knows: ask the project's owner whether one lets you make "
+        )
+        yield warning("project", seen, f"{hint}servers, networks and buckets, as the role member does elsewhere.")
 
 
 def ec2_keys(context: Context) -> Result:
@@ -54,25 +61,22 @@ def services(context: Context) -> Iterator[Result]:
             kinds.append("block-storage")
     region = context.cloud.config.region_name
     for kind in kinds:
-        address = _endpoint(context, kind)
+        address = endpoint_of(context.cloud, kind)
         if address:
             yield ok(f"service {kind}", address)
+        elif kind == "object-store" and (context.lab.own_machine or not context.lab.machine.bucket_manage):
+            yield skipped(
+                f"service {kind}", "the catalogue has no Swift; it is not needed, as the bucket is not made here"
+            )
         elif kind == "object-store":
             hint = "Make the bucket by hand, and set lab_bucket_manage: false."
-            yield warning(f"service {kind}", "the catalogue has no Swift, so Terraform can't make the bucket", hint)
+            yield failed(f"service {kind}", "the catalogue has no Swift, so Terraform can't make the bucket", hint)
         elif kind == "block-storage":
             hint = "Set lab_data_volume: none and leave lab_boot_volume_gb out: the data is then on the machine's disk."
             yield failed(f"service {kind}", "the catalogue has no volumes (Cinder)", hint)
         else:
             hint = "Correct region_name in clouds.yaml; `openstack catalog list` shows what there is."
             yield failed(f"service {kind}", f"the catalogue has none in the region {region or 'of the login'}", hint)
-
-
-def _endpoint(context: Context, kind: str) -> str:
-    try:
-        return str(context.cloud.endpoint_for(kind) or "")
-    except (SDKException, keystone.ClientException):
-        return ""
 
 
 def clock(context: Context) -> Result:

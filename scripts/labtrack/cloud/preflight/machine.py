@@ -1,45 +1,123 @@
-"""What the server is made from: image, flavor, network, key pair, address."""
+"""What the server is made from: image, flavor, key pair; and what has the lab's names already."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
 import socket
+from collections.abc import Iterator
 from typing import Any
 
-from labtrack.cloud.preflight.context import Context, choose
+from labtrack.cloud.preflight.context import Context, choose, choose_id
 from labtrack.doctor.result import Result, failed, ok, warning
 
 LEAST_MEMORY = 1900  # MB: PostgreSQL, two MLflow instances and nginx, with room for uploads
 LEAST_DISK = 10  # GB
+RELEASES = (13, 12)  # of Debian, the one that is tried first
 SHOWN = 6  # names that a hint lists
+USUAL = {"x86_64", "amd64"}  # what an image runs on that says nothing else
+_OTHER_ARCHITECTURE = re.compile(r"arm64|aarch64|ppc64|s390|riscv|i386|i686", re.IGNORECASE)
 
 
 def image(context: Context) -> Result:
-    """The image is there, and is a Debian that the roles know."""
-    name = context.lab.machine.image
-    found = context.cloud.image.find_image(name) if name else None
-    if not found:
+    """The image is there, can be used, and is a Debian that the roles know."""
+    name, found, named = context.lab.machine.image, context.image, context.images.things
+    if found is None and named:
+        return failed("image", f"{name} is {named[0].status}", "Wait until it is active, or name another lab_image.")
+    if found is None:
         seen = f"there is no image {name!r}" if name else "lab_image is not set"
         return failed("image", seen, choose("lab_image", debians(context.cloud)))
-    if found.status != "active":
-        return failed("image", f"{name} is {found.status}", "Wait until it is active, or name another lab_image.")
-    if "debian" not in f"{found.name} {found.os_distro or ''}".lower():
-        seen = f"{found.name} doesn't look like Debian, which the roles are tried on"
-        return warning("image", seen, choose("lab_image", debians(context.cloud)))
-    return ok("image", found.name)
+    small = _too_small(context, found)
+    if small:
+        return failed("image", small, choose("lab_flavor", sufficient(context.cloud, found)))
+    newest = f": the newest of {len(named)} of this name, of {found.created_at}" if len(named) > 1 else ""
+    doubt = _doubt(found)
+    if doubt:
+        return warning("image", f"{found.name}{newest} {doubt}", choose("lab_image", debians(context.cloud)))
+    return ok("image", f"{found.name}{newest}")
+
+
+def _doubt(image: Any) -> str:
+    """Why a server that is made from the image may not be what is wanted; empty for a plain Debian."""
+    if is_snapshot(image):
+        return "is a snapshot of a server, with that one's accounts and keys"
+    if runs_on(image) not in USUAL:
+        return f"is for {runs_on(image)}, which most clouds' machines can't start"
+    return "" if is_debian(image) else "doesn't look like Debian, which the roles are tried on"
+
+
+def _too_small(context: Context, image: Any) -> str:
+    """What of the flavor the image does not fit into; Nova refuses such a server."""
+    flavor, boot = context.flavor, context.lab.machine.boot_volume_gb
+    if flavor is None:
+        return ""
+    if (image.min_ram or 0) > flavor.ram:
+        return f"{image.name} wants {image.min_ram} MB of memory, and {flavor.name} has {flavor.ram}"
+    disk = boot or flavor.disk
+    if disk and (image.min_disk or 0) > disk:
+        return f"{image.name} wants a disk of {image.min_disk} GB, and the machine has {disk}"
+    return ""
+
+
+def is_snapshot(image: Any) -> bool:
+    """Whether an image was made of a server, and not for making servers."""
+    more = getattr(image, "properties", None) or {}
+    return more.get("image_type") == "snapshot" or bool(more.get("base_image_ref") or more.get("block_device_mapping"))
+
+
+def runs_on(image: Any) -> str:
+    """The processors that an image is for, by its properties or its name."""
+    named = _OTHER_ARCHITECTURE.search(image.name or "")
+    return str(getattr(image, "architecture", None) or (named[0].lower() if named else "x86_64"))
+
+
+def is_debian(image: Any) -> bool:
+    """Whether an image is a Debian, by its name or its properties."""
+    return "debian" in f"{image.name} {getattr(image, 'os_distro', None) or ''}".lower()
 
 
 def debians(cloud: Any) -> list[str]:
-    """The cloud's Debian images, the newest release first."""
-    names = {image.name for image in cloud.image.images(status="active") if "debian" in (image.name or "").lower()}
-    return sorted(names, key=lambda name: [-int(number) for number in re.findall(r"\d+", name)] or [0])[:SHOWN]
+    """The names of the cloud's Debian images, the best for a server first."""
+    return [str(one.name) for one in debian_images(cloud)][:SHOWN]
+
+
+def debian_images(cloud: Any) -> list[Any]:
+    """The cloud's Debian images, the best for a server first: released, newest, plain.
+
+    Snapshots of servers and images for other processors are left out, and of those of one name all but the newest.
+    """
+    named = [one for one in cloud.image.images(status="active") if one.name and is_debian(one)]
+    found = {one.name: one for one in sorted(named, key=lambda one: str(getattr(one, "created_at", None) or ""))}
+    return sorted((one for one in found.values() if not is_snapshot(one) and runs_on(one) in USUAL), key=_rank)
+
+
+def _rank(image: Any) -> tuple[Any, ...]:
+    """Debian 13, which the kit is tried with first, then 12, then by release; dailies and special ones behind."""
+    name = image.name.lower()
+    release = debian_release(image)
+    special = bool(re.search(r"daily|test|backport|\bsid\b|unstable|minimal|nocloud|gpu|cuda|docker|desktop", name))
+    known = RELEASES.index(release) if release in RELEASES else len(RELEASES)
+    return (known, special, -release, len(name), name)
+
+
+_CODE_NAMES = {"trixie": 13, "bookworm": 12, "bullseye": 11, "buster": 10, "stretch": 9}
+
+
+def debian_release(image: Any) -> int:
+    """The release of a Debian image, 0 where it isn't said."""
+    named = re.search(r"debian\D{0,3}(\d{1,2})(?!\d)", image.name.lower())
+    said = re.match(r"\d+", str(getattr(image, "os_version", None) or ""))
+    by_name = next((number for name, number in _CODE_NAMES.items() if name in image.name.lower()), 0)
+    return int(named[1]) if named else by_name or (int(said[0]) if said else 0)
 
 
 def flavor(context: Context) -> Result:
     """The flavor has the memory and the disk that PostgreSQL and MLflow need."""
     name, found = context.lab.machine.flavor, context.flavor
-    if not found:
+    if context.flavors.things and found is None:
+        seen = f"there are {len(context.flavors.things)} flavors {name}, and Terraform can't choose"
+        return failed("flavor", seen, choose_id("lab_flavor", context.flavors.things))
+    if found is None:
         seen = f"there is no flavor {name!r}" if name else "lab_flavor is not set"
         return failed("flavor", seen, choose("lab_flavor", sufficient(context.cloud)))
     seen = f"{found.name}: {found.vcpus} cores, {found.ram} MB, {found.disk} GB"
@@ -53,67 +131,71 @@ def flavor(context: Context) -> Result:
     return ok("flavor", seen)
 
 
-def sufficient(cloud: Any) -> list[str]:
-    """Flavors that a server fits on, the smallest first."""
-    found = [one for one in cloud.compute.flavors() if one.ram >= LEAST_MEMORY and one.disk >= LEAST_DISK]
+def sufficient(cloud: Any, image: Any = None) -> list[str]:
+    """Flavors that a server fits on, the smallest first.  image: one that has to fit, too."""
+    memory = max(LEAST_MEMORY, getattr(image, "min_ram", 0) or 0)
+    disk = max(LEAST_DISK, getattr(image, "min_disk", 0) or 0)
+    found = [one for one in cloud.compute.flavors() if one.ram >= memory and one.disk >= disk]
     return [one.name for one in sorted(found, key=lambda one: (one.ram, one.vcpus))][:SHOWN]
 
 
-def network(context: Context) -> Result:
-    """A network and a router that lab.yml names are there."""
-    machine, asked = context.lab.machine, context.cloud.network
-    if machine.network and not asked.find_network(machine.network):
-        mine = [one.name for one in asked.networks(project_id=context.login.project_id)]
-        return failed("network", f"there is no network {machine.network!r}", choose("lab_network", mine))
-    if machine.router and not asked.find_router(machine.router):
-        mine = [one.name for one in asked.routers(project_id=context.login.project_id)]
-        return failed("network", f"there is no router {machine.router!r}", choose("lab_router", mine))
-    made = machine.network or f"{context.lab.name}-network is made"
-    router = "" if machine.network else f", behind {machine.router or 'a router of its own'}"
-    return ok("network", f"{made}{router}")
-
-
-def external_network(context: Context) -> Result:
-    """Floating IPs come from an external network; it must be clear which one."""
-    names = external_networks(context.cloud)
-    wanted = context.lab.machine.external_network
-    if wanted and wanted not in names and not context.cloud.network.find_network(wanted):
-        seen = f"there is no external network {wanted!r}"
-        return failed("external network", seen, choose("lab_external_network", names))
-    if not wanted and len(names) != 1:
-        seen = f"there are {len(names)}, and lab.yml names none"
-        return failed("external network", seen, choose("lab_external_network", names))
-    return ok("external network", wanted or names[0])
-
-
-def external_networks(cloud: Any) -> list[str]:
-    """The names of the networks that floating IPs come from."""
-    return [one.name for one in cloud.network.networks(is_router_external=True)]
+def data_volume(context: Context) -> Result:
+    """A volume that lab.yml names is there."""
+    check, wanted, found = "data volume", context.lab.machine.data_volume, context.volumes
+    if not found.wanted:
+        return ok(check, "none: the data are on the machine's disk" if wanted == "none" else "made, or there already")
+    if found.one is not None:
+        return ok(check, f"{found.one.name or found.one.id}, {found.one.size} GB")
+    if found.things:
+        seen = f"there are {len(found.things)} volumes {wanted}, and Terraform can't choose"
+        return failed(check, seen, choose_id("lab_data_volume", found.things))
+    names = [one.name for one in context.cloud.block_storage.volumes() if one.name]
+    return failed(check, f"there is no volume {wanted!r}", choose("lab_data_volume", names))
 
 
 def key_pair(context: Context) -> Result:
-    """A key pair that lab.yml names is there."""
-    name = context.lab.machine.key_pair
-    if name and not context.cloud.compute.find_keypair(name):
-        names = [pair.name for pair in context.cloud.compute.keypairs()]
-        return failed("key pair", f"there is no key pair {name!r}", choose("lab_key_pair", names))
-    return ok("key pair", name or "made from the first admin's key")
+    """A key pair that lab.yml names is there; the one that is made takes nobody else's name."""
+    name, made = context.lab.machine.key_pair, f"{context.lab.name}-key"
+    if name:
+        if not context.cloud.compute.find_keypair(name):
+            names = [pair.name for pair in context.cloud.compute.keypairs()]
+            return failed("key pair", f"there is no key pair {name!r}", choose("lab_key_pair", names))
+        return ok("key pair", name)
+    key, there = _first_key(context), context.resources.things.get("key_pair")
+    if there is None or key is None or _bare(there.public_key) == _bare(key):
+        return ok("key pair", f"{made} is there" if there else "made from the first admin's key")
+    seen = f"the user has a key pair {made} already, with another key than the first admin's"
+    if context.resources.has("server"):
+        return warning("key pair", seen, "The next run replaces it; the server's own keys are those of lab_admins.")
+    hint = f"Use it (lab_key_pair: {made}), or delete it if nobody needs it: openstack keypair delete {made}"
+    return failed("key pair", seen, hint)
 
 
-def floating_ip(context: Context) -> Result:
-    """A given address is the project's, and no other machine has it."""
-    address = context.lab.machine.floating_ip
-    if not address:
-        return ok("floating IP", context.address or "one is made")
-    found = next(iter(context.cloud.network.ips(floating_ip_address=address)), None)
-    if not found:
-        free = [one.floating_ip_address for one in context.cloud.network.ips() if not one.port_id]
-        return failed("floating IP", f"{address} is not the project's", choose("lab_floating_ip", free))
-    port = context.cloud.network.find_port(context.server_name)
-    if found.port_id and (not port or found.port_id != port.id):
-        hint = f"Take it off that machine, or use another: openstack floating ip show {address}"
-        return failed("floating IP", f"{address} is in use by another machine", hint)
-    return ok("floating IP", f"{address} is the project's, and free or the lab's")
+def _first_key(context: Context) -> str | None:
+    """The key that Terraform makes the key pair of; None where it makes none."""
+    plain = re.compile(r"(ssh-(rsa|ed25519)|ecdsa-sha2-nistp(256|384|521)) ")
+    return next((key for key in context.lab.public_keys if plain.match(key)), None)
+
+
+def _bare(key: str | None) -> list[str]:
+    return (key or "").split()[:2]
+
+
+def lab_names(context: Context) -> Iterator[Result]:
+    """Nothing has the lab's names that Terraform would take for the lab's, or stumble over."""
+    resources = context.resources
+    for several in resources.several:
+        row = failed if context.state_lost else warning
+        yield row(several.kind, several.what, several.hint[0].upper() + several.hint[1:])
+    port = resources.things.get("port")
+    server = resources.there.get("server", "")
+    if port is not None and port.device_id and port.device_id != server:
+        seen = f"the port {port.name} belongs to another machine ({port.device_id})"
+        hint = f"See whose it is, and rename it: openstack port set --name ANOTHER {port.id}"
+        yield failed("port", seen, hint)
+    if not resources.several:
+        there = ", ".join(sorted(resources.things)).replace("_", " ")
+        yield ok("lab's names", f"there already: {there}" if there else "nothing has them yet")
 
 
 def admin_access(context: Context) -> Result:

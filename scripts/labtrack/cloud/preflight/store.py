@@ -12,6 +12,7 @@ from typing import Any
 import botocore.exceptions
 import requests
 
+from labtrack.cloud.answers import ERRORS, explain
 from labtrack.cloud.ec2 import KeystoneKeys
 from labtrack.cloud.preflight.context import Context
 from labtrack.cloud.profiles import moved
@@ -52,20 +53,53 @@ def bucket(context: Context) -> Result:
     On Ceph names are unique over all projects: asked without a key, it says 404 for a free one and 403 for somebody's.
     """
     name = context.lab.bucket
+    own, unasked = _ours(context, name)
+    if own:
+        return ok("bucket", f"{name} is the project's")
     try:
-        if any(one.name == name for one in context.cloud.object_store.containers(prefix=name)):
-            return ok("bucket", f"{name} is the project's")
         status = context.status_of(name)
         tells = context.status_of(_nobodys(context)) == requests.codes.not_found
     except requests.exceptions.RequestException:
         return skipped("bucket", "the store does not answer")
-    if tells and status != requests.codes.not_found:
+    taken = tells and status != requests.codes.not_found
+    if unasked:
+        return _without_swift(context, unasked, taken=taken, free=tells and not taken)
+    if taken:
         hint = "Put the lab's name into lab_bucket: names are unique over the whole store."
         return failed("bucket", f"{name} is somebody else's", hint)
-    if not context.lab.machine.bucket_manage:
-        hint = f"Make it (openstack container create {name}), or set lab_bucket_manage: true."
-        return failed("bucket", f"{name} is not there, and lab_bucket_manage is false", hint)
-    return ok("bucket", f"{name} is free and will be made")
+    return _missing(context) if not _is_made(context) else ok("bucket", f"{name} is free and will be made")
+
+
+def _is_made(context: Context) -> bool:
+    """Whether Terraform makes the bucket."""
+    return bool(context.lab.machine.bucket_manage and not context.lab.own_machine)
+
+
+def _missing(context: Context) -> Result:
+    name = context.lab.bucket
+    why = "the kit makes none where it makes no machine" if context.lab.own_machine else "lab_bucket_manage is false"
+    hint = f"Make it (openstack container create {name})"
+    hint += "." if context.lab.own_machine else ", or set lab_bucket_manage: true."
+    return failed("bucket", f"{name} is not there, and {why}", hint)
+
+
+def _without_swift(context: Context, why: tuple[str, str], *, taken: bool, free: bool) -> Result:
+    """What the store's S3 alone can tell of the bucket.  why: what Swift said, and what helps."""
+    if _is_made(context):
+        return failed("bucket", *why)
+    if free:
+        return _missing(context)
+    if taken:
+        return ok("bucket", f"{context.lab.bucket} is there; whose it is can't be asked here: {why[0]}")
+    return skipped("bucket", f"whether {context.lab.bucket} is there can't be asked here: {why[0]}")
+
+
+def _ours(context: Context, name: str) -> tuple[bool, tuple[str, str] | None]:
+    """Whether the project has the bucket, and, where its Swift can't say, why and what helps."""
+    try:
+        return any(one.name == name for one in context.cloud.object_store.containers(prefix=name)), None
+    except ERRORS as error:
+        return False, explain(error)
 
 
 def _nobodys(context: Context) -> str:

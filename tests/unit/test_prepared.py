@@ -1,0 +1,131 @@
+"""What Terraform is given: the completed lab, and the login that was resolved, whatever the shell says."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from fakes import FakeCloud
+
+from labtrack import lab as labs
+from labtrack.cloud import preflight
+from labtrack.cloud.login import login
+from labtrack.doctor.result import Status
+from labtrack.lab import Lab
+from labtrack.provision import completed, session
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTHING = dict.fromkeys(
+    ("image", "flavor", "external_network", "external_network_name", "network", "router", "data_volume"), ""
+)
+
+
+class TestCompletedLab:
+    """build/<lab>/lab.json."""
+
+    @pytest.mark.parametrize("name", ["minimal", "everything"])
+    def test_terraforms_tests_read_what_is_written(self, name: str) -> None:
+        folder = ROOT / "terraform/tests/labs" / name
+        written = json.loads((folder / "lab.json").read_text())
+        assert set(written["found"]) == set(NOTHING)
+        assert written == completed.complete(labs.load(folder), written["found"])
+
+    def test_every_setting_is_there(self, lab: Lab) -> None:
+        made = completed.complete(lab, NOTHING)
+        assert made["lab_data_volume"] == "none" and made["lab_network_cidr"] == "10.20.0.0/24"
+        assert made["lab_network"] is None and made["lab_bucket"] == lab.bucket
+
+    def test_it_is_written_where_it_is_said(self, lab: Lab) -> None:
+        file = completed.write(lab, NOTHING)
+        assert file == lab.root / "build" / lab.name / "lab.json"
+        assert json.loads(file.read_text())["found"] == NOTHING
+
+    def test_keys_of_who_is_there_each_once_and_as_they_stand(self) -> None:
+        keys = labs.load(ROOT / "terraform/tests/labs/minimal").public_keys
+        assert [key.split()[-1] for key in keys] == ["ada", "ada@laptop", "ada@desktop"]
+
+
+class TestLogin:
+    """private/<lab>/terraform/clouds.yaml, and the environment that has it taken."""
+
+    def entry(self, lab: Lab, **changed: Any) -> dict[str, Any]:
+        if changed:
+            clouds = yaml.safe_load(lab.clouds_file.read_text())
+            clouds["clouds"][lab.cloud].update(changed)
+            lab.clouds_file.write_text(yaml.safe_dump(clouds))
+        return session.entry(login(lab))
+
+    def test_ids_stand_in_place_of_names_and_domains(self, lab: Lab, cloud: FakeCloud) -> None:
+        logged_in, made = login(lab), self.entry(lab)
+        assert made["auth_type"] == "v3password"
+        assert made["auth"] == {
+            "auth_url": logged_in.url,
+            "user_id": logged_in.user_id,
+            "password": cloud.password,
+            "project_id": logged_in.project_id,
+        }
+
+    def test_keys_that_others_do_not_read_mean_the_same(self, lab: Lab, cloud: FakeCloud) -> None:
+        clouds = yaml.safe_load(lab.clouds_file.read_text())
+        plain = session.entry(login(lab))
+        auth = clouds["clouds"][lab.cloud].pop("auth")
+        clouds["clouds"][lab.cloud].update(auth, auth={})
+        lab.clouds_file.write_text(yaml.safe_dump(clouds))
+        assert session.entry(login(lab)) == plain
+
+    def test_the_shells_variables_are_not_passed_on(self, monkeypatch: pytest.MonkeyPatch, lab: Lab) -> None:
+        monkeypatch.setenv("OS_PROJECT_ID", "another")
+        monkeypatch.setenv("OS_REGION_NAME", "RegionTwo")
+        made = session.environment(Path("/x/clouds.yaml"))
+        assert made["OS_PROJECT_ID"] == made["OS_REGION_NAME"] == ""
+        assert made["OS_CLOUD"] == session.ENTRY and made["OS_CLIENT_CONFIG_FILE"] == "/x/clouds.yaml"
+
+    def test_a_token_is_passed_on_as_one(self, lab: Lab, cloud: FakeCloud, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("OS_TOKEN", cloud.password)  # the one that the fake takes
+        made = self.entry(lab)
+        assert made["auth_type"] == "v3token" and made["auth"]["token"] and "password" not in made["auth"]
+
+    def test_a_relative_ca_file_is_found_from_everywhere(
+        self, lab: Lab, cloud: FakeCloud, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        Path("ca.pem").write_text("")
+        assert self.entry(lab, cacert="ca.pem", region_name="R")["cacert"] == str(tmp_path / "ca.pem")
+
+    def test_only_the_admin_reads_it(self, lab: Lab, cloud: FakeCloud) -> None:
+        file = session.write(lab, login(lab))
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        assert list(yaml.safe_load(file.read_text())["clouds"]) == [session.ENTRY]
+
+
+class TestShell:
+    """Variables that other tools would take."""
+
+    def told(self, lab: Lab, monkeypatch: pytest.MonkeyPatch, **env: str) -> list[str]:
+        logged_in = login(lab)
+        for name, value in env.items():
+            monkeypatch.setenv(name, value)
+        rows = list(preflight._unused(logged_in, lab.cloud))
+        assert all(row.status is Status.WARNING and row.hint for row in rows)
+        return [row.seen for row in rows]
+
+    def test_what_would_lead_to_another_project(
+        self, lab: Lab, cloud: FakeCloud, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (said,) = self.told(lab, monkeypatch, OS_PROJECT_ID="another", OS_REGION_NAME="RegionTwo")
+        assert said.startswith("OS_PROJECT_ID, OS_REGION_NAME of the shell is not used")
+
+    def test_what_says_the_same_is_no_trouble(
+        self, lab: Lab, cloud: FakeCloud, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        logged_in = login(lab)
+        same = {"OS_PROJECT_ID": logged_in.project_id, "OS_CLOUD": lab.cloud, "OS_AUTH_URL": ""}
+        assert self.told(lab, monkeypatch, **same) == []
+
+    def test_a_secret_is_not_shown(self, lab: Lab, cloud: FakeCloud, monkeypatch: pytest.MonkeyPatch) -> None:
+        (said,) = self.told(lab, monkeypatch, OS_PASSWORD="hunter2")
+        assert "hunter2" not in said
