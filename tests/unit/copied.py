@@ -11,7 +11,8 @@ from conftest import CA, LAB
 from labtrack import lab as labs
 from labtrack import secrets
 from labtrack.lab import Lab
-from labtrack.labcopy import content
+from labtrack.labcopy import content, handover
+from labtrack.labcopy.remote import Holder, Server
 
 ADA, KEYS, KNOWN = "private/ada/mlflow_env.sh", "private/keys.json", "private/known_hosts"
 
@@ -55,3 +56,25 @@ def use_password(monkeypatch: pytest.MonkeyPatch, file: Path, password: str) -> 
     file.write_text(password)
     file.chmod(0o600)
     monkeypatch.setenv("ANSIBLE_VAULT_PASSWORD_FILE", str(file))
+
+
+class Admin:
+    """An admin with a checkout; the server's commands are carried out in a folder."""
+
+    def __init__(self, lab: Lab, server: Server, name: str) -> None:
+        self.lab, self.server = lab, server
+        self.me = Holder(f"token-{name}", f"{name}@{name}-laptop", f"{name}-laptop", name, 1, "site.yml", "2026-01-01")
+        self.sent = 0
+
+    def begin(self, **more: object) -> handover.Done:
+        return handover.begin(self.lab, self.server, self.me, **more)  # type: ignore[arg-type]
+
+    def end(self) -> handover.Done:
+        return handover.end(self.lab, self.server, self.me)
+
+    def run(self, **files: str) -> handover.Done:
+        """A whole run, which changes these files (`ada`, `keys`)."""
+        self.begin()
+        for name, text in files.items():
+            write(self.lab, {"ada": ADA, "keys": KEYS, "known": KNOWN}[name], text)
+        return self.end()

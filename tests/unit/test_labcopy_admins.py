@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from copied import ADA, KEYS, KNOWN, checkout, deployed, files_of, use_password, write
+from copied import ADA, KEYS, KNOWN, Admin, checkout, deployed, files_of, use_password, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labtrack import secrets
 from labtrack.errors import BadInputError, Exit, LabtrackError
 from labtrack.lab import Lab
-from labtrack.labcopy import archive, content, handover, placing
+from labtrack.labcopy import archive, byhand, content, handover, placing
 from labtrack.labcopy.remote import KEPT, Holder, Server
 
 
@@ -41,29 +41,10 @@ def empty(tmp_path: Path) -> Lab:
     return checkout(tmp_path / "second")
 
 
+STATE = "private/terraform.tfstate"
+
+
 # --- two admins and the server
-
-
-class Admin:
-    """An admin with a checkout; the server's commands are carried out in a folder."""
-
-    def __init__(self, lab: Lab, server: Server, name: str) -> None:
-        self.lab, self.server = lab, server
-        self.me = Holder(f"token-{name}", f"{name}@{name}-laptop", f"{name}-laptop", name, 1, "site.yml", "2026-01-01")
-        self.sent = 0
-
-    def begin(self, **more: object) -> handover.Done:
-        return handover.begin(self.lab, self.server, self.me, **more)  # type: ignore[arg-type]
-
-    def end(self) -> handover.Done:
-        return handover.end(self.lab, self.server, self.me)
-
-    def run(self, **files: str) -> handover.Done:
-        """A whole run, which changes these files (`ada`, `keys`)."""
-        self.begin()
-        for name, text in files.items():
-            write(self.lab, {"ada": ADA, "keys": KEYS, "known": KNOWN}[name], text)
-        return self.end()
 
 
 @pytest.fixture
@@ -185,13 +166,25 @@ def test_of_a_fork_this_side_is_kept_when_asked(ada: Admin, bob: Admin) -> None:
 
 
 def test_what_was_made_from_the_cloud_a_moment_ago_is_no_fork(ada: Admin, bob: Admin) -> None:
-    write(bob.lab, KNOWN, "learned from the console\n")
-    write(bob.lab, "private/terraform.tfstate", '{"lineage": "adopted"}')
+    write(bob.lab, STATE, '{"lineage": "adopted"}')
     bob.begin()
-    assert files_of(bob.lab)[KNOWN] == b"learned from the console\n" and files_of(bob.lab)[ADA] == b"password of ada"
+    assert files_of(bob.lab)[STATE] == b'{"lineage": "adopted"}' and files_of(bob.lab)[ADA] == b"password of ada"
     assert bob.end().changed
     ada.run()
     assert files_of(ada.lab) == files_of(bob.lab)
+
+
+def test_known_hosts_and_a_hosts_yml_by_hand_are_each_admins_own(ada: Admin, bob: Admin) -> None:
+    own = {KNOWN: "learned from the console\n", content.HOSTS: "mlflow: {hosts: {server: {ansible_user: bob}}}\n"}
+    for name, text in own.items():
+        write(bob.lab, name, text)
+    write(ada.lab, content.HOSTS, "mlflow: {hosts: {server: {ansible_user: ada}}}\n")
+    had = {name: files_of(ada.lab)[name] for name in own}
+    bob.run(ada="newer")
+    ada.run()
+    assert {name: files_of(ada.lab)[name] for name in own} == had and files_of(ada.lab)[ADA] == b"newer"
+    bob.run()
+    assert {name: files_of(bob.lab)[name].decode() for name in own} == own
 
 
 def test_an_older_secrets_yml_of_git_is_told(ada: Admin, bob: Admin) -> None:
@@ -256,7 +249,16 @@ def test_a_damaged_copy_on_the_server_is_told(ada: Admin, bob: Admin, server: Se
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(BadInputError, match="truncated"):
         bob.begin()
-    Path(server.exports, "00000001.json").write_text("{")
+    facts = Path(server.exports, "00000001.json")
+    other = ada.lab.private.parent / "other"
+    byhand.export(ada.lab, other)
+    file.write_bytes(other.read_bytes())
+    facts.write_text(facts.read_text().replace('"serial": 1', '"serial": 7'))
+    file.rename(file.with_name("00000007.vault"))
+    with pytest.raises(LabtrackError, match="not what its description says"):
+        bob.begin()
+    bob.begin(choice="here", look=True)
+    facts.write_text("{")
     with pytest.raises(LabtrackError, match="can't be read"):
         ada.begin()
 

@@ -19,7 +19,9 @@ PRIVATE, INVENTORY = "private", "inventory"
 SECRETS, HOSTS = f"{INVENTORY}/secrets.yml", f"{INVENTORY}/hosts.yml"
 # Made anew from the cloud: where two differ, the one that is here was made last, by this very run.
 _STATE = f"{PRIVATE}/terraform.tfstate"
-DERIVED = frozenset({HOSTS, _STATE, f"{PRIVATE}/known_hosts", f"{PRIVATE}/ca.pem"})
+DERIVED = frozenset({HOSTS, _STATE, f"{PRIVATE}/ca.pem"})
+# Each admin's own: taken where there is none.  It may know more machines than the lab's, and keys are only ever added.
+_KNOWN_HOSTS = f"{PRIVATE}/known_hosts"
 _WORK = "terraform"  # TF_DATA_DIR: the provider's program, plans
 _OLD_STATES = "terraform.tfstate."
 _ROUNDS = 10_000  # of PBKDF2, as in the vault's own format
@@ -30,7 +32,7 @@ Sums = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Content:
-    """The files of a lab, by their names in the export.  personal: those that belong to whoever has them.
+    """The files of a lab, by their names in the export.  personal: names that each admin has a file of their own for.
 
     skipped: what is there and does not belong to it, links above all.
     """
@@ -88,7 +90,9 @@ def read(lab: Lab) -> Content:
             f"The files of {lab.private} have {size // 2**20} MiB together; {LARGEST // 2**20} are allowed.",
             f"move what the kit did not make elsewhere; the largest is {place_of(lab, largest)}.",
         )
-    personal = {f"{PRIVATE}/{path.relative_to(lab.private.resolve())}" for path in named if _inside(path, lab)}
+    personal = {f"{PRIVATE}/{path.relative_to(lab.private.resolve())}" for path in named}
+    # written by hand, it says how this admin logs in
+    personal |= {_KNOWN_HOSTS, HOSTS} if lab.own_machine else {_KNOWN_HOSTS}
     return Content(found, frozenset(personal), tuple(skipped))
 
 

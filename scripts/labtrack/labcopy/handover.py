@@ -125,13 +125,10 @@ def _compared(lab: Lab, server: Server, said: Said, choice: str, *, look: bool) 
         found, known = content.read(lab), content.mark(lab)
         settled = _settled(lab, said, found, known, choice)
         if settled is None and said.newest:
-            there = archive.unpack(lab, server.get(said.newest), f"the server's export {said.newest.serial}")
-            if choice == HERE:
-                settled = _ours(said.newest, there.content.sums)
-            else:
-                base = known.sums if known else {}
-                done = _taken(lab, said.newest, base, (found, there.content), theirs=choice == SERVER, look=look)
-                settled = _mark(said.newest, there.content.sums), done
+            there = _opened(lab, server, said.newest)
+            base = known.sums if known else {}
+            done = _taken(lab, said.newest, base, (found, there.content), theirs=choice == SERVER, look=look)
+            settled = _mark(said.newest, there.content.sums), done
         mark, done = settled or (None, Done())
         if mark and not look:
             content.set_mark(lab, mark)
@@ -148,7 +145,7 @@ def _settled(lab: Lab, said: Said, found: Content, known: Mark | None, choice: s
     if newest.check != content.password_check(lab):
         if choice != HERE:
             raise _locked_up(lab, newest)
-        return _ours(newest, {})
+        return _ours(newest)
     sums = found.sums
     if content.digest(lab, sums) == newest.digest:
         return _mark(newest, sums), Done()
@@ -159,26 +156,40 @@ def _settled(lab: Lab, said: Said, found: Content, known: Mark | None, choice: s
             f"the server has older files of the lab ({newest.serial}) than were here before ({known.serial}), as after "
             "a restored backup: those of here count",
         ])  # fmt: skip
-    return None
+    return _ours(newest) if choice == HERE else None
+
+
+def _opened(lab: Lab, server: Server, newest: Facts) -> archive.Export:
+    source = f"the server's export {newest.serial}"
+    there = archive.unpack(lab, server.get(newest), source)
+    if (there.mark.serial, there.mark.digest) != (newest.serial, newest.digest):
+        raise LabtrackError(
+            f"{source} is not what its description says: it has the number {there.mark.serial}.",
+            f"see who wrote there (sudo ls -l {server.exports}); where the files here are right: -e lab_copy=here.",
+        )
+    return there
 
 
 def _mark(newest: Facts, sums: content.Sums) -> Mark:
     return Mark(newest.serial, newest.serial, newest.digest, dict(sums))
 
 
-def _ours(newest: Facts, sums: content.Sums) -> tuple[Mark, Done]:
+def _ours(newest: Facts) -> tuple[Mark, Done]:
     said = f"the files of here count, not those of {newest.by}, {newest.at} (number {newest.serial})"
-    return _mark(newest, sums), Done(False, [said])
+    return _mark(newest, {}), Done(False, [said])
 
 
 def _taken(
     lab: Lab, newest: Facts, base: content.Sums, both: tuple[Content, Content], *, theirs: bool, look: bool
 ) -> Done:
     here, there = both
-    plan = merge(base, here.sums, there.sums, theirs=theirs)
+    own = here.personal | there.personal  # another version of the kit may count others in
+    plan = merge(
+        *({n: s for n, s in sums.items() if n not in own} for sums in (base, here.sums, there.sums)), theirs=theirs
+    )
     if plan.clash:
         raise _fork(lab, newest, plan.clash)
-    missing = there.personal - set(here.files)
+    missing = (there.personal & set(there.files)) - set(here.files)
     take = {name: there.files[name] for name in (*plan.take, *sorted(missing))}
     aside = None if look else placing.place(lab, take, plan.drop, keep_old=theirs)
     lines = [f"taken over from {newest.by}, {newest.at} (number {newest.serial}): {_listed(take)}"] if take else []
