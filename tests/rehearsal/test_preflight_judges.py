@@ -45,7 +45,7 @@ def another(rehearsal: Rehearsal) -> Lab:
 
 def judge(lab: Lab, check: Any, **wishes: Any) -> Result:
     """One check's row, or the last of its rows, for other wishes."""
-    return preflight._rows(check, context(lab, **wishes))[-1]
+    return preflight.rows(check, context(lab, **wishes))[-1]
 
 
 def context(lab: Lab, **wishes: Any) -> Context:
@@ -110,9 +110,10 @@ def test_stray_ports_and_a_key_pair_of_another_key(rehearsal: Rehearsal, another
         assert row.status is Status.FAILED and "2 of the kind port" in row.seen and ports[0].id in row.seen
     compute.create_keypair(name="judged-key", public_key=(rehearsal.private / "id_ed25519.pub").read_text())
     with gone(lambda: compute.delete_keypair("judged-key")):
-        assert judge(another, machine.key_pair).status is Status.OK  # this lab.yml is nowhere
-        here = replace(another, folder=rehearsal.lab_dir)
-        assert judge(here, machine.key_pair).seen == "judged-key is there"
+        assert judge(another, machine.key_pair).seen == "judged-key is there"
+        other = {"lab_admins": [{"name": "ada", "ssh_keys": ["ssh-ed25519 AAAAanother"]}]}
+        row = judge(replace(another, settings={**another.settings, **other}), machine.key_pair)
+        assert row.status is Status.FAILED and "lab_key_pair: judged-key" in row.hint
 
 
 def test_access_rules_name_the_services_that_they_leave_out(

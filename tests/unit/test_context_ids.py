@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 from fake_openstack import MINE, FakeOpenStack, thing
+from openstack.exceptions import SDKException
 
 from labtrack.cloud.preflight.context import Context, once
 from labtrack.cloud.profiles import GENERIC
+from labtrack.errors import LabtrackError
 from labtrack.lab import Lab
 
 
@@ -73,6 +75,13 @@ def test_the_subnet_with_a_way_out(lab: Lab) -> None:
         0, thing("dead-end", network_id=net.id, cidr="10.9.0.0/24", ip_version=4, gateway_ip="10.9.0.1")
     )
     assert context(lab, cloud, network=net.name).ids()["subnet"] == cloud.subnets[1].id
+
+
+def test_a_cloud_that_does_not_answer(lab: Lab) -> None:
+    cloud = FakeOpenStack()
+    cloud.fails["networks"] = SDKException("away")
+    with pytest.raises(LabtrackError, match="can't be looked up: away"):
+        context(lab, cloud).ids()
 
 
 class TestOnce:

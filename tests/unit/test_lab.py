@@ -145,7 +145,7 @@ def test_as_many_instances_as_postgresql_can_carry() -> None:
     defaults = yaml.safe_load((ROOT / "roles/postgresql/defaults/main.yml").read_text())
     most = labfile.schema()["properties"]["lab_mlflow_instances"]["maximum"]
     each = 3 * 10
-    assert "lab_mlflow_instances | default(2) | int * 3 * 10" in (ROOT / "playbooks/deploy.yml").read_text()
+    assert "lab_mlflow_instances | int * 3 * 10" in (ROOT / "playbooks/deploy.yml").read_text()
     room = defaults["postgresql_max_connections"] - defaults["postgresql_reserved_connections"]
     assert most * each <= room < (most + 1) * each
 

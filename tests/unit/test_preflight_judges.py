@@ -71,10 +71,10 @@ class TestImages:
     def test_one_that_the_flavor_is_too_small_for(self, lab: Lab, project: FakeOpenStack) -> None:
         project.flavors.append(thing("p4-15gb", vcpus=4, ram=15360, disk=20))
         project.images[0].min_ram = 8192
-        refused(machine.image(context(lab, project)), "wants 8192 MB", "p4-15gb")
+        refused(machine.flavor(context(lab, project)), "wants 8192 MB", "p4-15gb")
         project.images[0].min_ram, project.images[0].min_disk = 0, 30
-        refused(machine.image(context(lab, project)), "wants a disk of 30 GB", "lab_flavor")
-        assert machine.image(context(lab, project, boot_volume_gb=30)).status is Status.OK
+        refused(machine.flavor(context(lab, project)), "wants a disk of 30 GB", "lab_flavor")
+        assert machine.flavor(context(lab, project, boot_volume_gb=30)).status is Status.OK
 
     @pytest.mark.parametrize(
         ("about", "seen"),
@@ -92,6 +92,15 @@ class TestImages:
         row = machine.image(context(lab, project))
         assert row.status is Status.WARNING and seen in row.seen and "lab_image" in row.hint
 
+    def test_a_snapshot_that_is_the_newest_of_its_name(self, lab: Lab, project: FakeOpenStack) -> None:
+        plain = project.images[0].id
+        project.images.append(
+            thing("Debian-13", status="active", created_at="2026-05", properties={"image_type": "snapshot"})
+        )
+        row = machine.image(context(lab, project))
+        assert row.status is Status.WARNING and "snapshot" in row.seen and plain in row.hint
+        assert machine.debians(project) == [plain]
+
     def test_what_init_chooses(self, project: FakeOpenStack) -> None:
         def active(name: str, **about: Any) -> Any:
             return thing(name, status="active", **about)
@@ -102,7 +111,7 @@ class TestImages:
             active("debian-trixie"), active("other", os_distro="debian", os_version="13"),
             thing("Debian-13", status="queued"),
         ]  # fmt: skip
-        names = [one.name for one in machine.debian_images(project)]
+        names = [name for name, _ in machine.debian_images(project)]
         assert names[:4] == ["other", "debian-trixie", "debian-12-bookworm", "Debian-13-genericcloud-amd64-daily"]
         assert not {"Debian-13-arm64", "my Debian-13", "Debian-13"} & set(names)
 
@@ -240,7 +249,9 @@ class TestNames:
         project.servers.append(thing("climate-mlflow", status="ACTIVE"))
         project.ports.append(thing("climate-mlflow", device_id=project.servers[0].id, device_owner="compute:nova"))
         (row,) = self.judged(lab, project)
-        assert row.status is Status.OK and row.seen == "there already: port, server"
+        assert row.status is Status.OK and row.seen == "there already: port, server (what the run finds, it takes over)"
+        self.state(lab)
+        assert self.judged(lab, project)[0].seen == "there already: port, server"
 
     @pytest.mark.parametrize(
         ("where", "name", "kind"),
@@ -276,6 +287,13 @@ class TestNames:
         project.ports.append(thing("climate-mlflow", device_id="another", device_owner="compute:nova"))
         (row,) = self.judged(lab, project)
         refused(row, "belongs to another machine (another)", "openstack port set --name")
+
+    def test_a_port_in_another_network(self, lab: Lab, project: FakeOpenStack) -> None:
+        project.ports.append(thing("climate-mlflow", device_owner="", network_id=project.networks[1].id))
+        (row,) = self.judged(lab, project)
+        refused(row, "is in another network", "openstack port set --name")
+        (row,) = machine.lab_names(context(lab, project, network="def-net"))
+        assert row.status is Status.OK
 
     def test_another_labs_things_are_nobodys_business(self, lab: Lab, project: FakeOpenStack) -> None:
         project.routers += [thing("climate-router", project_id="theirs") for _ in range(2)]
@@ -364,13 +382,14 @@ class TestServicesThatDoNotAnswer:
         project.fails["networks"] = error
         at, told = context(lab, project), {}
         checks = (network.network, network.external_network, network.floating_ip, machine.lab_names)
-        return [row for one in checks for row in preflight._once(preflight._rows(one, at), told)]
+        return [row for one in checks for row in preflight.once_told(preflight.rows(one, at), told)]
 
     def test_a_broken_neutron(self, lab: Lab, project: FakeOpenStack) -> None:
         error = answer(500, {"NeutronError": {"type": "HTTPInternalServerError", "message": "The database is away."}})
         first, *others = self.rows(lab, project, error)
         refused(first, "network (Neutron) answers 500: The database is away", "Try again in a minute")
         assert [(row.status, "see: network" in row.seen) for row in others] == [(Status.SKIPPED, True)] * 3
+        assert [row.check for row in others] == ["external network", "floating IP", "lab's names"]
         assert project.asked.count("networks") <= 2  # of all networks, and of the lab's
 
     @pytest.mark.parametrize("status", [401, 403])

@@ -162,7 +162,7 @@ def _without_answer(error: Exception) -> tuple[str, str]:
         return f"the service{where} does not answer in time", f"Check the network (VPN? firewall?). {LATER}"
     if any_of(keystone.ConnectionError, requests.exceptions.ConnectionError):
         return f"the service{where} can't be reached: {said}", f"Check the network (VPN? firewall?). {LATER}"
-    return said, _OTHER
+    return _one_line(str(error)) or said, _OTHER
 
 
 def _one_line(text: str) -> str:

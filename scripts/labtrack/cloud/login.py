@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from openstack.config import OpenStackConfig
 from openstack.config.cloud_region import CloudRegion
 from openstack.connection import Connection
 from openstack.exceptions import ConfigException
+from openstack.warnings import ConfigurationWarning
 
 from labtrack.cloud import answers, cloudsfile
 from labtrack.errors import BadInputError, LabtrackError, innermost
@@ -30,8 +32,9 @@ WAYS_OUT = """one of the three ways to a key:
   - log in with a password: a clouds.yaml entry or an openrc file with user name and password
   - with a login token: export OS_TOKEN=$(openstack --os-auth-type v3websso token issue -f value -c id)
   - with a key made elsewhere: openstack ec2 credentials create -f json | labtrack ... --keys -"""
-# keystoneauth warns of what is then said in our own words
+# OpenStack's libraries warn of what is then said in our own words, or makes no difference to a login that succeeds
 logging.getLogger("keystoneauth").addHandler(logging.NullHandler())
+warnings.filterwarnings("ignore", category=ConfigurationWarning)
 
 
 class Named(Protocol):
@@ -92,7 +95,9 @@ def login(lab: Named, cloud: str | None = None, timeout: float = TIMEOUT) -> Log
     region, found = _region(lab, cloud)
     auth_url = region.config.get("auth", {}).get("auth_url") or ""
     if not auth_url.lower().startswith(("https://", "http://")):
-        said = f"names no address of Keystone: auth_url is {auth_url!r}" if auth_url else "has no auth_url"
+        profile = region.config.get("profile")
+        without = f"has no auth_url, and none by its profile {profile}" if profile else "has no auth_url"
+        said = f"names no address of Keystone: auth_url is {auth_url!r}" if auth_url else without
         raise BadInputError(f"The login by {found} {said}.", "auth_url: https://..., ending in /v3.")
     if re.search(r"/v2(\.0)?/?$", auth_url):
         raise _not_keystone(auth_url, "it ends as version 2 did, which no cloud has any more")

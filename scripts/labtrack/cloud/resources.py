@@ -18,6 +18,9 @@ ROUTER_PORTS = frozenset(
 )
 
 
+FLOATING_IP = "floating IP"
+
+
 class AmbiguousError(LabtrackError):
     """Several things have a name that only one may have."""
 
@@ -41,15 +44,20 @@ class Several:
     @property
     def what(self) -> str:
         """What is there."""
+        called = "are described as" if self.kind == FLOATING_IP else "are called"
         return (
-            f"The project has {len(self.ids)} of the kind {self.kind} that are called {self.name}: {shown(self.ids)}."
+            f"The project has {len(self.ids)} of the kind {self.kind} that {called} {self.name!r}: {shown(self.ids)}."
         )
 
     @property
     def hint(self) -> str:
         """How to tell which one is the lab's."""
-        command = {"security group": "security group", "floating IP": "floating ip"}.get(self.kind, self.kind)
-        return f"see which one is the lab's (openstack {command} show ID), and rename or delete the others."
+        if self.kind == FLOATING_IP:
+            return (
+                "see which one the DNS names (openstack floating ip show ID), and delete the others, or take their "
+                "description away (openstack floating ip set --description '' ID)."
+            )
+        return f"see which one is the lab's (openstack {self.kind} show ID), and rename or delete the others."
 
 
 def shown(ids: Iterable[str], most: int = 6) -> str:
@@ -131,16 +139,16 @@ class _Look:
         described = f"labtrack: {self.lab}"
         addresses = list(self.cloud.network.ips(**self.mine))
         on_port = [one for one in addresses if port and one.port_id == port.id]
-        self._chosen("floating IP", described, on_port or [one for one in addresses if one.description == described])
+        self._chosen(FLOATING_IP, described, on_port or [one for one in addresses if one.description == described])
 
-    def machine(self) -> None:
+    def machine(self, volumes: bool) -> None:
         compute = self.cloud.compute
         key = compute.find_keypair(f"{self.lab}-key")
         if key:
             self.there["key_pair"], self.things["key_pair"] = str(key.name), key
         servers = compute.servers(details=True)
         server = self.one("server", "mlflow", (one for one in servers if one.status not in ("DELETED", "SOFT_DELETED")))
-        if not self.cloud.has_service("block-storage"):
+        if not (volumes and self.cloud.has_service("block-storage")):
             return
         volume = self.one("volume", "data", self.cloud.block_storage.volumes())
         if volume and server and any(attached["server_id"] == server.id for attached in volume.attachments):
@@ -153,14 +161,15 @@ class _Look:
             self.there["bucket"] = name
 
 
-def look(cloud: Any, lab: str, bucket: str = "") -> Resources:
+def look(cloud: Any, lab: str, bucket: str = "", *, volumes: bool = True) -> Resources:
     """What the project has under the names of the lab `lab`; a bucket where one is named.  Changes nothing.
 
+    volumes: whether to ask for those, too, where the cloud has them.
     Raises what openstacksdk raises where the cloud does not answer.
     """
     found = _Look(cloud, lab)
     found.network()
-    found.machine()
+    found.machine(volumes)
     if bucket:
         found.bucket(bucket)
     return Resources(found.there, tuple(found.several), found.things)

@@ -108,8 +108,8 @@ def _user() -> str:
 
 def _image(cloud: Connection) -> str:
     """A plain Debian 13, else 12, else one that does not say its release; never an older one."""
-    found = [one for one in machine.debian_images(cloud) if machine.debian_release(one) in (*machine.RELEASES, 0)]
-    return str(found[0].name) if found else ""
+    wanted = (*machine.RELEASES, 0)
+    return next((name for name, one in machine.debian_images(cloud) if machine.debian_release(one) in wanted), "")
 
 
 def _flavor(cloud: Connection) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 from labtrack.cloud import answers, profiles
 from labtrack.cloud.login import AUTH_URL, USED_WITH_AN_ENTRY, Login, login
 from labtrack.cloud.preflight import identity, machine, network, quota, store
 from labtrack.cloud.preflight.context import Context
-from labtrack.doctor.result import Result, failed, ok, warning
+from labtrack.doctor.result import Result, Status, failed, ok, skipped, warning
 from labtrack.errors import LabtrackError
 from labtrack.lab import Lab
 
@@ -24,7 +25,14 @@ WHERE_A_MACHINE_IS_MADE: tuple[Check, ...] = (
     machine.image, machine.flavor, network.network, network.external_network, machine.data_volume, machine.key_pair,
     network.floating_ip, machine.lab_names, machine.admin_access, machine.dns, quota.quotas,
 )  # fmt: skip
+# The rows of the checks that are not called as their functions are.
+NAMES = {"dns": "DNS", "lab names": machine.NAMES, "floating ip": "floating IP", "ec2 keys": "S3 keys"}
 AT_ONCE = 6  # the checks wait for answers most of their time
+
+
+@dataclass(frozen=True)
+class Trouble(Result):
+    """A row about a service that did not answer, or refused to."""
 
 
 def check(lab: Lab, cloud: str | None = None) -> Iterator[Result]:
@@ -34,6 +42,8 @@ def check(lab: Lab, cloud: str | None = None) -> Iterator[Result]:
     """
     try:
         logged_in = login(lab, cloud)
+        with answers.explained():
+            context = Context.of(lab, logged_in)
     except LabtrackError as error:
         yield failed("login", error.what, error.hint)
         return
@@ -44,7 +54,6 @@ def check(lab: Lab, cloud: str | None = None) -> Iterator[Result]:
     else:
         yield ok("login", f"Keystone at {logged_in.url}")
     yield from _unused(logged_in, cloud or lab.cloud)
-    context = Context.of(lab, logged_in)
     checks = ALWAYS if lab.own_machine else (*ALWAYS, *WHERE_A_MACHINE_IS_MADE)
     yield from look(checks, context)
 
@@ -64,21 +73,35 @@ def _unused(logged_in: Login, entry: str) -> Iterator[Result]:
         and value != said.get(name.removeprefix("OS_").lower())
     )  # fmt: skip
     if others:
-        hint = f"unset them; to log in by the shell's variables, source the whole openrc file, which has {AUTH_URL}."
+        hint = f"Unset them; to log in by the shell's variables, source the whole openrc file, which has {AUTH_URL}."
         yield warning("shell", f"{', '.join(others)} of the shell is not used: the entry {entry} is", hint)
 
 
 def look(checks: Iterable[Check], context: Context) -> Iterator[Result]:
     """The rows of several checks, in their order."""
+    told: dict[str, str] = {}
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for found in pool.map(lambda one: rows(one, context), checks):
-            yield from found
+            yield from once_told(found, told)
+
+
+def once_told(found: Iterable[Result], told: dict[str, str]) -> Iterator[Result]:
+    """The rows; what one service's trouble keeps several checks from, is told in the first.
+
+    told: the checks by the trouble that they told of; it is added to.
+    """
+    for row in found:
+        if isinstance(row, Trouble) and told.setdefault(row.seen, row.check) != row.check:
+            yield skipped(row.check, f"can't be looked at, see: {told[row.seen]}")
+        else:
+            yield row
 
 
 def rows(asked: Check, context: Context) -> list[Result]:
     """One check's rows; what the cloud refuses or breaks is a row too."""
     said: list[Result] = []
-    name = asked.__name__.replace("_", " ").replace("dns", "DNS").replace("lab names", "lab's names")
+    name = asked.__name__.replace("_", " ")
+    name = NAMES.get(name, name)
     try:
         found = asked(context)
         said.extend([found] if isinstance(found, Result) else found)
@@ -86,5 +109,5 @@ def rows(asked: Check, context: Context) -> list[Result]:
         said.append(failed(name, error.what, error.hint))
     except answers.ERRORS as error:
         what, hint = answers.explain(error)
-        said.append(failed(name, what, hint))
+        said.append(Trouble(name, Status.FAILED, what, hint))
     return said

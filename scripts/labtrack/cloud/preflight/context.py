@@ -11,7 +11,7 @@ import requests
 from openstack.connection import Connection
 
 from labtrack.cloud import profiles
-from labtrack.cloud.answers import ERRORS
+from labtrack.cloud.answers import ERRORS, explained
 from labtrack.cloud.login import Login
 from labtrack.cloud.profiles import Profile
 from labtrack.cloud.resources import Resources, is_router_port, look
@@ -99,19 +99,19 @@ class Context:
         """Ids by what they are of: image, flavor, external_network, network, subnet, router, floating_ip, data_volume.
 
         Only what lab.yml names, and the external network that follows from it; what is not there, or is there several
-        times, is left out.  Raises what openstacksdk raises where the cloud does not answer.
+        times, is left out.  Raises LabtrackError where the cloud does not answer.
         """
-        network, subnet = self.networks.one, self.subnet
-        found = {
-            "image": self.image,
-            "flavor": self.flavor,
-            "external_network": self.external_network,
-            "network": network,
-            "subnet": subnet,
-            "router": self.routers.one,
-            "floating_ip": self.given_address,
-            "data_volume": self.volumes.one,
-        }
+        with explained("What lab.yml names can't be looked up"):
+            found = {
+                "image": self.image,
+                "flavor": self.flavor,
+                "external_network": self.external_network,
+                "network": self.network,
+                "subnet": self.subnet,
+                "router": self.routers.one,
+                "floating_ip": self.given_address,
+                "data_volume": self.volumes.one,
+            }
         return {name: str(thing.id) for name, thing in found.items() if thing is not None}
 
     @property
@@ -122,7 +122,7 @@ class Context:
     @once
     def resources(self) -> Resources:
         """What the project has under the lab's own names."""
-        return look(self.cloud, self.lab.name)
+        return look(self.cloud, self.lab.name, volumes=self.lab.machine.needs_volumes)
 
     @property
     def state_lost(self) -> bool:
@@ -270,8 +270,8 @@ class Context:
         """The server's public address: given, or already made; empty before."""
         if self.lab.machine.floating_ip:
             return self.lab.machine.floating_ip
-        made = self.resources.there.get("floating_ip")
-        return str(self.cloud.network.get_ip(made).floating_ip_address) if made else ""
+        made = self.resources.things.get("floating_ip")
+        return str(made.floating_ip_address) if made is not None else ""
 
     @property
     def verify(self) -> str | bool:
@@ -292,7 +292,7 @@ def gateway_of(router: Any) -> str:
 def endpoint_of(cloud: Connection, kind: str) -> str:
     """A service's address in the login's region; empty where the catalogue has none."""
     try:
-        return str(cloud.endpoint_for(kind) or "")
+        return str(cloud.endpoint_for(cloud.config.get_service_type(kind)) or "")
     except ERRORS:
         return ""
 

@@ -13,6 +13,7 @@ from labtrack.doctor.result import Result, failed, ok, warning
 
 LEAST_MEMORY = 1900  # MB: PostgreSQL, two MLflow instances and nginx, with room for uploads
 LEAST_DISK = 10  # GB
+NAMES = "lab's names"
 RELEASES = (13, 12)  # of Debian, the one that is tried first
 SHOWN = 6  # names that a hint lists
 USUAL = {"x86_64", "amd64"}  # what an image runs on that says nothing else
@@ -27,13 +28,12 @@ def image(context: Context) -> Result:
     if found is None:
         seen = f"there is no image {name!r}" if name else "lab_image is not set"
         return failed("image", seen, choose("lab_image", debians(context.cloud)))
-    small = _too_small(context, found)
-    if small:
-        return failed("image", small, choose("lab_flavor", sufficient(context.cloud, found)))
-    newest = f": the newest of {len(named)} of this name, of {found.created_at}" if len(named) > 1 else ""
+    newest = f"; the newest of {len(named)} of this name, of {found.created_at}" if len(named) > 1 else ""
     doubt = _doubt(found)
     if doubt:
-        return warning("image", f"{found.name}{newest} {doubt}", choose("lab_image", debians(context.cloud)))
+        plain = [one for one in named if not _doubt(one)]
+        hint = choose_id("lab_image", plain) if plain else choose("lab_image", debians(context.cloud))
+        return warning("image", f"{found.name} {doubt}{newest}", hint)
     return ok("image", f"{found.name}{newest}")
 
 
@@ -44,19 +44,6 @@ def _doubt(image: Any) -> str:
     if runs_on(image) not in USUAL:
         return f"is for {runs_on(image)}, which most clouds' machines can't start"
     return "" if is_debian(image) else "doesn't look like Debian, which the roles are tried on"
-
-
-def _too_small(context: Context, image: Any) -> str:
-    """What of the flavor the image does not fit into; Nova refuses such a server."""
-    flavor, boot = context.flavor, context.lab.machine.boot_volume_gb
-    if flavor is None:
-        return ""
-    if (image.min_ram or 0) > flavor.ram:
-        return f"{image.name} wants {image.min_ram} MB of memory, and {flavor.name} has {flavor.ram}"
-    disk = boot or flavor.disk
-    if disk and (image.min_disk or 0) > disk:
-        return f"{image.name} wants a disk of {image.min_disk} GB, and the machine has {disk}"
-    return ""
 
 
 def is_snapshot(image: Any) -> bool:
@@ -77,27 +64,31 @@ def is_debian(image: Any) -> bool:
 
 
 def debians(cloud: Any) -> list[str]:
-    """The names of the cloud's Debian images, the best for a server first."""
-    return [str(one.name) for one in debian_images(cloud)][:SHOWN]
+    """What to write for the cloud's Debian images, the best for a server first."""
+    return [name for name, _ in debian_images(cloud)][:SHOWN]
 
 
-def debian_images(cloud: Any) -> list[Any]:
-    """The cloud's Debian images, the best for a server first: released, newest, plain.
+def debian_images(cloud: Any) -> list[tuple[str, Any]]:
+    """The cloud's Debian images, the best for a server first: released, newest, plain; each with what to write for it.
 
-    Snapshots of servers and images for other processors are left out, and of those of one name all but the newest.
+    Snapshots of servers and images for other processors are left out, and of those of one name all but the newest.  It
+    is written by its id where the newest of that name is none of these.
     """
     named = [one for one in cloud.image.images(status="active") if one.name and is_debian(one)]
-    found = {one.name: one for one in sorted(named, key=lambda one: str(getattr(one, "created_at", None) or ""))}
-    return sorted((one for one in found.values() if not is_snapshot(one) and runs_on(one) in USUAL), key=_rank)
+    named.sort(key=lambda one: str(getattr(one, "created_at", None) or ""))
+    newest = {one.name: one for one in named}
+    fit = {one.name: one for one in named if not is_snapshot(one) and runs_on(one) in USUAL}
+    found = sorted(fit.values(), key=_rank)
+    return [(str(one.name if newest[one.name] is one else one.id), one) for one in found]
 
 
 def _rank(image: Any) -> tuple[Any, ...]:
-    """Debian 13, which the kit is tried with first, then 12, then by release; dailies and special ones behind."""
+    """Debian 13, which the kit is tried with first, then 12, then their dailies and special ones; others behind."""
     name = image.name.lower()
     release = debian_release(image)
     special = bool(re.search(r"daily|test|backport|\bsid\b|unstable|minimal|nocloud|gpu|cuda|docker|desktop", name))
     known = RELEASES.index(release) if release in RELEASES else len(RELEASES)
-    return (known, special, -release, len(name), name)
+    return (known == len(RELEASES), special, known, -release, len(name), name)
 
 
 _CODE_NAMES = {"trixie": 13, "bookworm": 12, "bullseye": 11, "buster": 10, "stretch": 9}
@@ -128,7 +119,23 @@ def flavor(context: Context) -> Result:
     if (context.lab.machine.boot_volume_gb or found.disk) < LEAST_DISK:
         hint = "Set lab_boot_volume_gb: 20, or name a flavor with a disk of its own."
         return failed("flavor", f"{seen}; {LEAST_DISK} GB of disk are needed", hint)
+    small = _too_small(context, found)
+    if small:
+        return failed("flavor", small, choose("lab_flavor", sufficient(context.cloud, context.image)))
     return ok("flavor", seen)
+
+
+def _too_small(context: Context, flavor: Any) -> str:
+    """What of the flavor the image does not fit into; Nova refuses such a server."""
+    image, boot = context.image, context.lab.machine.boot_volume_gb
+    if image is None:
+        return ""
+    if (image.min_ram or 0) > flavor.ram:
+        return f"{image.name} wants {image.min_ram} MB of memory, and {flavor.name} has {flavor.ram}"
+    disk = boot or flavor.disk
+    if disk and (image.min_disk or 0) > disk:
+        return f"{image.name} wants a disk of {image.min_disk} GB, and the machine has {disk}"
+    return ""
 
 
 def sufficient(cloud: Any, image: Any = None) -> list[str]:
@@ -140,17 +147,25 @@ def sufficient(cloud: Any, image: Any = None) -> list[str]:
 
 
 def data_volume(context: Context) -> Result:
-    """A volume that lab.yml names is there."""
+    """A volume that lab.yml names is there, and no other machine has it."""
     check, wanted, found = "data volume", context.lab.machine.data_volume, context.volumes
     if not found.wanted:
         return ok(check, "none: the data are on the machine's disk" if wanted == "none" else "made, or there already")
-    if found.one is not None:
-        return ok(check, f"{found.one.name or found.one.id}, {found.one.size} GB")
-    if found.things:
+    if not found.things:
+        names = [one.name or one.id for one in context.cloud.block_storage.volumes() if one.status == "available"]
+        return failed(check, f"there is no volume {wanted!r}", choose("lab_data_volume", names[:SHOWN]))
+    if found.one is None:
         seen = f"there are {len(found.things)} volumes {wanted}, and Terraform can't choose"
         return failed(check, seen, choose_id("lab_data_volume", found.things))
-    names = [one.name for one in context.cloud.block_storage.volumes() if one.name]
-    return failed(check, f"there is no volume {wanted!r}", choose("lab_data_volume", names))
+    volume, name = found.one, found.one.name or found.one.id
+    attached = [one["server_id"] for one in volume.attachments or []]
+    elsewhere = [one for one in attached if one != context.resources.there.get("server", "")]
+    if elsewhere:
+        hint = f"Take it off there (openstack server remove volume {elsewhere[0]} {volume.id}), or name another."
+        return failed(check, f"{name} is attached to another machine, {elsewhere[0]}", hint)
+    if volume.status not in ("available", "in-use"):
+        return failed(check, f"{name} is {volume.status}", f"See why: openstack volume show {volume.id}")
+    return ok(check, f"{name}, {volume.size} GB")
 
 
 def key_pair(context: Context) -> Result:
@@ -183,19 +198,32 @@ def _bare(key: str | None) -> list[str]:
 
 def lab_names(context: Context) -> Iterator[Result]:
     """Nothing has the lab's names that Terraform would take for the lab's, or stumble over."""
-    resources = context.resources
+    resources, lost = context.resources, context.state_lost
     for several in resources.several:
-        row = failed if context.state_lost else warning
-        yield row(several.kind, several.what, several.hint[0].upper() + several.hint[1:])
-    port = resources.things.get("port")
-    server = resources.there.get("server", "")
-    if port is not None and port.device_id and port.device_id != server:
-        seen = f"the port {port.name} belongs to another machine ({port.device_id})"
+        row = failed if lost else warning
+        yield row(NAMES, several.what, several.hint[0].upper() + several.hint[1:])
+    stray = _stray_port(context)
+    if stray:
+        port = resources.things["port"]
         hint = f"See whose it is, and rename it: openstack port set --name ANOTHER {port.id}"
-        yield failed("port", seen, hint)
-    if not resources.several:
+        yield failed(NAMES, f"the port {port.name} {stray}", hint)
+    elif not resources.several:
         there = ", ".join(sorted(resources.things)).replace("_", " ")
-        yield ok("lab's names", f"there already: {there}" if there else "nothing has them yet")
+        taken = " (what the run finds, it takes over)" if lost else ""
+        yield ok(NAMES, f"there already: {there}{taken}" if there else "nothing has them yet")
+
+
+def _stray_port(context: Context) -> str:
+    """What tells that the port of the lab's name is not the lab's; empty where nothing does."""
+    port, there = context.resources.things.get("port"), context.resources.there
+    if port is None:
+        return ""
+    if port.device_id and port.device_id != there.get("server", ""):
+        return f"belongs to another machine ({port.device_id})"
+    network = context.network.id if context.network is not None else there.get("network")
+    if context.state_lost and not context.resources.has("server") and port.network_id != network:
+        return f"is in another network ({port.network_id})"
+    return ""
 
 
 def admin_access(context: Context) -> Result:

@@ -7,7 +7,7 @@ from typing import Any
 
 from labtrack.cloud.preflight.context import Context, choose, choose_id, gateway_of
 from labtrack.cloud.resources import is_router_port
-from labtrack.doctor.result import Result, failed, ok, warning
+from labtrack.doctor.result import Result, failed, ok, skipped, warning
 
 CHECK = "network"
 NO_NETWORK = "or leave lab_network out, and the kit makes network, subnet and router."
@@ -138,6 +138,8 @@ def floating_ip(context: Context) -> Result:
     """A given address is the project's, of the external network, and no other machine has it."""
     check, address, external = "floating IP", context.lab.machine.floating_ip, context.external_network
     if not address:
+        if context.resources.has("floating_ip") and not context.address:
+            return skipped(check, "several have the lab's description: see the lab's names")
         return ok(check, context.address or "one is made")
     found = context.given_address
     if found is None:
