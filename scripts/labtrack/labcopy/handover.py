@@ -189,7 +189,7 @@ def _taken(
     )
     if plan.clash:
         raise _fork(lab, newest, plan.clash)
-    missing = (there.personal & set(there.files)) - set(here.files)
+    missing = (own & set(there.files)) - set(here.files)
     take = {name: there.files[name] for name in (*plan.take, *sorted(missing))}
     aside = None if look else placing.place(lab, take, plan.drop, keep_old=theirs)
     lines = [f"taken over from {newest.by}, {newest.at} (number {newest.serial}): {_listed(take)}"] if take else []
