@@ -5,15 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from labtrack.cloud import answers
 from labtrack.cloud.login import Login, login
-from labtrack.cloud.preflight import look, machine, network
+from labtrack.cloud.preflight import Check, look, machine, network
 from labtrack.cloud.preflight.context import Context
 from labtrack.doctor.result import Status
 from labtrack.errors import LabtrackError
 from labtrack.lab import Lab
 from labtrack.provision import completed, session
 
-NAMED = (machine.image, machine.flavor, network.network, network.external_network, machine.data_volume)
+# What lab.yml may name, as `Machine` calls it, and the check that says why it is not found.
+CHECKS: dict[str, Check] = {
+    "image": machine.image,
+    "flavor": machine.flavor,
+    "external_network": network.external_network,
+    "network": network.network,
+    "router": network.network,
+    "data_volume": machine.data_volume,
+}
+NEEDED = ("image", "flavor", "external_network")  # named or not
 
 
 @dataclass(frozen=True)
@@ -42,22 +52,20 @@ def looked_up(lab: Lab, logged_in: Login, *, lenient: bool = False) -> dict[str,
     """The ids of what lab.yml names, as preflight sees them; empty: not named, so Terraform makes it or does without.
 
     data_volume may be `none` or `manage` too, and a floating IP is made from a network that is given by its name.
-    Raises LabtrackError with all that can't be found.
+    lenient: what is not there is given as lab.yml names it.  Raises LabtrackError with all that is not there or can't
+    be told apart; what else preflight has against it is preflight's to say.
     """
     context = Context.of(lab, logged_in)
-    wrong = [row for row in look(NAMED, context) if row.status is Status.FAILED]
-    if wrong and not lenient:
-        what = "\n".join(f"{row.check}: {row.seen}" for row in wrong)
-        raise LabtrackError(what, " ".join(row.hint for row in wrong))
-    ids = context.ids()
-    said = {
-        "image": lab.machine.image,
-        "flavor": lab.machine.flavor,
-        "external_network": lab.machine.external_network,
-        "network": lab.machine.network,
-        "router": lab.machine.router,
-        "data_volume": lab.machine.data_volume,
-    }
-    found = {kind: ids.get(kind) or named for kind, named in said.items()}
+    with answers.explained("what lab.yml names"):
+        ids = context.ids()
+    named = {kind: str(getattr(lab.machine, kind)) for kind in CHECKS}
+    found = {kind: ids.get(kind, "") for kind in CHECKS}
+    if lab.machine.data_volume in ("none", "manage"):
+        found["data_volume"] = lab.machine.data_volume
+    missing = [kind for kind, id_ in found.items() if not id_ and (named[kind] or kind in NEEDED)]
+    if missing and not lenient:
+        rows = [row for row in look({CHECKS[kind]: None for kind in missing}, context) if row.status is Status.FAILED]
+        raise LabtrackError("\n".join(f"{row.check}: {row.seen}" for row in rows), " ".join(row.hint for row in rows))
+    found.update((kind, named[kind]) for kind in missing)
     external = context.external_network
     return {**found, "external_network_name": external.name if external else lab.machine.external_network}
