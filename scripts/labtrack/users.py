@@ -37,6 +37,8 @@ def sync(context: Context, *, remove_unlisted: bool = False) -> Iterator[Person]
     for user in context.lab.users:
         yield _one(context, user.name, present=user.present)
     yield _one(context, VERIFY_USER, present=True)
+    if moving := context.keys.tell_of_other_logins():
+        yield Person(Outcome("keys", context.lab.keys_file, notes=[moving]))
     for name, what in listing.unlisted(context).items():
         if remove_unlisted:
             yield _one(context, name, present=False)

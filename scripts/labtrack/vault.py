@@ -8,7 +8,8 @@ import stat
 import subprocess
 from pathlib import Path
 
-from ansible.parsing.vault import AnsibleVaultError, VaultLib, VaultSecret
+from ansible.errors import AnsibleError
+from ansible.parsing.vault import VaultLib, VaultSecret
 
 from labtrack.errors import LabtrackError
 
@@ -117,10 +118,19 @@ def _vault(root: Path) -> VaultLib:
     return VaultLib([(_ID, VaultSecret(password(root)))])
 
 
-def encrypt(text: str, root: Path) -> bytes:
-    """`text` in Ansible's vault format."""
-    encrypted: bytes = _vault(root).encrypt(text.encode())
+def encrypt(content: str | bytes, root: Path) -> bytes:
+    """`content` in Ansible's vault format."""
+    encrypted: bytes = _vault(root).encrypt(content.encode() if isinstance(content, str) else content)
     return encrypted
+
+
+def opened(data: bytes, root: Path) -> bytes | None:
+    """What is in `data`, which is in Ansible's vault format; None when this vault password does not open it."""
+    try:
+        plain: bytes = _vault(root).decrypt(data)
+    except AnsibleError:  # of a damaged file it raises others than AnsibleVaultError, too
+        return None
+    return plain
 
 
 def decrypt(data: bytes, file: Path, root: Path) -> str:
@@ -128,13 +138,12 @@ def decrypt(data: bytes, file: Path, root: Path) -> str:
     if not data.startswith(b"$ANSIBLE_VAULT;"):
         hint = f"if it is yours and complete: `ansible-vault encrypt {file}`; else remove it, and new secrets are made."
         raise LabtrackError(f"{file} is not encrypted.", hint)
-    try:
-        plain: bytes = _vault(root).decrypt(data)
-    except AnsibleVaultError:
+    plain = opened(data, root)
+    if plain is None:
         raise LabtrackError(
             f"{file} can't be decrypted: it was made with another vault password, or it is damaged.",
             f"put the right password into {password_file(root)}, or the file back from a backup.",
-        ) from None
+        )
     return plain.decode()
 
 

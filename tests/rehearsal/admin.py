@@ -21,7 +21,14 @@ KEYSTONE = "https://cloud.rehearsal.test:5000/v3"
 def copied_lab(rehearsal: Rehearsal, root: Path) -> Path:
     """A copy of the lab with its keys and files, to try other settings and secrets on the same server; its folder."""
     shutil.copytree(rehearsal.private, root / "private" / "rehearsal")
-    return Path(shutil.copytree(rehearsal.lab_dir, root / "inventory" / "rehearsal"))
+    folder = Path(shutil.copytree(rehearsal.lab_dir, root / "inventory" / "rehearsal"))
+    leave_the_servers_copy_alone(folder)
+    return folder
+
+
+def leave_the_servers_copy_alone(folder: Path) -> None:
+    """What is tried in a copy of the lab is not handed to the lab's next run."""
+    (folder / "group_vars/all/copy.yml").write_text("lab_copy: none\n")
 
 
 class Kit:

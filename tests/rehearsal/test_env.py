@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import boto3
 import pytest
 import yaml
-from admin import KEYSTONE, PERSON, Kit
+from admin import KEYSTONE, PERSON, Kit, leave_the_servers_copy_alone
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
@@ -300,6 +300,7 @@ def test_users_playbook_follows_lab_yml(kit: Kit, tmp_path: Path) -> None:
     for copied, place in ((kit.rehearsal.lab_dir, folder), (kit.rehearsal.private, tmp_path / "private" / "rehearsal")):
         place.parent.mkdir(parents=True, exist_ok=True)
         subprocess.run(["cp", "-a", copied, place], check=True)
+    leave_the_servers_copy_alone(folder)
     file = tmp_path / "private" / "rehearsal" / "mary" / "mlflow_env.sh"
     settings = yaml.safe_load(labs.lab_yml(folder).read_text())
     before = kit.seen()

@@ -44,6 +44,7 @@ def extra(tmp_path: Path) -> Iterator[Any]:
 
 
 def test_a_second_site_changes_nothing_and_restarts_nothing(rehearsal: Any) -> None:
+    rehearsal.playbook("playbooks/end.yml", check=True)  # what other tests did to keys, the server's copy has
     before, start = started(rehearsal), time.monotonic()
     done = rehearsal.playbook("site.yml", check=True)
     took = time.monotonic() - start

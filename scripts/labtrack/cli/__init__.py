@@ -22,6 +22,7 @@ from labtrack.cli import (
     ui,
 )
 from labtrack.cli.bucket import bucket
+from labtrack.cli.labcopy import lab
 from labtrack.cli.provision import provision
 from labtrack.errors import Exit, LabtrackError
 
@@ -33,7 +34,7 @@ _ADMIN_PACKAGES = ("ansible", "jinja2", "jsonschema", "keystoneauth1", "openstac
 def cli() -> None:
     """A research lab's own MLflow server: deployed, handed out, checked.
 
-    For the lab's admin: preflight, provision, secrets, bucket, env, users, verify.
+    For the lab's admin: preflight, provision, secrets, bucket, env, lab, users, verify.
     For researchers: doctor, sync, export, import, ui, and env check.
     On a cluster: setup, run, reconcile, follow.
     For their results: leaderboard, compare, diff, sweep, table, dataset, lineage, runs, query, snapshot,
@@ -49,6 +50,7 @@ def cli() -> None:
 for command in (
     *admin.COMMANDS,
     bucket,
+    lab,
     provision,
     *researcher.COMMANDS,
     *run.COMMANDS,

@@ -237,6 +237,36 @@ def rotate(**given: Any) -> None:
 
 @click.command()
 @LAB
+@click.argument("users", nargs=-1, metavar="[USER]...")
+@CLOUD
+@VERBOSE
+def move(lab_dir: Path, users: tuple[str, ...], cloud: str | None, verbose: bool) -> None:
+    """Replace keys that another login has made by keys of yours: of the USERs, or of everybody (`server` too).
+
+    An EC2 key ends with the user of the cloud who made it: for when an admin leaves.  The old ones work on for
+    lab_key_grace; then it is for that user to delete them.  Hand out the new files.
+    """
+    from labtrack import lab
+    from labtrack.envfile import lifecycle
+
+    loaded, attention = lab.load(lab_dir), False
+    with lifecycle.opened(loaded, "labtrack env move", cloud, _step(verbose)) as context:
+        moved = 0
+        for outcome in lifecycle.move(context, users):
+            moved += 1
+            for line in outcome.changed:
+                output.line(f"{outcome.user}: {line}")
+            for note in outcome.notes:
+                attention = True
+                output.line(f"{outcome.user}: attention: {note}", err=True)
+    if not moved:
+        output.line("unchanged: no key that the kit made belongs to another login")
+    if attention:
+        sys.exit(Exit.FAILED)
+
+
+@click.command()
+@LAB
 @USER
 @CLOUD
 @VERBOSE
@@ -378,5 +408,5 @@ def verify(lab_dir: Path, cloud: str | None, all_ports: bool, as_data: bool) -> 
     sys.exit(output.DOCTOR_EXIT[status])
 
 
-ENV_COMMANDS: tuple[click.Command, ...] = (create, list_, rotate, revoke)
+ENV_COMMANDS: tuple[click.Command, ...] = (create, list_, rotate, move, revoke)
 COMMANDS: tuple[click.Command, ...] = (certificate, init, preflight, secrets, users, verify)

@@ -57,6 +57,32 @@ class Keys:
             return True
         return not self.is_gone(entry) and not self.is_unknown(Key(entry.access, secret))
 
+    def of_other_logins(self) -> list[Entry]:
+        """The keys in use that another user of the cloud has made: they end when that user is deleted."""
+        mine = self.cloud.user_id
+        found = [entry for entry in self.register.keys.values() if entry.state == ACTIVE]
+        return sorted(
+            (entry for entry in found if entry.user_id and entry.user_id != mine), key=lambda entry: entry.owner
+        )
+
+    def tell_of_other_logins(self) -> str:
+        """What an admin is told of such keys; empty where there are none, or Keystone was not asked anyway."""
+        if "cloud" not in vars(self) or not (found := self.of_other_logins()):
+            return ""
+        made = [entry.owner for entry in found if not entry.handed_in]
+        given = [entry.owner for entry in found if entry.handed_in]
+        users = ", ".join(sorted({entry.user_id for entry in found}))
+        said = (
+            f"{len(found)} key(s) in use belong to other users of the cloud ({users}) and end when these are deleted. "
+        )
+        if made:
+            said += f"Of {', '.join(made)}: labtrack env move {self.lab.shown_folder} makes them yours. "
+        if given:
+            said += (
+                f"Handed in, of {', '.join(given)}: name them to `env move`, or hand in new ones (env rotate --keys). "
+            )
+        return said.strip()
+
     def take(self, owner: str, handed_in: Key | None = None) -> Key:
         """A key that is new for `owner`, registered as `new`: handed in, left by a dead call, or made."""
         if handed_in:

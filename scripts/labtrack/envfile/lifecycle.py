@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,7 @@ from labtrack.envfile.render import Contents, render
 from labtrack.errors import BadInputError, LabtrackError
 from labtrack.experiments import Members
 from labtrack.lab import ADMIN_USER, SERVER_OWNER, VERIFY_USER, Lab
+from labtrack.labcopy import placing
 from labtrack.tracking.server import Server
 
 
@@ -77,6 +78,7 @@ def opened(lab: Lab, doing: str, cloud: str | None = None, step: Step | None = N
 
     tell = step or (lambda _: None)
     with files.lock(lab.private / ".lock", doing):
+        placing.finish(lab)
         keys = Keys(lab, register.load(lab.keys_file), log_in, tell)
         password = secrets.read(lab).get("secret_mlflow_admin_password", "")
         yield Context(lab, keys, Server(lab.url, ADMIN_USER, password, lab.server_ca), tell)
@@ -144,6 +146,34 @@ def rotate(
         ]
         _finish(context, outcome)
         return outcome
+
+
+def move(context: Context, users: Sequence[str] = ()) -> Iterator[Outcome]:
+    """New keys of the present login for `users`, or for everybody whose key ends with another login.
+
+    The old ones work for `lab_key_grace`, as after `rotate`, or until that login's user is deleted.  The server's
+    (SERVER_OWNER) goes into secrets.yml, and reaches the server by the next deploy.  Keys that were handed in are
+    moved for users who are named.  What fails for one is a note of theirs, and does not stop the others.
+    """
+    others = {entry.owner: entry for entry in context.keys.of_other_logins()}
+    for name in users:
+        if name not in others:
+            hint = f"`labtrack env list {context.lab.shown_folder}` shows whose key is whose."
+            raise BadInputError(f"{name} has no key of another login, so there is nothing to move.", hint)
+    for owner in users or [name for name, entry in others.items() if not entry.handed_in]:
+        try:
+            yield _moved_server(context) if owner == SERVER_OWNER else rotate(context, owner)
+        except LabtrackError as error:
+            yield Outcome(owner, context.file_of(owner), notes=[str(error)])
+
+
+def _moved_server(context: Context) -> Outcome:
+    outcome = Outcome(SERVER_OWNER, context.lab.secrets_file)
+    outcome.changed += [f"new: {name}" for name in server_key(context, renew=True)]
+    outcome.changed.append(f"hand it to the server: ansible-playbook -i {context.lab.shown_folder} site.yml")
+    outcome.notes += context.keys.notes
+    context.keys.notes.clear()
+    return outcome
 
 
 def revoke(context: Context, user: str) -> Outcome:
@@ -249,13 +279,26 @@ def _ready(context: Context, user: str, output: Path | None, force: bool) -> Ite
         )
     outcome = Outcome(user, file)
     context.step("log in to the server")
-    context.server.has_user(user)
+    if context.server.has_user(user) and there is None and not (force or place.path.exists()):
+        raise _anothers(context, user)
     try:
         yield there, outcome
     finally:
         outcome.notes += context.keys.notes
         context.keys.notes.clear()
     context.keys.register.place(user, None if file == context.lab.env_file(user) else file)
+
+
+def _anothers(context: Context, user: str) -> LabtrackError:
+    """An account, and nothing at all here that an admin of the lab has: on an empty clone of a second admin."""
+    lab = context.lab
+    return LabtrackError(
+        f"{user} has an account, and {lab.private} has nothing of the lab, so it was made by another admin.  Nothing "
+        "was changed: a new file would take the old one's password away.",
+        f"take over what that admin has: ansible-playbook -i {lab.shown_folder} playbooks/users.yml (from the server), "
+        f"or labtrack lab import {lab.shown_folder} FILE.  If all of it is lost: labtrack env create --force "
+        f"{lab.shown_folder} {user}",
+    )
 
 
 def _refuse_own(user: str) -> None:

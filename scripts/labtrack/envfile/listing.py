@@ -72,6 +72,9 @@ def listed(context: Context) -> Listing:
     for one in asked:
         if not one.spent or there(one.access) == "yes":
             found.lines.append(Line(one.owner, one.access, "asked for", one.at, there(one.access), ""))
+    moving = context.keys.tell_of_other_logins()
+    if moving and in_cloud is not None:
+        found.notes.append(moving)
     others = context.keys.register.others()
     strangers = sorted((in_cloud or set()) - set(known) - {one.access for one in asked})
     found.lines += [Line(others.get(access, ""), access, "", "", "yes", "") for access in strangers]

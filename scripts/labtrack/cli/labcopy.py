@@ -1,0 +1,58 @@
+"""labtrack lab: all that an admin has of a lab, as one encrypted file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from labtrack.cli import output
+from labtrack.cli.admin import LAB
+
+
+@click.group()
+def lab() -> None:
+    """What the admin has of a lab beside git, as one file: for a backup, another computer, another admin."""
+
+
+@lab.command()
+@LAB
+@click.option(
+    "--output", "-o", "where", type=click.Path(path_type=Path), metavar="FILE", required=True,
+    help="Write it here, readable by you alone.",
+)  # fmt: skip
+@click.option("--force", is_flag=True, help="Write over a file that is no export.")
+def export(lab_dir: Path, where: Path, force: bool) -> None:
+    """Write all that the next run needs and git does not have, encrypted with the lab's vault password.
+
+    That is private/<lab> without what can be had again, secrets.yml and hosts.yml; not your login to the cloud, and no
+    SSH key but those that lab.yml names.
+    """
+    from labtrack import lab as labs
+    from labtrack.labcopy import byhand
+
+    found = byhand.export(labs.load(lab_dir), where, force=force)
+    output.line(
+        f"Written: {where}, with {len(found.files)} files.  It opens with the vault password only: keep that elsewhere."
+    )
+    for skipped in found.skipped:
+        output.line(f"not in it: {skipped}", err=True)
+
+
+@lab.command("import")
+@LAB
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--force", is_flag=True, help="Replace files that differ; the old ones are put aside.")
+def import_(lab_dir: Path, file: Path, force: bool) -> None:
+    """Put the files of an export back where they belong, all of them or none; nothing that differs is written over."""
+    from labtrack import lab as labs
+    from labtrack.labcopy import byhand
+
+    brought = byhand.bring(labs.load(lab_dir), file, force=force)
+    output.line(f"The export is of {brought.export.by}, {brought.export.at}.")
+    for name in brought.written:
+        output.line(f"written: {name.partition('/')[2]}")
+    if brought.same:
+        output.line(f"unchanged: {len(brought.same)} files")
+    if brought.aside:
+        output.line(f"what was here is in {brought.aside}")
