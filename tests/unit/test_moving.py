@@ -107,7 +107,7 @@ def test_an_empty_clone_gives_no_account_a_new_password(
     before = dict(cloud.accounts), set(cloud.keys)
     shutil.rmtree(lab.private)
     lab.private.mkdir(mode=0o700)
-    lab.ca_file.write_text("-----BEGIN CERTIFICATE-----\n")
+    lab.ca_file.write_text("-----BEGIN CERTIFICATE-----\nMIIBlabCA\n-----END CERTIFICATE-----\n")
     with at(lab, cloud) as opened:
         done = {person.outcome.user: person for person in users.sync(opened)}
         assert "made by another admin" in done["ada"].error and "labtrack lab import" in done["ada"].error

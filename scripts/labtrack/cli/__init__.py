@@ -10,6 +10,7 @@ from labtrack import __version__
 from labtrack.cli import (
     admin,
     boards,
+    checks,
     curves,
     local,
     output,
@@ -49,6 +50,7 @@ def cli() -> None:
 
 for command in (
     *admin.COMMANDS,
+    *checks.COMMANDS,
     bucket,
     lab,
     provision,

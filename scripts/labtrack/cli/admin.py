@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from labtrack.cli import output
-from labtrack.doctor.result import Status
 from labtrack.errors import Exit
 
 if TYPE_CHECKING:
@@ -30,7 +29,8 @@ VERBOSE = click.option("--verbose", "-v", is_flag=True, help="Say what is done, 
 JSON = click.option("--json", "as_data", is_flag=True, help="Print JSON.")
 
 
-def _tell_of_checkout(lab_dir: Path) -> None:
+def tell_of_checkout(lab_dir: Path) -> None:
+    """Prints what is wrong with the permissions of the checkout, where something is."""
     from labtrack import preflight as on_this_machine
     from labtrack.lab import root_of
 
@@ -88,7 +88,7 @@ def ensure(lab_dir: Path, keys: TextIO | None, cloud: str | None, verbose: bool)
     from labtrack.envfile import lifecycle
 
     loaded, handed_in = lab.load(lab_dir), _handed_in(keys)
-    _tell_of_checkout(lab_dir)
+    tell_of_checkout(lab_dir)
     with lifecycle.opened(loaded, "labtrack secrets ensure", cloud, _step(verbose)) as context:
         made = lab_secrets.ensure_passwords(loaded) + lifecycle.server_key(context, handed_in)
         lab_secrets.write_ca(loaded)
@@ -119,7 +119,7 @@ def renew(**given: Any) -> None:
     from labtrack.envfile import lifecycle
 
     loaded, handed_in = lab.load(given["lab_dir"]), _handed_in(given["keys"])
-    _tell_of_checkout(given["lab_dir"])
+    tell_of_checkout(given["lab_dir"])
     names = lab_secrets.named(given["names"])
     if handed_in and lab_secrets.S3_ACCESS not in names:
         raise click.UsageError(f"--keys is for {lab_secrets.S3_ACCESS}, which is not among the names.")
@@ -145,21 +145,6 @@ def keep_ca(lab_dir: Path) -> None:
     loaded = lab.load(lab_dir)
     if lab_secrets.keep_ca(loaded, sys.stdin.read()):
         output.line(f"kept the lab's CA in {loaded.secrets_file}")
-
-
-@click.command(hidden=True)
-@click.argument("fqdn")
-@click.argument("certificate_file", type=click.Path(path_type=Path))
-@click.argument("key_file", type=click.Path(path_type=Path))
-@click.option("--ca-file", type=click.Path(path_type=Path), metavar="FILE", help="Where a private CA may be.")
-def certificate(fqdn: str, certificate_file: Path, key_file: Path, ca_file: Path | None) -> None:
-    """Judge a certificate and its key for the server FQDN; print both as nginx takes them, as JSON."""
-    from labtrack import certificates
-
-    served = certificates.provided(certificate_file, key_file, fqdn, ca_file)
-    for what, hint in served.warnings:
-        output.line(f"attention: {what} {hint}", err=True)
-    output.data({"certificate": served.chain, "key": served.key})
 
 
 @secrets.command(hidden=True)
@@ -342,71 +327,5 @@ def sync(lab_dir: Path, cloud: str | None, remove_unlisted: bool, as_data: bool,
         sys.exit(Exit.FAILED)
 
 
-@click.command()
-@LAB
-@CLOUD
-@click.option(
-    "--clouds-file", type=click.Path(path_type=Path, exists=True), metavar="FILE", help="Read this clouds.yaml."
-)
-def init(lab_dir: Path, cloud: str | None, clouds_file: Path | None) -> None:
-    """Write the lab.yml of a new lab, filled in with what its cloud has."""
-    from labtrack import lab, newlab
-
-    found = newlab.init(lab_dir, cloud, clouds_file)
-    _tell_of_checkout(lab_dir)
-    output.line(f"Written: {lab.lab_yml(lab_dir)}, from what {found.title} has.")
-    output.line(f"Fill in: {', '.join(found.missing)}; they are marked FILL IN.")
-    output.line(f"Then:    labtrack preflight {lab_dir}")
-
-
-@click.command()
-@LAB
-@CLOUD
-@click.option("--local", is_flag=True, help="Look at this machine alone; ask no cloud.")
-@JSON
-def preflight(lab_dir: Path, cloud: str | None, local: bool, as_data: bool) -> None:
-    """Check what can be checked before anything is made: lab.yml, tools, vault; login, quotas, names in the cloud.
-
-    Nothing is changed anywhere.
-    """
-    from labtrack import preflight as on_this_machine
-
-    rows = list(on_this_machine.check(lab_dir))
-    bad_lab = any(row.status is Status.FAILED and row.check.startswith("lab.yml") for row in rows)
-    if not (local or bad_lab):
-        from labtrack import lab
-        from labtrack.cloud import preflight as in_the_cloud
-
-        rows += in_the_cloud.check(lab.load(lab_dir), cloud)
-    if output.results(rows, as_data=as_data) is Status.FAILED:
-        sys.exit(Exit.BAD_INPUT if bad_lab else Exit.FAILED)
-
-
-@click.command()
-@LAB
-@CLOUD
-@click.option("--all-ports", is_flag=True, help="Try all TCP ports, which looks like an attack: ask the cloud first.")
-@JSON
-def verify(lab_dir: Path, cloud: str | None, all_ports: bool, as_data: bool) -> None:
-    """Check from outside that the server exposes only what it should; exit 0 ok, 1 warnings, 2 failed.
-
-    The cloud is asked for security-group rules that the lab does not want.
-    """
-    from itertools import chain
-
-    from labtrack import bucket, lab
-    from labtrack.cloud import rules
-    from labtrack.doctor import closed
-    from labtrack.envfile import read_envfile
-
-    loaded = lab.load(lab_dir)
-    variables = read_envfile(loaded.env_file(lab.VERIFY_USER)).variables
-    login = (variables["MLFLOW_TRACKING_USERNAME"], variables["MLFLOW_TRACKING_PASSWORD"])
-    in_front = closed.check(loaded.fqdn, login, loaded.server_ca, every_port=all_ports, renewal=loaded.certificate)
-    rows = chain(in_front, rules.check(loaded, cloud), bucket.check(loaded))
-    status = output.results(rows, as_data=as_data)
-    sys.exit(output.DOCTOR_EXIT[status])
-
-
 ENV_COMMANDS: tuple[click.Command, ...] = (create, list_, rotate, move, revoke)
-COMMANDS: tuple[click.Command, ...] = (certificate, init, preflight, secrets, users, verify)
+COMMANDS: tuple[click.Command, ...] = (secrets, users)

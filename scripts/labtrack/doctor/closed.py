@@ -70,9 +70,15 @@ def check(
     login: an ordinary account.  every_port: try all TCP ports, which takes half a minute and looks like an attack.
     renewal: lab_certificate, which says how the certificate is renewed.
     """
-    outside = _Outside(fqdn, ca_file, timeout)
-    yield from _ports(fqdn, min(timeout, PORT_TIMEOUT), every_port)
+    with ThreadPoolExecutor() as pool:  # a port that is closed by a firewall is waited for in vain
+        ports = pool.submit(lambda: list(_ports(fqdn, min(timeout, PORT_TIMEOUT), every_port)))
+        routes = list(_routes(_Outside(fqdn, ca_file, timeout), fqdn, login))
+        yield from ports.result()
     yield _certificate(fqdn, ca_file, timeout, renewal)
+    yield from routes
+
+
+def _routes(outside: _Outside, fqdn: str, login: tuple[str, str]) -> Iterator[Result]:
     yield outside.expect("http", {301, 302, 307, 308}, "GET", f"http://{fqdn}/", "redirects to https")
     for method, path, body in API:
         # 404: with direct access nginx does not let artifacts through at all
