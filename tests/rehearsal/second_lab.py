@@ -26,6 +26,8 @@ STAND_IN = """
   gather_facts: false
   vars_files: ["{root}/playbooks/vars/terraform.yml"]
   tasks:
+    - name: Look up what lab.yml names
+      ansible.builtin.include_role: {{name: terraform, tasks_from: available.yml}}
     - name: Make it
       ansible.builtin.include_tasks: "{root}/playbooks/rehearsal/tasks/stand_in.yml"
     - name: Learn its SSH host keys from its console
