@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from fake_services import FakeServices
 from fakes import SSH_KEY, FakeCloud
 from recorded import make_files
 
@@ -141,3 +142,23 @@ def root(tmp_path: Path) -> Path:
 def run(root: Path) -> str:
     """The id of the first of three recorded runs."""
     return make_files(root, runs=3)[0]
+
+
+@pytest.fixture
+def services() -> Iterator[FakeServices]:
+    """The services, running."""
+    fake = FakeServices()
+    server = fake.start()
+    yield fake
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def there(lab: Lab, services: FakeServices) -> Lab:
+    """The lab in the project of the services."""
+    entry = yaml.safe_load(lab.clouds_file.read_text())["clouds"]["arbutus"]
+    entry["auth"]["auth_url"] = f"{services.url}/v3"
+    lab.clouds_file.write_text(yaml.safe_dump({"clouds": {"arbutus": {**entry, "region_name": "R"}}}))
+    wishes = dataclasses.replace(lab.machine, image="Debian-13", flavor="p2-3gb")
+    return dataclasses.replace(lab, machine=wishes, fqdn="localhost")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,26 +20,6 @@ from labtrack.lab import Lab, lab_yml
 
 AWAY = {"NeutronError": {"message": "The database is away.", "type": "x"}}
 WHO = {"error": {"code": 401, "message": "The request you have made requires authentication."}}
-
-
-@pytest.fixture
-def services() -> Iterator[FakeServices]:
-    """The services, running."""
-    fake = FakeServices()
-    server = fake.start()
-    yield fake
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.fixture
-def there(lab: Lab, services: FakeServices) -> Lab:
-    """The lab in the project of the services."""
-    entry = yaml.safe_load(lab.clouds_file.read_text())["clouds"]["arbutus"]
-    entry["auth"]["auth_url"] = f"{services.url}/v3"
-    lab.clouds_file.write_text(yaml.safe_dump({"clouds": {"arbutus": {**entry, "region_name": "R"}}}))
-    wishes = dataclasses.replace(lab.machine, image="Debian-13", flavor="p2-3gb")
-    return dataclasses.replace(lab, machine=wishes, fqdn="localhost")
 
 
 def rows(lab: Lab, **wishes: Any) -> dict[str, Result]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import stat
 from pathlib import Path
@@ -9,14 +10,16 @@ from typing import Any
 
 import pytest
 import yaml
+from fake_services import FakeServices, ident
 from fakes import FakeCloud
 
 from labtrack import lab as labs
 from labtrack.cloud import preflight
 from labtrack.cloud.login import login
 from labtrack.doctor.result import Status
+from labtrack.errors import LabtrackError
 from labtrack.lab import Lab
-from labtrack.provision import completed, session
+from labtrack.provision import completed, prepare, session
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTHING = dict.fromkeys(
@@ -129,3 +132,49 @@ class TestShell:
     def test_a_secret_is_not_shown(self, lab: Lab, cloud: FakeCloud, monkeypatch: pytest.MonkeyPatch) -> None:
         (said,) = self.told(lab, monkeypatch, OS_PASSWORD="hunter2")
         assert "hunter2" not in said
+
+
+class TestLookedUp:
+    """The ids that Terraform is given, of a project over HTTP."""
+
+    def found(self, lab: Lab, *, lenient: bool = False, **wishes: Any) -> dict[str, str]:
+        changed = dataclasses.replace(lab, machine=dataclasses.replace(lab.machine, **wishes))
+        return prepare.looked_up(changed, login(changed), lenient=lenient)
+
+    def test_names_and_ids_lead_to_the_same(self, there: Lab) -> None:
+        by_name = self.found(there, network="def-net")
+        ids = {"image": ident(6), "flavor": "f1", "external_network": ident(1), "network": ident(2)}
+        assert by_name == {**NOTHING, **ids, "external_network_name": "Public", "data_volume": "none"}
+        assert self.found(there, **ids) == by_name
+
+    @pytest.mark.parametrize(
+        ("wishes", "told"),
+        [
+            ({"image": "Debian-99"}, "image: there is no image 'Debian-99'"),
+            ({"flavor": ""}, "flavor: lab_flavor is not set"),
+            ({"external_network": "def-net"}, "external network: def-net is an internal network"),
+            ({"router": "nobody's"}, "network: there is no router"),
+        ],
+    )
+    def test_what_is_not_there_is_refused_unless_it_may_be_gone(
+        self, there: Lab, wishes: dict[str, str], told: str
+    ) -> None:
+        with pytest.raises(LabtrackError) as raised:
+            self.found(there, **wishes)
+        assert told in raised.value.what and raised.value.hint
+        ((kind, named),) = wishes.items()
+        assert self.found(there, lenient=True, **wishes)[kind] == named
+
+    def test_what_is_only_unwise_is_left_to_preflight(self, services: FakeServices, there: Lab) -> None:
+        services.things["flavors"][0]["ram"] = 500
+        assert self.found(there)["flavor"] == "f1"
+
+    def test_a_service_in_trouble(self, services: FakeServices, there: Lab) -> None:
+        services.answers["^/image/v2/"] = (503, {})
+        with pytest.raises(LabtrackError, match=r"image \(Glance\) answers 503"):
+            self.found(there)
+
+    def test_the_lab_and_the_login_are_written(self, there: Lab) -> None:
+        ready = prepare.prepare(there)
+        assert json.loads(ready.lab_file.read_text())["found"]["image"] == ident(6)
+        assert ready.environment["OS_CLIENT_CONFIG_FILE"] == str(ready.clouds_file)

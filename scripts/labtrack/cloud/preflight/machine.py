@@ -208,7 +208,7 @@ def lab_names(context: Context) -> Iterator[Result]:
         hint = f"See whose it is, and rename it: openstack port set --name ANOTHER {port.id}"
         yield failed(NAMES, f"the port {port.name} {stray}", hint)
     elif not resources.several:
-        there = ", ".join(sorted(resources.things)).replace("_", " ")
+        there = ", ".join(sorted(resources.things)).replace("_", " ").replace(" ip", " IP")
         taken = " (what the run finds, it takes over)" if lost else ""
         yield ok(NAMES, f"there already: {there}{taken}" if there else "nothing has them yet")
 
