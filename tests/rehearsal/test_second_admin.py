@@ -37,6 +37,11 @@ class Clone:
         self.private.parent.chmod(0o700)
         for name in OWN:
             shutil.copy2(rehearsal.private / name, self.private)
+        known = (rehearsal.private / "known_hosts").read_text().splitlines(keepends=True)
+        address = rehearsal.addresses["server"][0]
+        self.servers = [line for line in known if line.startswith(address)]
+        # the rehearsal's own machines, which get the server's name by SSH: a lab has a DNS for that
+        (self.private / "known_hosts").write_text("".join(line for line in known if line not in self.servers))
 
     def playbook(self, playbook: str, *arguments: str, **more: object) -> subprocess.CompletedProcess[str]:
         return self.rehearsal.playbook(str(self.root / playbook), "-i", str(self.lab), *arguments, **more)
@@ -44,9 +49,8 @@ class Clone:
     def knows_the_machine(self) -> None:
         """As with a machine of one's own: hosts.yml is in git, and known_hosts was written from its console."""
         shutil.copy2(self.rehearsal.lab_dir / "hosts.yml", self.lab)
-        (address, _) = self.rehearsal.addresses["server"]
-        known = (self.rehearsal.private / "known_hosts").read_text().splitlines()
-        (self.private / "known_hosts").write_text("".join(f"{line}\n" for line in known if line.startswith(address)))
+        with (self.private / "known_hosts").open("a") as file:
+            file.writelines(self.servers)
 
 
 def files(private: Path, lab: Path) -> dict[str, bytes]:
