@@ -28,6 +28,8 @@ STAND_IN = """
   tasks:
     - name: Look up what lab.yml names
       ansible.builtin.include_role: {{name: terraform, tasks_from: available.yml}}
+      vars:
+        terraform_source: "{root}/terraform"
     - name: Make it
       ansible.builtin.include_tasks: "{root}/playbooks/rehearsal/tasks/stand_in.yml"
     - name: Learn its SSH host keys from its console
