@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from fakes import SSH_KEY
 
 ROOT = Path(__file__).resolve().parents[2]
 ROLES = ROOT / "roles"
@@ -69,3 +72,22 @@ def test_every_variable_is_used(role: str) -> None:
     )
     used = "\n".join(path.read_text() for path in places if path.is_file())
     assert [name for name in options(role) if not re.search(rf"\b{name}\b", used)] == []
+
+
+def test_a_lab_that_brings_its_machine_has_none_made(tmp_path: Path) -> None:
+    """playbooks/provision.yml as site.yml has it; nothing answers at the machine's address."""
+    lab = tmp_path / "inventory" / "own"
+    (lab / "group_vars" / "all").mkdir(parents=True)
+    (tmp_path / "private").mkdir()
+    example = yaml.safe_load((ROOT / "inventory/rehearsal/group_vars/all/lab.yml").read_text())
+    named = {key: value for key, value in example.items() if not key.endswith("_file") and key != "lab_flavor"}
+    named |= {"lab_name": "own", "lab_admins": [{"name": "ada", "ssh_keys": [SSH_KEY]}]}
+    (lab / "group_vars/all/lab.yml").write_text(yaml.safe_dump(named))
+    server = {"hosts": {"server": {"ansible_host": "127.0.0.1", "ansible_port": 9}}}
+    (lab / "hosts.yml").write_text(yaml.safe_dump(dict.fromkeys(("mlflow", "nginx", "postgresql"), server)))
+    program = Path(sys.executable).with_name("ansible-playbook")
+    done = subprocess.run(
+        [program, "-i", lab, "playbooks/provision.yml"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert "The machine was made by the lab itself." in done.stdout, done.stdout + done.stderr
+    assert "127.0.0.1 port 9" in done.stdout  # it went on to the machine
