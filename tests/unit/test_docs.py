@@ -32,3 +32,9 @@ def test_site_builds_without_a_warning_and_fetches_nothing(tmp_path: Path) -> No
     pages = sorted(tmp_path.rglob("*.html"))
     assert len(pages) > len(list((ROOT / "docs" / "researcher").glob("*.md")))
     assert [page.name for page in pages if fetched.search(page.read_text(encoding="utf-8"))] == []
+
+
+def test_no_two_files_of_tests_have_one_name() -> None:
+    """pytest imports each by its name alone, and stops at the second."""
+    names = [path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "conftest.py"]
+    assert len(names) > 100 and sorted(names) == sorted(set(names))
