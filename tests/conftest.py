@@ -73,6 +73,17 @@ class Rehearsal:
         shown = self.run("ansible-vault", "view", str(file), check=True)
         return yaml.safe_load(shown.stdout)
 
+    @property
+    def canaries(self) -> list[str]:
+        """What must be found nowhere, each in one line: all secrets; of those in PEM the lines of the private key."""
+        found = []
+        for name, value in self.secrets.items():
+            if "-----BEGIN" in value:
+                found += re.search(r"PRIVATE KEY-----\n(.*?)\n-----END", value, re.DOTALL)[1].splitlines()
+            elif not name.endswith("access_key_id"):
+                found.append(value)
+        return found
+
     @cached_property
     def addresses(self) -> dict[str, tuple[str, str]]:
         """For each machine its address and the user who logs in."""

@@ -122,7 +122,7 @@ def test_a_judge_with_an_address_or_a_program_is_not_taken(ann: Api) -> None:
 
 
 def test_no_secret_of_the_server_is_in_what_it_answers_or_logs(rehearsal: Any, ann: Api) -> None:
-    canaries = [str(value) for name, value in rehearsal.secrets.items() if name.startswith("secret_")]
+    canaries = [*rehearsal.canaries, rehearsal.secrets["secret_s3_access_key_id"]]
     assert canaries and min(map(len, canaries)) > 12
     run = ann.new_run()
     answers = [
