@@ -44,13 +44,19 @@ class BadInputError(LabtrackError):
         super().__init__(what, hint, Exit.BAD_INPUT)
 
 
-def innermost(error: BaseException) -> str:
-    """The words of the first cause of an error, without the addresses and line numbers around them."""
+def causes(error: BaseException) -> list[BaseException]:
+    """An error and what led to it, the first cause last."""
     seen: list[BaseException] = []
     cause: BaseException | None = error
     while cause and cause not in seen:
         seen.append(cause)
         cause = cause.__cause__ or cause.__context__
-    said = re.sub(r" \(_ssl\.c:\d+\)", "", str(seen[-1]))
+    return seen
+
+
+def innermost(error: BaseException) -> str:
+    """The words of the first cause of an error, without the addresses and line numbers around them."""
+    first = causes(error)[-1]
+    said = re.sub(r" \(_ssl\.c:\d+\)", "", str(first))
     said = re.sub(r"^.*(certificate verify failed: |Errno [-0-9]+\] |: )", "", said).strip("'\")( ").rstrip(".")
-    return said or type(seen[-1]).__name__
+    return said or type(first).__name__

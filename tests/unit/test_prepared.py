@@ -96,8 +96,17 @@ class TestLogin:
         self, lab: Lab, cloud: FakeCloud, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         monkeypatch.chdir(tmp_path)
-        Path("ca.pem").write_text("")
+        Path("ca.pem").write_text("-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n")
         assert self.entry(lab, cacert="ca.pem", region_name="R")["cacert"] == str(tmp_path / "ca.pem")
+
+    @pytest.mark.parametrize(("data", "what"), [(b"", "is empty"), (b"0\x82\x01\x00\x30", "is DER")])
+    def test_a_ca_file_that_is_none_is_told_before_it_is_used(
+        self, lab: Lab, cloud: FakeCloud, data: bytes, what: str
+    ) -> None:
+        (lab.root / "ca.pem").write_bytes(data)
+        with pytest.raises(LabtrackError) as raised:
+            self.entry(lab, cacert=str(lab.root / "ca.pem"))
+        assert what in raised.value.what and str(lab.root / "ca.pem") in raised.value.what and raised.value.hint
 
     def test_only_the_admin_reads_it(self, lab: Lab, cloud: FakeCloud) -> None:
         file = session.write(lab, login(lab))

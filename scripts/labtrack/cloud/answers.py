@@ -14,7 +14,7 @@ import requests
 from keystoneauth1 import exceptions as keystone
 from openstack import exceptions as sdk
 
-from labtrack.errors import LabtrackError, innermost
+from labtrack.errors import LabtrackError, causes, innermost
 
 # What the services' libraries raise for all that is not a defect of ours.
 ERRORS = (sdk.SDKException, keystone.ClientException, requests.exceptions.RequestException)
@@ -144,15 +144,12 @@ def _inside(data: Any) -> str:
 
 
 def _without_answer(error: Exception) -> tuple[str, str]:
-    causes, cause = [], error
-    while isinstance(cause, Exception) and cause not in causes:
-        causes.append(cause)
-        cause = cause.__cause__ or cause.__context__  # type: ignore[assignment]
+    led = causes(error)
 
-    def any_of(*kinds: type[Exception]) -> bool:
-        return any(isinstance(one, kinds) for one in causes)
+    def any_of(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(one, kinds) for one in led)
 
-    where = next((f" at {found[1]}" for one in causes if (found := re.search(r"(https?://[^\s/]+)", str(one)))), "")
+    where = next((f" at {found[1]}" for one in led if (found := re.search(r"(https?://[^\s/]+)", str(one)))), "")
     said = _one_line(innermost(error))
     if any_of(keystone.SSLError, requests.exceptions.SSLError):
         return f"the service{where} shows a certificate that is not trusted here: {said}", (

@@ -22,8 +22,9 @@ from openstack.connection import Connection
 from openstack.exceptions import ConfigException
 from openstack.warnings import ConfigurationWarning
 
+from labtrack import pemfiles
 from labtrack.cloud import answers, cloudsfile
-from labtrack.errors import BadInputError, LabtrackError, innermost
+from labtrack.errors import BadInputError, LabtrackError, causes, innermost
 
 AUTH_URL = "OS_AUTH_URL"  # where the shell has it, its variables are the login
 USED_WITH_AN_ENTRY = ("OS_TOKEN", "OS_CLIENT_CONFIG_FILE")
@@ -107,6 +108,8 @@ def login(lab: Named, cloud: str | None = None, timeout: float = TIMEOUT) -> Log
             f"The CA file {verify}, which the cloud's settings name, is not there.",
             "correct `cacert` in clouds.yaml, or OS_CACERT.",
         )
+    if isinstance(verify, str):
+        pemfiles.read(Path(verify), pemfiles.CERTIFICATE)
     session = Session(verify=verify, cert=cert, timeout=timeout, app_name="labtrack")
     with explained(auth_url):
         plugin = _plugin(region)
@@ -284,17 +287,13 @@ def _not_keystone(url: str, why: str) -> BadInputError:
 
 
 def _connection(url: str, error: BaseException) -> LabtrackError:
-    causes: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause and cause not in causes:
-        causes.append(cause)
-        cause = cause.__cause__ or cause.__context__
+    led = causes(error)
 
     def any_of(*kinds: type[BaseException]) -> bool:
-        return any(isinstance(one, kinds) for one in causes)
+        return any(isinstance(one, kinds) for one in led)
 
     if not any_of(keystone.ConnectionError, requests.exceptions.RequestException):
-        return _not_keystone(url, str(innermost(error)).rstrip("."))
+        return _not_keystone(url, innermost(error))
     if any_of(keystone.SSLError, requests.exceptions.SSLError):
         return LabtrackError(
             f"Keystone at {url} shows a certificate that is not trusted here: {innermost(error)}.",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from labtrack.cloud import answers
 from labtrack.cloud.login import Login, login
 from labtrack.cloud.preflight import Check, look, machine, network
 from labtrack.cloud.preflight.context import Context
@@ -56,8 +55,7 @@ def looked_up(lab: Lab, logged_in: Login, *, lenient: bool = False) -> dict[str,
     be told apart; what else preflight has against it is preflight's to say.
     """
     context = Context.of(lab, logged_in)
-    with answers.explained("what lab.yml names"):
-        ids = context.ids()
+    ids = context.ids()
     named = {kind: str(getattr(lab.machine, kind)) for kind in CHECKS}
     found = {kind: ids.get(kind, "") for kind in CHECKS}
     if lab.machine.data_volume in ("none", "manage"):
