@@ -299,17 +299,32 @@ def test_http2_is_not_made_into_two_requests(rehearsal: Any, ann: Api, name: str
 
 
 def test_http2_streams_that_are_reset_at_once_are_bounded(ann: Api) -> None:
-    reset = b"".join(frame(1, 5, n, ask(ann)) + frame(3, 0, n, b"\0\0\0\x08") for n in range(1, 20_001, 2))
-    start = time.monotonic()
-    with ThreadPoolExecutor(3) as pool:
-        floods = [pool.submit(answers, ann, reset, 10.0) for _ in range(2)]
+    pairs = [frame(1, 5, n, ask(ann)) + frame(3, 0, n, b"\0\0\0\x08") for n in range(1, 20_001, 2)]
+
+    def flood() -> int:
+        """How many streams could be opened and reset: so many at a time, and with pauses, that nginx has sent them on to
+        MLflow, and does not take them for a flood by themselves, as it does with more than 128 that it reads together.
+        """
+        sent = 0
+        with connect(ann, protocol="h2", timeout=10) as tls, contextlib.suppress(OSError):
+            tls.sendall(PREFACE)
+            for sent in range(0, len(pairs), 60):
+                tls.sendall(b"".join(pairs[sent : sent + 60]))
+                time.sleep(0.02)
+            return len(pairs)
+        return sent
+
+    assert ann.get("users/current").status_code == 200  # once checked, it does not slow the floods down
+    with ThreadPoolExecutor(2) as pool:
+        floods = [pool.submit(flood) for _ in range(2)]
         waited = []
-        while not all(flood.done() for flood in floods) or not waited:
+        while not all(one.done() for one in floods) or not waited:
             begun = time.monotonic()
             assert ann.get("users/current").status_code == 200
             waited.append(time.monotonic() - begun)
+    # What is reset still counts, and nginx closes a connection that goes on opening more than it may.
+    assert max(one.result() for one in floods) < len(pairs)
     assert max(waited) < 2, waited
-    assert time.monotonic() - start < 30
 
 
 def test_http2_concurrent_streams_are_bounded(ann: Api) -> None:
