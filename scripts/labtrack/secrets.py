@@ -16,8 +16,6 @@ from labtrack.lab import Lab
 
 LENGTH = 40
 PASSWORDS = (
-    "secret_postgresql_mlflow_password",
-    "secret_postgresql_auth_password",
     "secret_mlflow_admin_password",
     "secret_mlflow_flask_key",
     "secret_verify_password",

@@ -302,8 +302,9 @@ def test_http2_streams_that_are_reset_at_once_are_bounded(ann: Api) -> None:
     pairs = [frame(1, 5, n, ask(ann)) + frame(3, 0, n, b"\0\0\0\x08") for n in range(1, 20_001, 2)]
 
     def flood() -> int:
-        """How many streams could be opened and reset: so many at a time, and with pauses, that nginx has sent them on to
-        MLflow, and does not take them for a flood by themselves, as it does with more than 128 that it reads together.
+        """How many streams could be opened and reset.
+
+        With pauses, so that nginx sends each on to MLflow: more than 128 read together are a flood by themselves.
         """
         sent = 0
         with connect(ann, protocol="h2", timeout=10) as tls, contextlib.suppress(OSError):

@@ -23,7 +23,7 @@ import sys
 import time
 import uuid
 from pathlib import Path
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 SETTINGS = [Path("/etc/mlflow/settings.env"), Path("/etc/mlflow/secrets.env")]
 AUTH_INI = Path("/etc/mlflow/auth.ini")
@@ -56,7 +56,7 @@ def settings():
 
 
 def database(which):
-    """Connection arguments for libpq: dbname, user, password, host."""
+    """Connection arguments for libpq: dbname, user, host.  Root needs no password."""
     if which == "tracking":
         uri = settings()["_MLFLOW_SERVER_FILE_STORE"]
     else:
@@ -67,7 +67,6 @@ def database(which):
     return {
         "dbname": parts.path.lstrip("/"),
         "user": parts.username,
-        "password": unquote(parts.password),
         "host": parse_qs(parts.query)["host"][0],
     }
 
@@ -151,7 +150,6 @@ def dump(which):
     try:
         subprocess.run(
             ["pg_dump", "--format=custom", f"--file={part}", *login(where), where["dbname"]],
-            env={**os.environ, "PGPASSWORD": where["password"]},
             check=True,
         )
     except subprocess.CalledProcessError as error:
@@ -168,10 +166,9 @@ def dump(which):
 def restore(which, kept):
     """Make a database again what its dump has, all or nothing; None: it was empty."""
     where = database(which)
-    environment = {**os.environ, "PGPASSWORD": where["password"]}
     options = ["--no-psqlrc", "--quiet", "--output=/dev/null", "--single-transaction", "--set=ON_ERROR_STOP=1"]
     psql = ["psql", *options, *login(where)]
-    with subprocess.Popen([*psql, where["dbname"]], env=environment, stdin=subprocess.PIPE) as writer:
+    with subprocess.Popen([*psql, where["dbname"]], stdin=subprocess.PIPE) as writer:
         try:
             writer.stdin.write(b"DROP OWNED BY CURRENT_USER;\n")
             writer.stdin.flush()
@@ -234,10 +231,8 @@ def migrate(which):
         "auth": ["-m", "mlflow.server.auth", "db", "upgrade", "--url"],
     }
     where = database(which)
-    # The password goes by the environment: arguments can be seen by everybody.
     uri = f"postgresql+psycopg2://{where['user']}@/{where['dbname']}?host={where['host']}"
-    environment = {**os.environ, "PGPASSWORD": where["password"]}
-    subprocess.run([sys.executable, *commands[which], uri], env=environment, check=True)
+    subprocess.run([sys.executable, *commands[which], uri], check=True)
     if revision(which) != needed()[which]:
         raise UpgradeError(f"{which}: upgraded without an error, but not to the release's schema.", "report this.")
 
