@@ -324,11 +324,18 @@ class Keeper:
             until = retry_after(said)
             write(limit, json.dumps({"of": here, "until": until, "said": said}))
             raise rate_limited(said, until)
+        hint = (
+            f"the directory has to reach http://{self.fqdn}/ on port 80, so the name has to resolve to this server for "
+            "everybody; try with lab_acme_directory: staging, where failures do not count."
+        )
+        if re.search(r"(?i)register an account|external.?account|\bEAB\b", said):
+            hint = (
+                "an account needs what the operator of the directory says: where that is an external account binding, "
+                "lab_acme_eab_kid in lab.yml and secret_acme_eab_hmac_key in secrets.yml, both as they were given."
+            )
         raise Fault(
             f"certbot got no certificate for {self.fqdn} from {self.acme['directory']}: {said}",
-            f"the directory has to reach http://{self.fqdn}/ on port 80, so the name has to resolve to this server for "
-            "everybody; what was served before is served on. /var/log/letsencrypt/letsencrypt.log has more. "
-            "Try with lab_acme_directory: staging, where failures do not count.",
+            f"{hint} What was served before is served on; /var/log/letsencrypt/letsencrypt.log has more.",
         )
 
     def environment(self) -> dict[str, str]:
