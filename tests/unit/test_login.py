@@ -114,6 +114,12 @@ class TestLogin:
         auth(lab, project_name=None, project_domain_name=None)
         assert "has no project" in self.refused(lab).what
 
+    def test_a_key_that_is_none(self, lab: Lab) -> None:
+        auth(lab, default_domain="default")
+        error = self.refused(lab)
+        assert "'default_domain'" in error.what and "`default_domain_id`" in error.hint
+        assert error.code == Exit.BAD_INPUT
+
     def test_unreachable(self, lab: Lab) -> None:
         auth(lab, auth_url="http://127.0.0.1:1/v3")
         error = self.refused(lab)

@@ -110,6 +110,7 @@ def login(lab: Named, cloud: str | None = None, timeout: float = TIMEOUT) -> Log
         )
     if isinstance(verify, str):
         pemfiles.read(Path(verify), pemfiles.CERTIFICATE)
+    _settle_trust(region.config, verify)
     session = Session(verify=verify, cert=cert, timeout=timeout, app_name="labtrack")
     with explained(auth_url):
         plugin = _plugin(region)
@@ -144,6 +145,17 @@ def login(lab: Named, cloud: str | None = None, timeout: float = TIMEOUT) -> Log
     )
 
 
+def _settle_trust(config: dict[str, Any], verify: bool | str | None) -> None:
+    """Writes down which certificates are trusted, as it was resolved, for those who know fewer ways to say it.
+
+    `insecure` is os-client-config's word alone, and the shell's bundles are those of Python's and curl's libraries.
+    """
+    config["verify"] = bool(verify)
+    bundle = next(filter(None, map(os.environ.get, ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"))), "")
+    if isinstance(verify, str) or (verify and Path(bundle).is_file()):
+        config["cacert"] = verify if isinstance(verify, str) else bundle
+
+
 def _region(lab: Named, cloud: str | None) -> tuple[CloudRegion, str]:
     """The cloud's settings, and where they were found."""
     try:
@@ -168,6 +180,11 @@ def _region(lab: Named, cloud: str | None) -> tuple[CloudRegion, str]:
         raise BadInputError(
             f"The profile that the entry names can't be looked up: {innermost(error)}.",
             "write the cloud's own auth_url into the entry, in place of `profile`.",
+        ) from None
+    except TypeError as error:  # of the way to log in, which is given every key of `auth`
+        raise BadInputError(
+            f"The credentials have a key in `auth` that their way to log in does not know: {error}.",
+            "take it out of clouds.yaml, or unset its OS_* variable; `default_domain` is `default_domain_id` here.",
         ) from None
     except (keystone.AuthPluginException, ConfigException) as error:
         raise BadInputError(
