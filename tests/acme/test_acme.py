@@ -8,7 +8,7 @@ from pathlib import Path
 from acme_server import HMAC_KEY, KID, RATE_LIMIT, Directory, Server
 
 
-def test_a_directory_that_wants_an_external_account_binding(server: Server, tmp_path: Path) -> None:
+def test_an_external_account_binding_and_a_rate_limit_at_its_renewal(server: Server, tmp_path: Path) -> None:
     wants = {"externalAccountBindingRequired": True, "externalAccountMACKeys": {KID: HMAC_KEY}}
     with Directory.running(tmp_path / "wants", server, **wants) as directory:
         server.configure(directory)
@@ -24,7 +24,19 @@ def test_a_directory_that_wants_an_external_account_binding(server: Server, tmp_
 
         server.configure(directory, certificates_acme_eab_kid=KID, certificates_acme_eab_hmac_key=HMAC_KEY)
         assert server("issue") == "changed\n" and server.is_of(directory)
-        assert server.timer() == "" and directory.times("order-plz") == 2, "the renewal needs no binding"
+
+        first = server.served
+        directory.limited, directory.asked = True, []
+        assert RATE_LIMIT in server.timer()
+        assert directory.times("order-plz") == 1 and server.served == first
+        told = json.loads(server("status", "--json", fails=True))
+        assert not told["ok"] and "its renewal failed: journalctl -u certbot.service" in told["saw"]
+        for call in ("apply", "issue", "renew"):
+            assert server(call) == "", "what is served is good, so nobody asks again"
+        assert directory.times("order-plz") == 1 and server.served == first
+        directory.limited = False
+        assert server.timer() == "" and server.served != first and server.is_of(directory), "a renewal needs no binding"
+        assert "days" in server("status")
 
 
 def test_from_staging_to_another_directory(server: Server, directory: Directory, tmp_path: Path) -> None:
@@ -42,21 +54,3 @@ def test_from_staging_to_another_directory(server: Server, directory: Directory,
         assert server.timer() == "" and production.times("order-plz") == 2 and server.is_of(production)
         assert server("issue") == "" == server("apply")
     assert len(directory.asked) == asked, "staging was not asked again"
-
-
-def test_a_rate_limit_at_a_renewal(server: Server, directory: Directory) -> None:
-    server.configure(directory)
-    server("apply")
-    server("issue")
-    first = server.served
-    directory.limited, directory.asked = True, []
-    assert RATE_LIMIT in server.timer()
-    assert directory.times("order-plz") == 1 and server.served == first
-    told = json.loads(server("status", "--json", fails=True))
-    assert not told["ok"] and "its renewal failed: journalctl -u certbot.service" in told["saw"]
-    for call in ("apply", "issue", "renew"):
-        assert server(call) == "", "what is served is good, so nobody asks again"
-    assert directory.times("order-plz") == 1 and server.served == first
-    directory.limited = False
-    assert server.timer() == "" and server.served != first and server.is_of(directory)
-    assert "days" in server("status")
