@@ -14,7 +14,7 @@ lint() {
     else
         echo "Not checked here: the format of terraform/ (terraform is not installed)"
     fi
-    git ls-files -z '*.sh' scripts/vault-password .ci/run | xargs -0 -r shellcheck
+    git ls-files -z '*.sh' scripts/vault-password .ci/run | xargs -0 shellcheck
 }
 types() { mypy; }
 unit() { pytest -q tests/unit; }

@@ -22,7 +22,7 @@ python=$(find_python) || {
     fi
 } || {
     echo "No Python 3.11 or newer with its venv module was found.
-To fix: apt install python3 python3-venv (Debian 12, Ubuntu 24.04), or set PYTHON=/path/to/python3.11." >&2
+To fix: apt install python3 python3-venv (Debian 12, Ubuntu 24.04), brew install python (macOS), or set PYTHON=/path/to/python3.11." >&2
     exit 1
 }
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import dsa, rsa
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, rsa
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -30,6 +30,7 @@ from labtrack.errors import BadInputError
 
 SOON = timedelta(days=14)
 LEAST_RSA = 2048  # bits: OpenSSL of Debian takes no fewer
+CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)  # that TLS 1.3 has
 _OID_ISSUERS = AuthorityInformationAccessOID.CA_ISSUERS
 
 
@@ -230,7 +231,7 @@ def _for_servers(leaf: x509.Certificate, fqdn: str) -> None:
 
 
 def _strong(chain: Sequence[x509.Certificate]) -> None:
-    """Raises BadInputError for what the server's OpenSSL would not load."""
+    """Raises BadInputError for what the server's OpenSSL would not load, or could not use."""
     for certificate in chain:
         try:
             key, signature = certificate.public_key(), certificate.signature_hash_algorithm
@@ -241,6 +242,9 @@ def _strong(chain: Sequence[x509.Certificate]) -> None:
         if weak or old:
             what = f"nginx refuses {_subject(certificate)}: its {'key' if weak else 'signature'} is too weak."
             raise BadInputError(what, f"Get one with an ECDSA key, or RSA of {LEAST_RSA} bits or more, and SHA-256.")
+        if isinstance(key, ec.EllipticCurvePublicKey) and not isinstance(key.curve, CURVES):
+            what = f"No client takes {_subject(certificate)}: its key is on the curve {key.curve.name}, not of TLS."
+            raise BadInputError(what, "Get one with a key on P-256 (prime256v1) or P-384, or an RSA key.")
 
 
 def _is_valid(certificate: x509.Certificate, leaf: x509.Certificate, now: datetime) -> None:

@@ -64,11 +64,15 @@ def why_no_keys(data: bytes) -> tuple[str, str]:
             return what, hint
     if b"PRIVATE KEY-----" in data[:4096]:
         return "is a private key", "name the public one, the file that ends in .pub."
-    lines = [line.strip() for line in data.decode("utf-8", "replace").splitlines()]
+    text = data.decode("utf-8", "replace")
+    lines = [line.strip() for line in text.splitlines()]
     keys = [(number, line) for number, line in enumerate(lines, 1) if line and not line.startswith("#")]
     if not keys:
         return "has no key in it", "make a pair with `ssh-keygen`, and name its .pub file."
-    return next(filter(any, (_wrong(number, line) for number, line in keys)), ("", ""))
+    wrong = next(filter(any, (_wrong(number, line) for number, line in keys)), ("", ""))
+    if not any(wrong) and any("\ufffd" in line for _, line in keys):
+        return "has letters in a comment that are not UTF-8", "give the key another one: ssh-keygen -c -f KEY"
+    return wrong
 
 
 def _wrong(number: int, line: str) -> tuple[str, str]:

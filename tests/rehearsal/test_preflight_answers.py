@@ -71,8 +71,8 @@ def test_ids_are_taken_as_names_are(another: Lab, tenant: Connection) -> None:
     found = context(another, router=named["router"], **by_id)
     assert found.ids() == named
     assert {one(found).status for one in (machine.image, machine.flavor, network.external_network)} == {Status.OK}
-    inside = context(another, network="rehearsal-network").ids()
-    assert inside["subnet"] == tenant.network.find_subnet("rehearsal-subnet").id
+    inside = context(another, network="rehearsal-network").subnet
+    assert inside.id == tenant.network.find_subnet("rehearsal-subnet").id
 
 
 def test_a_network_step_by_step(another: Lab, tenant: Connection) -> None:

@@ -39,7 +39,7 @@ openssl req $new -subj /CN=acme -keyout acme.key -out acme.csr
 printf 'subjectAltName=DNS:{ACME}\\nkeyUsage=critical,digitalSignature\\nextendedKeyUsage=serverAuth\\n' >ext
 printf 'subjectKeyIdentifier=hash\\nauthorityKeyIdentifier=keyid\\n' >>ext
 openssl x509 -req -in acme.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 30 -extfile ext -out acme.pem
-systemd-run --quiet --unit=pebble --setenv=PEBBLE_VA_NOSLEEP=1 --setenv=PEBBLE_WFE_NONCEREJECT=10 \\
+systemd-run --quiet --unit=pebble --setenv=PEBBLE_VA_NOSLEEP=1 --setenv=PEBBLE_WFE_NONCEREJECT=0 \\
   "$(command -v pebble)" -config /opt/acme/pebble.json
 timeout 20 sh -c 'until curl -sfk https://127.0.0.1:15000/roots/0 >root.pem; do sleep 0.2; done'
 """

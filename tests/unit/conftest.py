@@ -51,6 +51,24 @@ def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
+def full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    """The first admin's checkout, and the vault password that both admins have."""
+    import copied  # which takes the lab from here
+
+    copied.use_password(monkeypatch, tmp_path / "password", "of the lab")
+    return copied.deployed(tmp_path / "first")
+
+
+@pytest.fixture
+def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    """A second admin's clone, with the same vault password."""
+    import copied
+
+    copied.use_password(monkeypatch, tmp_path / "password", "of the lab")
+    return copied.checkout(tmp_path / "second")
+
+
+@pytest.fixture
 def lab_dir(tmp_path: Path) -> Path:
     """inventory/climate of a checkout, with its lab.yml and the CA that a deploy has put into private/."""
     folder = tmp_path / "checkout" / "inventory" / "climate"

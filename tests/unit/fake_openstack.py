@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import uuid
 from collections.abc import Iterator
@@ -9,6 +10,11 @@ from types import SimpleNamespace
 from typing import Any
 
 from openstack.exceptions import NotFoundException
+
+from labtrack.cloud.preflight.context import Context
+from labtrack.cloud.profiles import GENERIC
+from labtrack.doctor.result import Result, Status
+from labtrack.lab import Lab
 
 MINE = "p" * 32  # the project's id
 _NUMBER = itertools.count()
@@ -101,3 +107,16 @@ class FakeOpenStack:
         if "quota" in self.fails:
             raise self.fails["quota"]
         return SimpleNamespace(**(self.details if details else self.quota))  # type: ignore[arg-type]
+
+
+def context(lab: Lab, project: FakeOpenStack, **wishes: Any) -> Context:
+    """The context of a lab with other wishes for its machine."""
+    changed = dataclasses.replace(lab, machine=dataclasses.replace(lab.machine, **wishes))
+    return Context(changed, SimpleNamespace(project_id=MINE), GENERIC, project)  # type: ignore[arg-type]
+
+
+def refused(row: Result, seen: str, hint: str) -> None:
+    """The row failed, with these words."""
+    assert row.status is Status.FAILED, row
+    assert seen in row.seen, row
+    assert hint in row.hint, row

@@ -177,7 +177,7 @@ class _Handler(BaseHTTPRequestHandler):
             "roles": [{"id": "r", "name": "member"}],
             "catalog": [],
         }
-        if scoped or "application_credential" in identity["methods"]:
+        if (scoped and "project" in auth["scope"]) or "application_credential" in identity["methods"]:
             token["project"] = {"id": PROJECT, "name": "climate", "domain": domain}
         if "application_credential" in identity["methods"]:
             token["application_credential"] = {"id": "ac", "name": "terraform", "restricted": False}

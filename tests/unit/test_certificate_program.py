@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import ssl
 import subprocess
 import sys
 import time
@@ -11,6 +13,9 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+
+from labtrack import secrets
+from labtrack.lab import Lab
 
 PROGRAM = ROOT / "roles/certificates/files/labtrack-certificate.py"
 NAME = "mlflow.example.org"
@@ -89,6 +94,19 @@ class Server:
         command += [str(self.here / "trusted.pem"), str(self.folder / "server.pem")]
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
+    def greets(self, ca: str) -> str:
+        """The name for which Python's client takes what is served.  Raises SSLCertVerificationError."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.folder / "server.pem", self.folder / "server.key")
+        to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
+        trusting = ssl.create_default_context(cadata=ca)
+        client = trusting.wrap_bio(to_client, to_server, server_hostname=NAME)
+        served = context.wrap_bio(to_server, to_client, server_side=True)
+        for side in (client, served, client):
+            with contextlib.suppress(ssl.SSLWantReadError):
+                side.do_handshake()
+        return client.getpeercert()["subjectAltName"][0][1]  # type: ignore[index]
+
     def age(self, days: int) -> None:
         """Have a certificate of the lab's CA served that ends in some days."""
         self.settings(days=days)
@@ -122,12 +140,27 @@ class TestSelfsigned:
         assert f"Permitted:\n                  DNS:{NAME}" in text
         assert "IP:0.0.0.0/0.0.0.0" in text and "IP:0:0:0:0:0:0:0:0/0:0:0:0:0:0:0:0" in text
 
-    def test_a_new_machine_has_the_old_ca(self, server: Server, tmp_path: Path) -> None:
+    def test_after_a_new_machine_old_files_stay_true(self, server: Server, lab: Lab, tmp_path: Path) -> None:
         server("apply")
+        assert secrets.keep_ca(lab, server.ca)
+        secrets.write_ca(lab)
+        bundle = (lab.private / "ca.pem").read_text()  # what everybody's mlflow_env.sh names
+        assert b"PRIVATE KEY" not in lab.secrets_file.read_bytes(), "encrypted"
+
+        (lab.private / "ca.pem").unlink()
         (tmp_path / "new").mkdir()
         new = Server(tmp_path / "new")
-        assert new("apply", ca=server.ca) == "changed\n"
-        assert new.ca == server.ca and new.verified(server.files["ca.pem"])
+        assert new("apply", ca=secrets.read(lab)[secrets.CA]) == "changed\n", "nothing that the lab does not have"
+        assert new.files["server.key"] != server.files["server.key"] and new.ca == server.ca
+        assert secrets.write_ca(lab) and (lab.private / "ca.pem").read_text() == bundle
+
+        assert new.verified(bundle), "openssl's view"
+        assert new.greets(bundle) == NAME, "Python's"
+        (tmp_path / "other").mkdir()
+        other = Server(tmp_path / "other")
+        other("apply")
+        with pytest.raises(ssl.SSLCertVerificationError):
+            other.greets(bundle)
 
     def test_renewed_by_the_timer_with_the_key_that_is_there(self, server: Server) -> None:
         server("apply")

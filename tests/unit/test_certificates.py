@@ -135,6 +135,7 @@ BOM = b"\xef\xbb\xbf"
 P12 = pkcs12.serialize_key_and_certificates(b"x", KEY, LEAF, [MIDDLE], serialization.NoEncryption())
 P7 = pkcs7.serialize_certificates([LEAF, MIDDLE], PEM), pkcs7.serialize_certificates([LEAF, MIDDLE], DER)
 OPENSSH = key_pem(KEY, serialization.PrivateFormat.OpenSSH)
+BITCOINS = ec.generate_private_key(ec.SECP256K1())
 WEAK = rsa.generate_private_key(65537, 1024)  # noqa: S505
 CLIENT = x509.ExtendedKeyUsageOID.CLIENT_AUTH
 OLD = serialization.PrivateFormat.TraditionalOpenSSL
@@ -182,6 +183,10 @@ REFUSED: dict[str, tuple[bytes, bytes, str, str]] = {
     "a short RSA key": (
         pem(signed(NAME, WEAK.public_key(), ("A middle", MIDDLE_KEY), names=(NAME,)), MIDDLE),
         key_pem(WEAK), "its key is too weak", "ECDSA",
+    ),
+    "a curve that TLS does not have": (
+        pem(signed(NAME, BITCOINS.public_key(), ("A middle", MIDDLE_KEY), names=(NAME,)), MIDDLE),
+        key_pem(BITCOINS), "on the curve secp256k1", "P-256",
     ),
 }  # fmt: skip
 

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import threading
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
-from fake_openstack import MINE, FakeOpenStack, thing
+from fake_openstack import FakeOpenStack, context, thing
 from openstack.exceptions import SDKException
 
-from labtrack.cloud.preflight.context import Context, once
-from labtrack.cloud.profiles import GENERIC
+from labtrack.cloud.preflight.context import once
 from labtrack.errors import LabtrackError
 from labtrack.lab import Lab
-
-
-def context(lab: Lab, cloud: FakeOpenStack, **machine: Any) -> Context:
-    """The context of a lab with other wishes for its machine."""
-    wanted = dataclasses.replace(lab, machine=dataclasses.replace(lab.machine, **machine))
-    return Context(wanted, SimpleNamespace(project_id=MINE), GENERIC, cloud)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("by", ["name", "id"])
@@ -31,7 +21,7 @@ def test_a_name_and_an_id_lead_to_the_same_things(lab: Lab, by: str) -> None:
         "network": cloud.networks[1],
     }  # fmt: skip
     found = context(lab, cloud, **{key: getattr(one, by) for key, one in wishes.items()})
-    assert found.ids() == {**{key: one.id for key, one in wishes.items()}, "subnet": cloud.subnets[0].id}
+    assert found.ids() == {key: one.id for key, one in wishes.items()}
     router = context(lab, cloud, router=getattr(cloud.routers[0], by))
     assert router.ids() == {"external_network": cloud.networks[0].id, "router": cloud.routers[0].id}
 
@@ -74,7 +64,7 @@ def test_the_subnet_with_a_way_out(lab: Lab) -> None:
     cloud.subnets.insert(
         0, thing("dead-end", network_id=net.id, cidr="10.9.0.0/24", ip_version=4, gateway_ip="10.9.0.1")
     )
-    assert context(lab, cloud, network=net.name).ids()["subnet"] == cloud.subnets[1].id
+    assert context(lab, cloud, network=net.name).subnet == cloud.subnets[1]
 
 
 def test_a_cloud_that_does_not_answer(lab: Lab) -> None:

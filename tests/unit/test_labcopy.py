@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from conftest import LAB
-from copied import ADA, KEYS, KNOWN, checkout, deployed, files_of, use_password, write
+from copied import ADA, KEYS, KNOWN, checkout, files_of, use_password, write
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,24 +27,6 @@ from labtrack.labcopy import byhand, content, placing
 from labtrack.labcopy.merge import merge
 
 LABTRACK = Path(sys.executable).with_name("labtrack")
-
-
-@pytest.fixture(autouse=True)
-def password(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Both admins have the lab's vault password."""
-    use_password(monkeypatch, tmp_path / "password", "of the lab")
-
-
-@pytest.fixture
-def full(tmp_path: Path) -> Lab:
-    """The first admin's checkout."""
-    return deployed(tmp_path / "first")
-
-
-@pytest.fixture
-def empty(tmp_path: Path) -> Lab:
-    """A second admin's clone."""
-    return checkout(tmp_path / "second")
 
 
 # --- by hand

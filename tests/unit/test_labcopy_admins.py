@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from copied import ADA, KEYS, KNOWN, Admin, checkout, deployed, files_of, use_password, write
+from copied import ADA, KEYS, KNOWN, Admin, checkout, files_of, use_password, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,25 +21,6 @@ from labtrack.errors import BadInputError, Exit, LabtrackError
 from labtrack.lab import Lab
 from labtrack.labcopy import archive, byhand, content, handover, placing
 from labtrack.labcopy.remote import KEPT, Holder, Server
-
-
-@pytest.fixture(autouse=True)
-def password(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Both admins have the lab's vault password."""
-    use_password(monkeypatch, tmp_path / "password", "of the lab")
-
-
-@pytest.fixture
-def full(tmp_path: Path) -> Lab:
-    """The first admin's checkout."""
-    return deployed(tmp_path / "first")
-
-
-@pytest.fixture
-def empty(tmp_path: Path) -> Lab:
-    """A second admin's clone."""
-    return checkout(tmp_path / "second")
-
 
 STATE = "private/terraform.tfstate"
 

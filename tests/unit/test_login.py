@@ -114,6 +114,34 @@ class TestLogin:
         auth(lab, project_name=None, project_domain_name=None)
         assert "has no project" in self.refused(lab).what
 
+    def test_a_key_that_is_none(self, lab: Lab) -> None:
+        auth(lab, default_domain="default")
+        error = self.refused(lab)
+        assert "'default_domain'" in error.what and "`default_domain_id`" in error.hint
+        assert error.code == Exit.BAD_INPUT
+
+    @pytest.mark.parametrize(
+        ("changed", "told"),
+        [
+            ({"cert": "/nowhere/me.pem"}, "The file /nowhere/me.pem is not there"),
+            ({"verify": "false"}, "is the text 'false', and true or false is meant"),
+            ({"networks": "public"}, "a setting of another kind"),
+            ({"profile": 3}, "a setting of another kind"),
+        ],
+    )
+    def test_settings_that_are_none(self, lab: Lab, changed: dict[str, object], told: str) -> None:
+        clouds = yaml.safe_load(lab.clouds_file.read_text())
+        clouds["clouds"][lab.cloud].update(changed)
+        lab.clouds_file.write_text(yaml.safe_dump(clouds))
+        error = self.refused(lab)
+        assert told in error.what and error.hint and error.code == Exit.BAD_INPUT
+
+    @pytest.mark.parametrize("url", ["http://[::1/v3", "http:///v3", "https://\u00fc..x/v3"])
+    def test_an_address_without_a_host(self, lab: Lab, url: str) -> None:
+        auth(lab, auth_url=url)
+        error = self.refused(lab)
+        assert "no name of a machine" in error.what and error.code == Exit.BAD_INPUT
+
     def test_unreachable(self, lab: Lab) -> None:
         auth(lab, auth_url="http://127.0.0.1:1/v3")
         error = self.refused(lab)

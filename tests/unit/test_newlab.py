@@ -22,12 +22,13 @@ from labtrack.newlab.ask import Found
 choices = importlib.import_module("labtrack.newlab.ask")  # the package has a function of that name
 NOTHING = Found(
     title="a cloud", admin="ada", ssh_key_files=[], image="", flavor="", external_network="", external_networks=[],
-    router="", free_addresses=[], data_volume="none", artifact_access="proxied", s3_endpoint="",
+    router="", addresses=[], free_addresses=[], data_volume="none", artifact_access="proxied", s3_endpoint="",
     s3_region="", s3_ca_file=None,
 )  # fmt: skip
 ALL = replace(
     NOTHING, ssh_key_files=["~/.ssh/id_ed25519.pub"], image="Debian #13: x", flavor="p2-3gb", external_network="Public",
-    router="yes", free_addresses=["203.0.113.4"], data_volume="manage", artifact_access="direct", s3_endpoint="https://s3.example.org",
+    router="yes", addresses=["203.0.113.4"], free_addresses=["203.0.113.4"],
+    data_volume="manage", artifact_access="direct", s3_endpoint="https://s3.example.org",
     s3_region="RegionOne",
 )  # fmt: skip
 
@@ -91,6 +92,53 @@ def test_no_cloud_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BadInputError, match="No clouds"):
         newlab.init(tmp_path / "climate")
+
+
+class TestName:
+    """The server's name, and the certificate that it can have."""
+
+    FREE, USED, INSIDE = "132.205.7.4", "132.205.7.5", "10.1.2.3"
+
+    def made(self, found: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[labfile.LabFile, Any]:
+        has = replace(ALL, addresses=[self.FREE, self.USED, self.INSIDE], free_addresses=[self.FREE, self.INSIDE])
+        monkeypatch.setattr(newlab, "login", lambda *_: None)
+        monkeypatch.setattr(newlab, "ask", lambda _: has)
+        folder = tmp_path / "inventory" / "climate"
+        made = newlab.init(folder, "arbutus", fqdn="MLflow.Example.org.", resolve={"mlflow.example.org": found}.get)
+        return labfile.read(lab_yml(folder)), made
+
+    def test_a_public_address_that_is_free(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        read, made = self.made([self.FREE], tmp_path, monkeypatch)
+        assert read.data["lab_fqdn"] == "mlflow.example.org" and read.data["lab_certificate"] == "acme"
+        assert read.data["lab_floating_ip"] == self.FREE and made.missing == ["lab_admin_networks"]
+        assert f"resolves to {self.FREE}, a public floating IP" in read.path.read_text()
+        told = [problem.what for problem in labfile.check(read, read.path.parents[2], tmp_path)]
+        assert all("lab_admin" in what for what in told), told
+
+    @pytest.mark.parametrize(
+        ("found", "why"),
+        [
+            ([], "does not resolve"),
+            (["198.51.100.9"], "no floating IP of the project is 198.51.100.9"),
+            ([FREE, "2001:db8::1"], "no floating IP of the project is 2001:db8::1"),
+            ([USED], "which something else of the project has already"),
+            ([FREE, INSIDE], "a server has one of them"),
+            ([INSIDE], "no address of the public internet"),
+        ],
+    )
+    def test_what_no_directory_could_reach(
+        self, found: list[str], why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        read, made = self.made(found, tmp_path, monkeypatch)
+        assert read.data["lab_certificate"] == "selfsigned" and why in made.name.why
+        assert made.name.why in read.path.read_text()
+        assert read.data.get("lab_floating_ip") == (self.INSIDE if found == [self.INSIDE] else None)
+
+    @pytest.mark.parametrize("fqdn", ["mlflow", "https://mlflow.example.org", "10.0.0.1", "a b.org"])
+    def test_what_is_no_name(self, fqdn: str, tmp_path: Path) -> None:
+        with pytest.raises(BadInputError, match="can't be named") as raised:
+            newlab.init(tmp_path / "climate", "arbutus", fqdn=fqdn)
+        assert "--fqdn" in raised.value.hint and not list(tmp_path.rglob("lab.yml"))
 
 
 class TestCredentials:

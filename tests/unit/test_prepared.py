@@ -6,6 +6,7 @@ import dataclasses
 import json
 import stat
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from fake_services import FakeServices, ident
 from fakes import FakeCloud
 
 from labtrack import lab as labs
+from labtrack.cloud import login as logins
 from labtrack.cloud import preflight
 from labtrack.cloud.login import login
 from labtrack.doctor.result import Status
@@ -112,6 +114,117 @@ class TestLogin:
         file = session.write(lab, login(lab))
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
         assert list(yaml.safe_load(file.read_text())["clouds"]) == [session.ENTRY]
+
+
+# what of clouds.yaml Terraform's provider reads: clientconfig's Cloud and AuthInfo, as far as auth.Config takes them
+READ = {"auth", "auth_type", "region_name", "verify", "cacert", "cert", "key"}
+READ_IN_AUTH = {
+    "auth_url", "token", "username", "user_id", "password", "application_credential_id",
+    "application_credential_name", "application_credential_secret", "project_id",
+}  # fmt: skip
+TYPES = ("password", "v3password", "token", "v3token", "v3applicationcredential")  # its AuthType, and no other
+READ_BY_OTHERS = {"interface"}  # of those tools that read it; preflight tells where it means something
+PASSWORD = {
+    "username": "ada", "password": "s", "user_domain_name": "d", "project_name": "p", "project_domain_name": "d",
+}  # fmt: skip
+
+
+class TestGophercloud:
+    """The entry says all in keys that Terraform's provider reads."""
+
+    def entry(self, lab: Lab, cloud: FakeCloud, kind: str, auth: dict[str, str], **more: Any) -> dict[str, Any]:
+        """What is written for an entry, after Keystone has let it in; token: what it gave."""
+        given = {"auth_type": kind, "auth": {"auth_url": f"{cloud.url}/v3", **auth}, **more}
+        lab.clouds_file.write_text(yaml.safe_dump({"clouds": {lab.cloud: given}}))
+        region, _ = logins._region(lab, None)
+        plugin = region.get_auth()
+        logins._settle_trust(region.config, region.get_requests_verify_args()[0])
+        session_ = SimpleNamespace(auth=plugin, get_token=lambda: "of-keystone")
+        made: Any = logins.Login(
+            session_, f"{cloud.url}/v3", "u", "ada", "p", "climate", ("member",), "application" in kind, "", region
+        )  # type: ignore[arg-type]
+        written = session.entry(made)
+        assert set(written) <= READ | READ_BY_OTHERS and set(written["auth"]) <= READ_IN_AUTH
+        assert written["auth_type"] in TYPES and isinstance(written["verify"], bool)
+        texts = [written.get(name, "") for name in READ - {"auth", "verify"}] + list(written["auth"].values())
+        assert all(isinstance(text, str) for text in texts)
+        return written
+
+    @pytest.mark.parametrize(
+        ("kind", "auth", "used"),
+        [
+            ("password", PASSWORD, {"user_id": "u", "password": "s", "project_id": "p"}),
+            ("v3password", PASSWORD, {"user_id": "u", "password": "s", "project_id": "p"}),
+            ("password", {**PASSWORD, "default_domain_id": "d"}, {"user_id": "u", "password": "s", "project_id": "p"}),
+            ("v3token", {"token": "t", "project_id": "p"}, {"token": "of-keystone", "project_id": "p"}),
+            ("v3applicationcredential", {"application_credential_id": "i", "application_credential_secret": "s"},
+             {"application_credential_id": "i", "application_credential_secret": "s"}),
+            ("v3applicationcredential", {"application_credential_name": "n", "application_credential_secret": "s",
+             "username": "ada", "user_domain_name": "d"},
+             {"application_credential_name": "n", "application_credential_secret": "s", "user_id": "u"}),
+            ("v3oidcpassword", {"username": "ada", "password": "s", "project_id": "p", "identity_provider": "i",
+             "protocol": "o", "client_id": "c", "client_secret": "x", "discovery_endpoint": "https://i/"},
+             {"token": "of-keystone", "project_id": "p"}),
+            ("v3oidcclientcredentials", {"identity_provider": "i", "protocol": "o", "client_id": "c",
+             "client_secret": "x", "discovery_endpoint": "https://i/", "project_id": "p"},
+             {"token": "of-keystone", "project_id": "p"}),
+            ("v3totp", {"username": "ada", "user_domain_name": "d", "passcode": "1", "project_id": "p"},
+             {"token": "of-keystone", "project_id": "p"}),
+        ],
+    )  # fmt: skip
+    def test_ways_to_log_in(
+        self, lab: Lab, cloud: FakeCloud, kind: str, auth: dict[str, str], used: dict[str, str]
+    ) -> None:
+        assert self.entry(lab, cloud, kind, auth)["auth"] == {"auth_url": f"{cloud.url}/v3", **used}
+
+    def test_trust_in_certificates(
+        self, lab: Lab, cloud: FakeCloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        bundle = tmp_path / "bundle.pem"
+        bundle.touch()
+        assert self.entry(lab, cloud, "password", PASSWORD)["verify"] is True
+        for said in ({"verify": False}, {"insecure": True}):
+            assert self.entry(lab, cloud, "password", PASSWORD, **said)["verify"] is False, said
+        files = {"cert": "~/me.pem", "key": "~/me.key"}
+        made = self.entry(lab, cloud, "password", PASSWORD, **files)
+        assert {made["cert"], made["key"]} == {str(Path(name).expanduser()) for name in files.values()}
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
+        assert self.entry(lab, cloud, "password", PASSWORD)["cacert"] == str(bundle)
+        made = self.entry(lab, cloud, "password", PASSWORD, cacert=str(tmp_path / "own.pem"))
+        assert made["cacert"] == str(tmp_path / "own.pem"), "which wins here, too"
+
+    @pytest.mark.parametrize(
+        "said",
+        [
+            {"region_name": "R1"},
+            {"regions": ["R1"]},
+            {"regions": [{"name": "R1", "values": {"interface": "public"}}, "R2"]},
+            {"regions": ["R1", "R2"], "region_name": "R1"},
+        ],
+    )
+    def test_regions(self, lab: Lab, cloud: FakeCloud, said: dict[str, Any]) -> None:
+        assert self.entry(lab, cloud, "password", PASSWORD, **said)["region_name"] == "R1"
+
+    @pytest.mark.parametrize("scope", [{"system_scope": "all"}, {"domain_name": "d"}, {"domain_id": "d"}])
+    def test_no_project(self, lab: Lab, cloud: FakeCloud, scope: dict[str, str]) -> None:
+        auth = {
+            "auth_url": f"{cloud.url}/v3",
+            "username": "ada",
+            "user_domain_id": "default",
+            "password": cloud.password,
+        }
+        lab.clouds_file.write_text(yaml.safe_dump({"clouds": {lab.cloud: {"auth": {**auth, **scope}}}}))
+        with pytest.raises(LabtrackError, match="has no project"):
+            login(lab)
+
+    def test_what_it_does_not_read_is_told(self, lab: Lab, cloud: FakeCloud) -> None:
+        assert list(preflight._ignored(login(lab))) == []
+        clouds = yaml.safe_load(lab.clouds_file.read_text())
+        clouds["clouds"][lab.cloud].update(interface="internal", network_endpoint_override="https://n.example.org")
+        lab.clouds_file.write_text(yaml.safe_dump(clouds))
+        (row,) = preflight._ignored(login(lab))
+        assert row.status is Status.WARNING and "own-machine.md" in row.hint
+        assert "interface: internal, network_endpoint_override of the login" in row.seen
 
 
 class TestShell:

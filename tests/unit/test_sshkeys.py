@@ -37,6 +37,7 @@ def test_keys_are_taken(text: str) -> None:
     ("data", "what", "hint"),
     [
         (b"\xef\xbb\xbf" + KEY.encode(), "a byte order mark", "plain text"),
+        (f"{KEY} J\u00fcrgen".encode("latin-1"), "not UTF-8", "ssh-keygen -c"),
         (KEY.encode("utf-16"), "UTF-16", "plain text"),
         (b"", "no key", "ssh-keygen"),
         (b"# nothing yet\n", "no key", "ssh-keygen"),

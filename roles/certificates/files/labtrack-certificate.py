@@ -20,21 +20,18 @@ import json
 import os
 import re
 import secrets
-import ssl
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-ROOT = Path(os.environ.get("LABTRACK_CERTIFICATE_ROOT", "/"))  # of another tree, for tests
+sys.path.append("/usr/local/lib/labtrack-certificate")
+from labtrack_pair import ROOT, STATE, Fault, Pair, holds, new_key, openssl, read, scratch, write
+
 SETTINGS = ROOT / "etc/labtrack-certificate.json"
-STATE = ROOT / "var/lib/labtrack-certificate"
 LETSENCRYPT = ROOT / "etc/letsencrypt"
 LINEAGE = "labtrack"  # what certbot calls the certificate
-RELOADED = ROOT / "run/labtrack/nginx.service.reloaded"  # where the role systemd_unit notes when nginx was reloaded
 RENEW_AT = 11 / 30  # of its time left: a little before `labtrack verify` warns, at one third
 DAY = 86400
 LONGEST_CN = 64
@@ -42,127 +39,17 @@ PAUSE = 3600  # seconds after a rate limit that does not say how long
 RENEWED_BY = {"selfsigned": "labtrack-certificate.service", "acme": "certbot.service"}
 
 
-class Fault(Exception):
-    """What happened, and how to fix it."""
-
-
-def openssl(*arguments: str | Path, stdin: str = "") -> str:
-    """What openssl prints.  Raises Fault where it fails."""
-    done = subprocess.run(["openssl", *arguments], input=stdin, capture_output=True, text=True, check=False)
-    if done.returncode:
-        said = " ".join(done.stderr.split())
-        raise Fault(f"openssl {arguments[0]} failed: {said}", "what it says; `openssl version` shows which it is.")
-    return done.stdout
-
-
-def holds(*arguments: str | Path) -> bool:
-    """Whether openssl says yes."""
-    return subprocess.run(["openssl", *arguments], capture_output=True, check=False).returncode == 0
-
-
-def write(path: Path, text: str) -> None:
-    """Put a text at a path, for root alone: after a crash at any moment the old or the new one is there."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    Path(name).replace(path)
-
-
-def read(path: Path) -> str:
-    """The text of a file; empty for none."""
-    return path.read_text() if path.exists() else ""
-
-
-@contextmanager
-def scratch() -> Iterator[Path]:
-    """A folder for root alone, gone afterwards."""
-    with tempfile.TemporaryDirectory(dir=STATE) as folder:
-        yield Path(folder)
-
-
-class Keeper:
+class Keeper(Pair):
     """The certificate as the settings want it."""
 
     def __init__(self) -> None:
         settings = json.loads(SETTINGS.read_text())
-        self.method, self.fqdn = settings["method"], settings["fqdn"]
+        super().__init__(ROOT / settings["directory"].lstrip("/"), settings["fqdn"])
+        self.method = settings["method"]
         self.days, self.ca_days = int(settings["days"]), int(settings["ca_days"])
-        self.folder = ROOT / settings["directory"].lstrip("/")
         self.acme = settings.get("acme", {})
-        self.certificate, self.key = self.folder / "server.pem", self.folder / "server.key"
         self.ca, self.ca_key = self.folder / "ca.pem", self.folder / "ca.key"
         self.live = LETSENCRYPT / "live" / LINEAGE
-
-    # --- what is there
-
-    def why_unfit(self, certificate: Path, key: Path) -> str:
-        """Why a pair can't be served; empty where it can."""
-        if not certificate.exists() or not key.exists():
-            return "it is not there"
-        if not holds("x509", "-in", certificate, "-noout") or not holds("pkey", "-in", key, "-noout"):
-            return "it can't be read"
-        if openssl("x509", "-in", certificate, "-noout", "-pubkey") != openssl("pkey", "-in", key, "-pubout"):
-            return "the key is another one's"
-        match = ["openssl", "x509", "-in", certificate, "-noout", "-checkhost", self.fqdn]
-        if "does match" not in subprocess.run(match, capture_output=True, text=True, check=False).stdout:
-            return f"it is not for {self.fqdn}"
-        return "" if holds("x509", "-in", certificate, "-noout", "-checkend", "0") else "it has ended"
-
-    def installed(self) -> str:
-        """Why what nginx serves can't be served."""
-        return self.why_unfit(self.certificate, self.key)
-
-    def dates(self, certificate: Path) -> tuple[float, float]:
-        """When a certificate begins and ends, in seconds since the epoch."""
-        said = openssl("x509", "-in", certificate, "-noout", "-startdate", "-enddate")
-        begins, ends = (ssl.cert_time_to_seconds(line.partition("=")[2]) for line in said.splitlines())
-        return begins, ends
-
-    # --- what nginx serves
-
-    def install(self, certificate: str, key: str) -> bool:
-        """Serve another pair, if nginx takes it; whether that is a change.  Where it does not, the old one stays."""
-        before = read(self.certificate), read(self.key)
-        if before == (certificate, key):
-            return False
-        with scratch() as folder:
-            write(folder / "server.pem", certificate)
-            write(folder / "server.key", key)
-            if why := self.why_unfit(folder / "server.pem", folder / "server.key"):
-                raise Fault(f"The new certificate is not taken: {why}. The one before is served on.", "get another.")
-        write(self.key, key)
-        write(self.certificate, certificate)
-        said = self.refused()
-        if said:
-            for path, text in zip((self.certificate, self.key), before):
-                write(path, text) if text else path.unlink()
-            raise Fault(
-                f"nginx does not take the new certificate, and serves the one before on: {said}", "get another."
-            )
-        self.reload()
-        return True
-
-    def refused(self) -> str:
-        """What nginx has against the files; empty where it takes them, or is not there yet."""
-        try:
-            done = subprocess.run(["nginx", "-t", "-q"], capture_output=True, text=True, check=False)
-        except FileNotFoundError:
-            return ""
-        return " ".join(done.stderr.split()) or "nginx -t failed" if done.returncode else ""
-
-    def reload(self) -> None:
-        """Have nginx read the files, without dropping a request; noted as the role systemd_unit notes it."""
-        active = ["systemctl", "--quiet", "is-active", "nginx.service"]
-        if subprocess.run(active, check=False).returncode:
-            return
-        RELOADED.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        part = RELOADED.with_suffix(".part")
-        part.touch()
-        os.utime(part)
-        subprocess.run(["systemctl", "reload", "nginx.service"], check=True)
-        part.replace(RELOADED)
 
     # --- the lab's own CA
 
@@ -324,11 +211,18 @@ class Keeper:
             until = retry_after(said)
             write(limit, json.dumps({"of": here, "until": until, "said": said}))
             raise rate_limited(said, until)
+        hint = (
+            f"the directory has to reach http://{self.fqdn}/ on port 80, so the name has to resolve to this server for "
+            "everybody; try with lab_acme_directory: staging, where failures do not count."
+        )
+        if re.search(r"(?i)register an account|external.?account|\bEAB\b", said):
+            hint = (
+                "an account needs what the operator of the directory says: where that is an external account binding, "
+                "lab_acme_eab_kid in lab.yml and secret_acme_eab_hmac_key in secrets.yml, both as they were given."
+            )
         raise Fault(
             f"certbot got no certificate for {self.fqdn} from {self.acme['directory']}: {said}",
-            f"the directory has to reach http://{self.fqdn}/ on port 80, so the name has to resolve to this server for "
-            "everybody; what was served before is served on. /var/log/letsencrypt/letsencrypt.log has more. "
-            "Try with lab_acme_directory: staging, where failures do not count.",
+            f"{hint} What was served before is served on; /var/log/letsencrypt/letsencrypt.log has more.",
         )
 
     def environment(self) -> dict[str, str]:
@@ -380,11 +274,6 @@ class Keeper:
             what = f"journalctl -u {unit}" if unit else "get the next one, and run playbooks/deploy.yml"
             return self.method == "provided" and days > 0, f"{seen}, less than a third of its time: {what}"
         return True, seen
-
-
-def new_key() -> str:
-    """A new private key, P-256."""
-    return openssl("genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256")
 
 
 def certbot_said(text: str) -> str:

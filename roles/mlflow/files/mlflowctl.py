@@ -250,13 +250,11 @@ def admin():
         print("unchanged")
         return 0
     AUTH_INI.touch()  # the instances remember who has logged in: they are started again after this file
-    query(
-        connection,
+    insert = (
         "INSERT INTO users (username, password_hash, is_admin) VALUES (%s, %s, true) "
-        "ON CONFLICT (username) DO UPDATE SET password_hash = excluded.password_hash, is_admin = true",
-        ADMIN,
-        generate_password_hash(password),
+        "ON CONFLICT (username) DO UPDATE SET password_hash = excluded.password_hash, is_admin = true"
     )
+    query(connection, insert, ADMIN, generate_password_hash(password))
     forget_all()
     print("changed")
     return 0
@@ -275,17 +273,15 @@ def forget():
     return 0
 
 
-def check_database():
-    found = revision("tracking")
-    if found != needed()["tracking"]:
-        raise RuntimeError(f"schema is {found}, the release needs {needed()['tracking']}: run the playbook deploy.yml")
+def check_schema(which):
+    found, head = revision(which), needed()[which]
+    if found != head:
+        raise RuntimeError(f"schema is {found}, the release needs {head}: run the playbook deploy.yml")
     return f"schema {found}"
 
 
 def check_accounts():
-    found = revision("auth")
-    if found != needed()["auth"]:
-        raise RuntimeError(f"schema is {found}, the release needs {needed()['auth']}: run the playbook deploy.yml")
+    check_schema("auth")
     rows = query(connect("auth"), "SELECT count(*), count(*) FILTER (WHERE is_admin) FROM users")
     if rows[0][1] == 0:
         raise RuntimeError("no admin account: run the playbook deploy.yml")
@@ -302,12 +298,10 @@ def check_store():
         "s3",
         endpoint_url=values["MLFLOW_S3_ENDPOINT_URL"],
         config=Config(
-            connect_timeout=TIMEOUT,
-            read_timeout=TIMEOUT,
-            retries={"total_max_attempts": 1},
-            s3={"addressing_style": "path"},
+            connect_timeout=TIMEOUT, read_timeout=TIMEOUT,
+            retries={"total_max_attempts": 1}, s3={"addressing_style": "path"},
         ),
-    )
+    )  # fmt: skip
     root = values.get("_MLFLOW_SERVER_ARTIFACT_DESTINATION", values["_MLFLOW_SERVER_ARTIFACT_ROOT"])
     bucket, key, body = urlsplit(root).netloc, f"labtrack-health/{uuid.uuid4().hex}", b"labtrack"
     client.put_object(Bucket=bucket, Key=key, Body=body)
@@ -362,7 +356,7 @@ def check_certificate():
 
 def health():
     checks = {
-        "database": check_database,
+        "database": lambda: check_schema("tracking"),
         "accounts": check_accounts,
         "store": check_store,
         "instances": check_instances,

@@ -37,14 +37,17 @@ def certificate(fqdn: str, certificate_file: Path, key_file: Path, ca_file: Path
 @click.option(
     "--clouds-file", type=click.Path(path_type=Path, exists=True), metavar="FILE", help="Read this clouds.yaml."
 )
-def init(lab_dir: Path, cloud: str | None, clouds_file: Path | None) -> None:
+@click.option("--fqdn", default="", metavar="NAME", help="The server's DNS name: with it, the certificate is chosen.")
+def init(lab_dir: Path, cloud: str | None, clouds_file: Path | None, fqdn: str) -> None:
     """Write the lab.yml of a new lab, filled in with what its cloud has."""
     from labtrack import lab, newlab
 
-    found = newlab.init(lab_dir, cloud, clouds_file)
+    made = newlab.init(lab_dir, cloud, clouds_file, fqdn)
     tell_of_checkout(lab_dir)
-    output.line(f"Written: {lab.lab_yml(lab_dir)}, from what {found.title} has.")
-    output.line(f"Fill in: {', '.join(found.missing)}; they are marked FILL IN.")
+    output.line(f"Written: {lab.lab_yml(lab_dir)}, from what {made.found.title} has.")
+    if made.name.fqdn:
+        output.line(f"Chosen:  lab_certificate: {made.name.certificate}, because {made.name.why}")
+    output.line(f"Fill in: {', '.join(made.missing)}; they are marked FILL IN.")
     output.line(f"Then:    labtrack preflight {lab_dir}")
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import requests
+import urllib3
 from keystoneauth1 import exceptions as keystone
 from keystoneauth1.identity import generic, v3
 from keystoneauth1.session import Session
@@ -100,16 +101,12 @@ def login(lab: Named, cloud: str | None = None, timeout: float = TIMEOUT) -> Log
         without = f"has no auth_url, and none by its profile {profile}" if profile else "has no auth_url"
         said = f"names no address of Keystone: auth_url is {auth_url!r}" if auth_url else without
         raise BadInputError(f"The login by {found} {said}.", "auth_url: https://..., ending in /v3.")
+    if not _has_host(auth_url):
+        raise _not_keystone(auth_url, "it has no name of a machine in it that can be read")
     if re.search(r"/v2(\.0)?/?$", auth_url):
         raise _not_keystone(auth_url, "it ends as version 2 did, which no cloud has any more")
-    verify, cert = region.get_requests_verify_args()
-    if isinstance(verify, str) and not Path(verify).is_file():
-        raise BadInputError(
-            f"The CA file {verify}, which the cloud's settings name, is not there.",
-            "correct `cacert` in clouds.yaml, or OS_CACERT.",
-        )
-    if isinstance(verify, str):
-        pemfiles.read(Path(verify), pemfiles.CERTIFICATE)
+    verify, cert = _trusted(region, found)
+    _settle_trust(region.config, verify)
     session = Session(verify=verify, cert=cert, timeout=timeout, app_name="labtrack")
     with explained(auth_url):
         plugin = _plugin(region)
@@ -144,6 +141,45 @@ def login(lab: Named, cloud: str | None = None, timeout: float = TIMEOUT) -> Log
     )
 
 
+def _has_host(url: str) -> bool:
+    try:
+        host = urllib3.util.parse_url(url).host or ""
+    except urllib3.exceptions.LocationParseError:
+        return False
+    return bool(host) and ".." not in host
+
+
+def _trusted(region: CloudRegion, found: str) -> tuple[Any, Any]:
+    """What requests takes as `verify` and `cert`, each file of which is there.  Raises BadInputError."""
+    verify, cert = region.get_requests_verify_args()
+    if isinstance(verify, str) and not region.config.get("cacert"):
+        raise BadInputError(
+            f"`verify` of {found} is the text {verify!r}, and true or false is meant.", "write it without quotes."
+        )
+    for what, name in zip(("cert", "key"), (cert,) if isinstance(cert, str) else cert or ()):
+        if not Path(name).is_file():
+            raise BadInputError(f"The file {name} is not there, which {found} names.", f"correct `{what}` there.")
+    if isinstance(verify, str) and not Path(verify).is_file():
+        raise BadInputError(
+            f"The CA file {verify}, which the cloud's settings name, is not there.",
+            "correct `cacert` in clouds.yaml, or OS_CACERT.",
+        )
+    if isinstance(verify, str):
+        pemfiles.read(Path(verify), pemfiles.CERTIFICATE)
+    return verify, cert
+
+
+def _settle_trust(config: dict[str, Any], verify: bool | str | None) -> None:
+    """Writes down which certificates are trusted, as it was resolved, for those who know fewer ways to say it.
+
+    `insecure` is os-client-config's word alone, and the shell's bundles are those of Python's and curl's libraries.
+    """
+    config["verify"] = bool(verify)
+    bundle = next(filter(None, map(os.environ.get, ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"))), "")
+    if isinstance(verify, str) or (verify and Path(bundle).is_file()):
+        config["cacert"] = verify if isinstance(verify, str) else bundle
+
+
 def _region(lab: Named, cloud: str | None) -> tuple[CloudRegion, str]:
     """The cloud's settings, and where they were found."""
     try:
@@ -168,6 +204,16 @@ def _region(lab: Named, cloud: str | None) -> tuple[CloudRegion, str]:
         raise BadInputError(
             f"The profile that the entry names can't be looked up: {innermost(error)}.",
             "write the cloud's own auth_url into the entry, in place of `profile`.",
+        ) from None
+    except TypeError as error:  # of the way to log in, which is given every key of `auth`
+        raise BadInputError(
+            f"The credentials have a key in `auth` that their way to log in does not know: {error}.",
+            "take it out of clouds.yaml, or unset its OS_* variable; `default_domain` is `default_domain_id` here.",
+        ) from None
+    except AttributeError as error:  # of a list or a text where OpenStack's libraries know a mapping
+        raise BadInputError(
+            f"The credentials have a setting of another kind than OpenStack's libraries expect: {error}.",
+            "compare the entry of clouds.yaml with the one that your cloud's dashboard offers.",
         ) from None
     except (keystone.AuthPluginException, ConfigException) as error:
         raise BadInputError(

@@ -18,6 +18,7 @@ from labtrack.cloud.login import WAYS_OUT, login
 from labtrack.errors import BadInputError
 from labtrack.files import write_private
 from labtrack.lab import lab_yml, root_of
+from labtrack.newlab import name
 from labtrack.newlab.ask import Found, ask
 
 
@@ -30,11 +31,31 @@ class CloudEntry:
     openrc: bool = False  # those of the shell
 
 
-def init(folder: Path, cloud: str | None = None, clouds_file: Path | None = None) -> Found:
+@dataclass(frozen=True)
+class Made:
+    """What a new lab.yml was filled in with."""
+
+    found: Found
+    name: name.Name
+
+    @property
+    def missing(self) -> list[str]:
+        """The settings that are left to fill in."""
+        return [key for key in self.found.missing if key != "lab_fqdn" or not self.name.fqdn]
+
+
+def init(
+    folder: Path,
+    cloud: str | None = None,
+    clouds_file: Path | None = None,
+    fqdn: str = "",
+    resolve: name.Resolver | None = None,
+) -> Made:
     """Writes group_vars/all/lab.yml into `folder` (inventory/<lab>), and nothing else.
 
-    Raises BadInputError when there is one already, when the folder's name can't be a lab's, or when
-    there are no credentials; LabtrackError for what the cloud refuses.
+    fqdn: the server's name, where it is known: its certificate is chosen by what it resolves to.
+    Raises BadInputError when there is one already, when the folder's name can't be a lab's or the server's none, or
+    when there are no credentials; LabtrackError for what the cloud refuses.
     """
     folder = folder.resolve()
     file = lab_yml(folder)
@@ -49,10 +70,12 @@ def init(folder: Path, cloud: str | None = None, clouds_file: Path | None = None
             f"A lab can't be named {folder.name!r}.",
             f"name the folder with {pattern['x-allowed']}: labtrack init inventory/climate",
         )
+    fqdn = name.check(fqdn) if fqdn else ""
     entry = _entry(cloud, clouds_file)
     logged_in = login(entry, None if entry.openrc else entry.cloud)
     with explained("The cloud can't be asked what it has"):
         found = ask(logged_in)
+    server = name.judge(fqdn, found.addresses, found.free_addresses, resolve) if fqdn else name.Name()
     names = {
         "lab_name": folder.name,
         "lab_cloud": entry.cloud,
@@ -62,8 +85,8 @@ def init(folder: Path, cloud: str | None = None, clouds_file: Path | None = None
         "lab_bucket": f"{folder.name}-mlflow",
     }
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_private(file, _template().render(found=found, **names).encode())
-    return found
+    write_private(file, _template().render(found=found, server=server, **names).encode())
+    return Made(found, server)
 
 
 def _entry(cloud: str | None, clouds_file: Path | None) -> CloudEntry:

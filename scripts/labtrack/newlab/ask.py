@@ -38,6 +38,7 @@ class Found:
     external_network: str
     external_networks: list[str]
     router: str  # of the project, where its quota lets no other be made
+    addresses: list[str]  # floating IPs of the project
     free_addresses: list[str]
     data_volume: str
     artifact_access: str
@@ -59,6 +60,7 @@ def ask(logged_in: Login) -> Found:
     """Looks at the project.  Raises what openstacksdk raises for services that don't answer."""
     profile, cloud = profiles.of(logged_in.url), logged_in.connect()
     networks = network.external_networks(cloud)
+    addresses = list(cloud.network.ips(project_id=logged_in.project_id))
     endpoint, region, ca_file = _store(profile, cloud, logged_in)
     keys = filter(_is_taken, sorted(Path("~/.ssh").expanduser().glob("*.pub")))
     return Found(
@@ -70,7 +72,8 @@ def ask(logged_in: Login) -> Found:
         external_network=_external(profile.external_network, networks),
         external_networks=networks,
         router=_router_to_join(cloud, logged_in),
-        free_addresses=[str(ip.floating_ip_address) for ip in cloud.network.ips() if not ip.port_id],
+        addresses=[str(ip.floating_ip_address) for ip in addresses],
+        free_addresses=[str(ip.floating_ip_address) for ip in addresses if not ip.port_id],
         data_volume="manage" if endpoint_of(cloud, "block-storage") else "none",
         artifact_access="direct" if _makes_keys(logged_in) else "proxied",
         s3_endpoint=endpoint,

@@ -54,6 +54,8 @@ def check(lab: Lab, cloud: str | None = None) -> Iterator[Result]:
     else:
         yield ok("login", f"Keystone at {logged_in.url}")
     yield from _unused(logged_in, cloud or lab.cloud)
+    if not lab.own_machine:
+        yield from _ignored(logged_in)
     checks = ALWAYS if lab.own_machine else (*ALWAYS, *WHERE_A_MACHINE_IS_MADE)
     yield from look(checks, context)
 
@@ -75,6 +77,21 @@ def _unused(logged_in: Login, entry: str) -> Iterator[Result]:
     if others:
         hint = f"Unset them; to log in by the shell's variables, source the whole openrc file, which has {AUTH_URL}."
         yield warning("shell", f"{', '.join(others)} of the shell is not used: the entry {entry} is", hint)
+
+
+def _ignored(logged_in: Login) -> Iterator[Result]:
+    """What the login says of the services' addresses, and Terraform's provider does not read."""
+    config = logged_in.region.config
+    said = [f"interface: {config['interface']}"] if "public" not in config.get("interface", "public") else []
+    said += sorted(name for name, value in config.items() if value and name.endswith("_endpoint_override"))
+    if config["auth"].get("trust_id"):
+        said.append("trust_id")
+    if said:
+        hint = (
+            "It goes by the public addresses of the cloud's catalogue, in the project of the login: see that they are "
+            "reached from here, or bring a machine of your own (docs/admin/own-machine.md)."
+        )
+        yield warning("clouds.yaml", f"Terraform does not read {', '.join(said)} of the login", hint)
 
 
 def look(checks: Iterable[Check], context: Context) -> Iterator[Result]:

@@ -96,7 +96,7 @@ class Context:
         return cls(lab, login, profiles.of(login.url), login.connect())
 
     def ids(self) -> dict[str, str]:
-        """Ids by what they are of: image, flavor, external_network, network, subnet, router, floating_ip, data_volume.
+        """Ids by what they are of: image, flavor, external_network, network, router, data_volume.
 
         Only what lab.yml names, and the external network that follows from it; what is not there, or is there several
         times, is left out.  Raises LabtrackError where the cloud does not answer.
@@ -107,9 +107,7 @@ class Context:
                 "flavor": self.flavor,
                 "external_network": self.external_network,
                 "network": self.network,
-                "subnet": self.subnet,
                 "router": self.routers.one,
-                "floating_ip": self.given_address,
                 "data_volume": self.volumes.one,
             }
         return {name: str(thing.id) for name, thing in found.items() if thing is not None}
