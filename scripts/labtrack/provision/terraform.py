@@ -100,16 +100,19 @@ class Done:
     out: str
     err: str
 
-    def json(self) -> Any:
-        """What it has printed, as data.  Raises LabtrackError."""
+    def data(self) -> dict[str, Any]:
+        """What it has printed as JSON.  Raises LabtrackError."""
         try:
-            return json.loads(self.out)
+            found = json.loads(self.out)
         except ValueError:
+            found = None
+        if not isinstance(found, dict):
             said = explain.cut(" ".join(self.out.split()) or "nothing", 300)
             raise LabtrackError(
                 f"Terraform was asked for JSON and answers: {said}",
                 "see what `terraform version` says: it has to be 1.9 or newer, and no other program of that name.",
-            ) from None
+            )
+        return found
 
 
 @dataclass(frozen=True)
@@ -176,13 +179,13 @@ class Terraform:
         given = (f"-var=lab_file={lab_file}", f"-var=expected_project={expected_project}")
         return self._ask("plan", "-input=false", "-no-color", f"-out={self.place.plan}", *given, *more).out
 
-    def show(self, *what: str) -> Any:
+    def show(self, *what: str) -> dict[str, Any]:
         """A plan, or without one the state, as data."""
-        return self._ask("show", "-json", *what).json()
+        return self._ask("show", "-json", *what).data()
 
     def outputs(self) -> dict[str, Any]:
         """The outputs of the root module."""
-        return {name: one["value"] for name, one in self._ask("output", "-json").json().items()}
+        return {name: one["value"] for name, one in self._ask("output", "-json").data().items()}
 
     def apply(self, *, shown: bool) -> None:
         """Carries the plan out.  shown: what Terraform says goes to standard output while it works."""
