@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -122,7 +123,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.fake.asked.append(f"{self.command} {url.path}")
         status, body = self.fake.answer(url.path.rstrip("/"), dict(parse_qsl(url.query)))
         data = b"" if body is None else json.dumps(body).encode()
-        self.send_response(status)
+        made = self.command == "POST" and url.path == "/v3/auth/tokens" and status == HTTPStatus.OK
+        self.send_response(HTTPStatus.CREATED if made else status)
         self.send_header("X-Subject-Token", "t")
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
