@@ -88,6 +88,18 @@ class TestMaking:
         assert make.apply(place).lines == []
         assert len([call for call in terraform.calls if call[0] == "apply"]) == applied
 
+    def test_a_plan_that_another_run_has_made_meanwhile_is_not_taken_for_the_one_that_was_shown(
+        self, place: Place, terraform: FakeTerraform
+    ) -> None:
+        make.plan(place, Wish())
+        shown = place.plan_id
+        terraform.write(wanted={NETWORK: {"id": "n2"}})
+        make.plan(place, Wish())
+        with pytest.raises(LabtrackError, match="another run has made another plan") as raised:
+            make.apply(place, plan_id=shown)
+        assert raised.value.code == Exit.LOCKED and state(place) == {}
+        assert "applied: the plan" in make.apply(place, plan_id=place.plan_id).lines
+
     def test_files_are_the_admins_alone(self, place: Place) -> None:
         os.umask(0o022)
         make.plan(place, Wish())

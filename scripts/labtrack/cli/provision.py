@@ -72,12 +72,14 @@ def plan(lab_dir: Path, source: Path | None, as_data: bool, **given: Any) -> Non
     from labtrack.provision import make
     from labtrack.provision.terraform import Place, UnavailableError
 
-    planned = make.plan(Place.of(lab.load(lab_dir), source), make.Wish(**given))
+    place = Place.of(lab.load(lab_dir), source)
+    planned = make.plan(place, make.Wish(**given))
     if as_data:
         why = planned.error.why if isinstance(planned.error, UnavailableError) else ""
         output.data(
             {
                 "changes": planned.changes,
+                "plan": place.plan_id,
                 "lines": planned.lines,
                 "forgotten": planned.forgotten,
                 "environment": planned.ready.environment,
@@ -97,8 +99,9 @@ def plan(lab_dir: Path, source: Path | None, as_data: bool, **given: Any) -> Non
 @LAB
 @SOURCE
 @PROGRAM
+@click.option("--plan", "plan_id", default="", metavar="ID", help="The plan that `plan --json` showed: no other.")
 @JSON
-def apply(lab_dir: Path, source: Path | None, program: str, as_data: bool) -> None:
+def apply(lab_dir: Path, source: Path | None, program: str, plan_id: str, as_data: bool) -> None:
     """Carry out the plan that was made last, and write hosts.yml.
 
     Ctrl-C lets Terraform end what it has begun and write it down; the next plan and apply go on from there.
@@ -107,7 +110,7 @@ def apply(lab_dir: Path, source: Path | None, program: str, as_data: bool) -> No
     from labtrack.provision import make
     from labtrack.provision.terraform import Place
 
-    _done(make.apply(Place.of(lab.load(lab_dir), source), program, shown=not as_data).lines, as_data)
+    _done(make.apply(Place.of(lab.load(lab_dir), source), program, plan_id, shown=not as_data).lines, as_data)
 
 
 @provision.command()

@@ -11,7 +11,7 @@ from pathlib import Path
 from labtrack import files
 from labtrack.cloud import resources, server
 from labtrack.cloud.answers import explained
-from labtrack.errors import BadInputError, LabtrackError
+from labtrack.errors import BadInputError, Exit, LabtrackError
 from labtrack.provision import plan as plans
 from labtrack.provision import session
 from labtrack.provision.plan import Plan
@@ -115,15 +115,22 @@ class Made:
     lines: list[str]
 
 
-def apply(place: Place, program: str = "", *, shown: bool = False) -> Made:
+def apply(place: Place, program: str = "", plan_id: str = "", *, shown: bool = False) -> Made:
     """Carries out the plan that was made last, and writes the inventory.  Raises LabtrackError.
 
+    plan_id: the plan that was said yes to; another is refused.
     shown: what Terraform says goes to standard output while it works.
     """
     if not place.plan.exists():
         raise BadInputError(
             f"There is no plan for the lab {place.lab.name}.",
             f"`labtrack provision plan {place.lab.shown_folder}` makes one.",
+        )
+    if plan_id and plan_id != place.plan_id:
+        raise LabtrackError(
+            "Nothing was changed: another run has made another plan since this one was shown.",
+            "wait until that run has ended, and run the same command again.",
+            Exit.LOCKED,
         )
     terraform = Terraform.found(place, program)
     made = plans.plan_of(terraform.show(str(place.plan)))

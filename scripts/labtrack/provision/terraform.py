@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -61,6 +62,11 @@ class Place:
     def plan(self) -> Path:
         """The plan that was made last, and not carried out."""
         return self.work / "plan"
+
+    @property
+    def plan_id(self) -> str:
+        """What tells that plan from others; empty: there is none."""
+        return hashlib.sha256(self.plan.read_bytes()).hexdigest() if self.plan.exists() else ""
 
     @property
     def unfinished(self) -> Path:
