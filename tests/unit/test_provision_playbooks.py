@@ -26,17 +26,15 @@ CONSOLE = "-----BEGIN SSH HOST KEY KEYS-----\nssh-ed25519 AAAA root@mlflow\n----
 
 
 @pytest.fixture
-def terraform(there: Lab, services: FakeServices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeTerraform:
-    """The stand-in, first on PATH, for a lab that a playbook can load."""
+def asked(there: Lab, services: FakeServices, terraform: FakeTerraform) -> FakeTerraform:
+    """The stand-in for Terraform, and a lab that a playbook can load."""
     lab_yml = labs.lab_yml(there.folder)
     settings = yaml.safe_load(lab_yml.read_text())
     settings |= {"lab_image": "Debian-13", "lab_flavor": "p2-3gb", "lab_clouds_file": str(there.clouds_file)}
     lab_yml.write_text(yaml.safe_dump(settings))
     services.answers["/ports/p1$"] = (200, {"port": {"id": "p1", "device_id": "s1"}})
     services.answers["/servers/s1/action$"] = (200, {"output": CONSOLE})
-    fake = FakeTerraform(tmp_path / "bin")
-    monkeypatch.setenv("PATH", f"{fake.folder}:{os.environ['PATH']}")
-    return fake
+    return terraform
 
 
 def command(lab: Lab, playbook: str, *arguments: str) -> list[object]:
@@ -78,17 +76,17 @@ def typed(text: str, lab: Lab, playbook: str, *arguments: str) -> tuple[int, str
     return running.wait(), re.sub(r"\x1b\[[0-9;]*m", "", said).replace("\r", "")
 
 
-def test_nothing_is_made_without_a_yes_nor_in_check_mode(there: Lab, terraform: FakeTerraform) -> None:
+def test_nothing_is_made_without_a_yes_nor_in_check_mode(there: Lab, asked: FakeTerraform) -> None:
     code, said = run(there, PROVISION)
     assert code and "the plan was not confirmed with yes" in said and "-e auto_approve=true" in said
     assert f"# {SERVER} [" in said
     code, said = run(there, PROVISION, "--check")
     assert code == 0 and f"# {SERVER} [" in said and changed(said) == []
-    assert "apply" not in {call[0] for call in terraform.calls}
+    assert "apply" not in {call[0] for call in asked.calls}
     assert not (there.folder / "hosts.yml").exists()
 
 
-def test_a_yes_at_a_terminal_makes_it_and_a_second_run_changes_nothing(there: Lab, terraform: FakeTerraform) -> None:
+def test_a_yes_at_a_terminal_makes_it_and_a_second_run_changes_nothing(there: Lab, asked: FakeTerraform) -> None:
     code, said = typed("yes", there, PROVISION)
     assert code == 0, said
     assert changed(said) == [
@@ -98,7 +96,7 @@ def test_a_yes_at_a_terminal_makes_it_and_a_second_run_changes_nothing(there: La
     assert (there.private / "known_hosts").read_text() == "203.0.113.9 ssh-ed25519 AAAA s1\n"
     code, said = run(there, PROVISION)  # nobody is asked
     assert code == 0 and changed(said) == []
-    terraform.write(replaces=[SERVER])
+    asked.write(replaces=[SERVER])
     code, said = run(there, PROVISION, "-e", "auto_approve=true")
     assert code and "The plan takes the server away" in said and "-e replace_server=true" in said
     code, said = typed("clima", there, DESTROY)
@@ -106,10 +104,10 @@ def test_a_yes_at_a_terminal_makes_it_and_a_second_run_changes_nothing(there: La
     code, said = typed("climate", there, DESTROY, "-e", "{destroy: 'bucket, address'}")
     assert code == 0 and changed(said) == ["localhost: Destroy it"], said
     assert not (there.folder / "hosts.yml").exists()
-    assert {call[-1] for call in terraform.calls if call[:2] == ["state", "rm"]} == {BUCKET, ADDRESS}
+    assert {call[-1] for call in asked.calls if call[:2] == ["state", "rm"]} == {BUCKET, ADDRESS}
 
 
-def test_why_there_is_no_terraform_is_said(there: Lab, terraform: FakeTerraform) -> None:
-    terraform.write(fails={"init": "Error: no such registry"})
+def test_why_there_is_no_terraform_is_said(there: Lab, asked: FakeTerraform) -> None:
+    asked.write(fails={"init": "Error: no such registry"})
     code, said = run(there, PROVISION)
     assert code and "no such registry" in said and "docs/admin/own-machine.md" in " ".join(said.split())

@@ -56,7 +56,7 @@ class Destruction:
         if self.loss.going:
             self._plan()
             carry_out(self.terraform, plans.plan_of(self.terraform.show(str(place.plan))), shown=shown)
-            place.plan.unlink()
+            place.plan.unlink(missing_ok=True)
             done.append(f"destroyed: {len(self.loss.going)} things")
         done += self._delete()
         if place.hosts.exists():

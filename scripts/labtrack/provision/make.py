@@ -91,7 +91,7 @@ def plan(place: Place, wish: Wish) -> Planned:
     lines = told + (plans.worth_reading(said) if made.changes else [])
     refused = made.server_goes and not wish.replace_server
     if refused or wish.only_look:
-        place.plan.unlink()
+        place.plan.unlink(missing_ok=True)
     refusal = LabtrackError(SERVER_GOES, SERVER_GOES_HINT) if refused else None
     return Planned(ready, lines, made.changes, forgotten, refusal)
 
@@ -138,7 +138,7 @@ def apply(place: Place, program: str = "", plan_id: str = "", *, shown: bool = F
     if made.changes:
         carry_out(terraform, made, shown=shown)
         lines.append("applied: the plan")
-    place.plan.unlink()
+    place.plan.unlink(missing_ok=True)
     outputs = terraform.outputs()
     if _write_hosts(place.hosts, outputs["hosts_yml"]):
         lines.append(f"written: {place.hosts}")
@@ -157,7 +157,7 @@ def carry_out(terraform: Terraform, made: Plan, *, shown: bool = False) -> None:
         if made.server_goes and made.old_server:
             server.shut_down(session.connect(place.lab), made.old_server)
         terraform.apply(shown=shown)
-    place.unfinished.unlink()
+    place.unfinished.unlink(missing_ok=True)
 
 
 @contextmanager
