@@ -170,6 +170,19 @@ class TestStopped:
         terraform.write(waits=False)
         self.finished(command)
 
+    def test_what_was_started_to_outlive_its_terminal_goes_on(self, command: Place, terraform: FakeTerraform) -> None:
+        make.plan(command, Wish())
+        terraform.write(waits=True)
+        running = subprocess.Popen(
+            ["nohup", LABTRACK, "provision", "apply", command.lab.folder], stdout=subprocess.DEVNULL
+        )
+        until((terraform.folder / "at work").exists)
+        running.send_signal(signal.SIGHUP)
+        with pytest.raises(subprocess.TimeoutExpired):
+            running.wait(timeout=0.5)
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(timeout=20) == Exit.INTERRUPTED
+
     def left_half(self, place: Place) -> None:
         assert place.unfinished.exists() and list(state(place)) == [NETWORK] and mode(place.state) == 0o600
         assert not place.hosts.exists()

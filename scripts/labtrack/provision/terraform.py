@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -223,7 +223,9 @@ class Terraform:
             out, err = child.communicate()
         if stops.count:
             raise LabtrackError(
-                "Stopped: Terraform has ended what it had begun, and written it down.", explain.AGAIN, Exit.INTERRUPTED
+                "Stopped: Terraform has ended what it had begun, and written it down.",
+                "run the same command again: it goes on from here.",
+                Exit.INTERRUPTED,
             )
         return Done(child.returncode, out or "", err)
 
@@ -264,13 +266,14 @@ class _Stops:
 
 
 @contextmanager
-def _stopped_gently(signals: Sequence[signal.Signals] = _STOPS) -> Iterator[_Stops]:
+def _stopped_gently() -> Iterator[_Stops]:
     """Passes signals on to the child, which has a process group of its own: a terminal would tell it twice."""
     stops = _Stops()
     if threading.current_thread() is not threading.main_thread():
         yield stops
         return
-    before = {number: signal.signal(number, stops.come) for number in signals}
+    heard = [number for number in _STOPS if signal.getsignal(number) != signal.SIG_IGN]  # nohup's is to go on
+    before = {number: signal.signal(number, stops.come) for number in heard}
     try:
         yield stops
     finally:
