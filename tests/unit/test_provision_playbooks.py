@@ -111,3 +111,17 @@ def test_why_there_is_no_terraform_is_said(there: Lab, asked: FakeTerraform) -> 
     asked.write(fails={"init": "Error: no such registry"})
     code, said = run(there, PROVISION)
     assert code and "no such registry" in said and "docs/admin/own-machine.md" in " ".join(said.split())
+
+
+def test_a_stand_in_takes_the_place_of_a_terraform_that_can_t_be_had(
+    there: Lab, services: FakeServices, asked: FakeTerraform
+) -> None:
+    """The rehearsal's: its login is the one that was looked up.  What it makes is asked in tests/rehearsal."""
+    asked.write(fails={"init": "Error: no such registry"})
+    (there.private / "id_ed25519.pub").write_text("ssh-ed25519 AAAA\n")
+    stand_in = ("-e", "provision_stand_in=rehearsal/tasks/stand_in.yml", "-e", "lab_external_network=Public")
+    code, said = run(there, PROVISION, "--check", *stand_in)
+    assert code == 0 and "by the stand-in for Terraform (stand_in.yml)" in " ".join(said.split()), said
+    assert "its `init` failed: Error: no such registry" in " ".join(said.split())
+    _, said = run(there, PROVISION, *stand_in)
+    assert "POST /network/v2.0/networks" in services.asked, said
