@@ -6,11 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-import signal
-import subprocess
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,11 +14,9 @@ from typing import Any
 from labtrack import files
 from labtrack.errors import BadInputError, Exit, LabtrackError
 from labtrack.lab import Lab
-from labtrack.provision import explain, session
+from labtrack.provision import child, explain, session
 
 PROGRAMS = ("terraform", "tofu")
-# The second of a terminal's, or of a service manager's, makes Terraform leave at once.
-_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class UnavailableError(LabtrackError):
@@ -208,26 +202,19 @@ class Terraform:
 
         Raises LabtrackError with Exit.INTERRUPTED then.
         """
-        with _stopped_gently() as stops:
-            try:
-                child = subprocess.Popen(
-                    [self.program, *arguments], cwd=self.place.source, env=self.environment, stdin=subprocess.DEVNULL,
-                    stdout=None if shown else subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
-                    errors="replace", umask=0o077, process_group=0,
-                )  # fmt: skip
-            except OSError as error:
-                raise LabtrackError(
-                    f"{self.program} can't be run: {error.strerror}.", "install Terraform anew, or correct PATH."
-                ) from None
-            stops.child = child
-            out, err = child.communicate()
-        if stops.count:
+        try:
+            ended = child.run([self.program, *arguments], self.place.source, self.environment, shown=shown)
+        except OSError as error:
+            raise LabtrackError(
+                f"{self.program} can't be run: {error.strerror}.", "install Terraform anew, or correct PATH."
+            ) from None
+        if ended.stopped:
             raise LabtrackError(
                 "Stopped: Terraform has ended what it had begun, and written it down.",
                 "run the same command again: it goes on from here.",
                 Exit.INTERRUPTED,
             )
-        return Done(child.returncode, out or "", err)
+        return Done(ended.code, ended.out, ended.err)
 
 
 def _unavailable(place: Place, why: str, hint: str) -> UnavailableError:
@@ -238,44 +225,3 @@ def _unavailable(place: Place, why: str, hint: str) -> UnavailableError:
         f"{hint}\nOr bring a machine of your own: write {lab.shown_folder}/hosts.yml; docs/admin/own-machine.md has "
         "one to copy.",
     )
-
-
-class _Stops:
-    """Signals that came, and the process that they are passed on to."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._child: subprocess.Popen[str] | None = None
-
-    @property
-    def child(self) -> subprocess.Popen[str] | None:
-        """The process that is at work."""
-        return self._child
-
-    @child.setter
-    def child(self, child: subprocess.Popen[str]) -> None:
-        self._child = child
-        if self.count:  # before it was there
-            child.send_signal(signal.SIGINT)
-
-    def come(self, *_: object) -> None:
-        """Passes one on."""
-        self.count += 1
-        if self._child:
-            self._child.send_signal(signal.SIGINT)
-
-
-@contextmanager
-def _stopped_gently() -> Iterator[_Stops]:
-    """Passes signals on to the child, which has a process group of its own: a terminal would tell it twice."""
-    stops = _Stops()
-    if threading.current_thread() is not threading.main_thread():
-        yield stops
-        return
-    heard = [number for number in _STOPS if signal.getsignal(number) != signal.SIG_IGN]  # nohup's is to go on
-    before = {number: signal.signal(number, stops.come) for number in heard}
-    try:
-        yield stops
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
