@@ -15,6 +15,7 @@ class Exit(enum.IntEnum):
     FAILED = 1
     BAD_INPUT = 2
     DAMAGED = 3  # of `sync`: all is there but what can't be read in the recording
+    UNAVAILABLE = 69  # EX_UNAVAILABLE of sysexits.h: a program that the command runs can't be had here
     LOCKED = 75  # EX_TEMPFAIL of sysexits.h: the same call may work in a moment
     INTERRUPTED = 130
 

@@ -24,19 +24,19 @@ YES = ("-e", "auto_approve=true")
 STAND_IN = """
 - hosts: localhost
   gather_facts: false
-  vars_files: ["{root}/playbooks/vars/terraform.yml"]
+  vars_files: ["{root}/playbooks/vars/provision.yml"]
   tasks:
     - name: Look up what lab.yml names
-      ansible.builtin.include_role: {{name: terraform, tasks_from: available.yml}}
-      vars:
-        terraform_source: "{root}/terraform"
+      ansible.builtin.command:
+        argv: "{{{{ provision_labtrack + ['prepare', '--json', provision_lab_dir] }}}}"
+      register: provision_planned
     - name: Make it
       ansible.builtin.include_tasks: "{root}/playbooks/rehearsal/tasks/stand_in.yml"
+    - ansible.builtin.meta: refresh_inventory
     - name: Learn its SSH host keys from its console
-      ansible.builtin.include_role: {{name: terraform, tasks_from: host_keys.yml}}
-      vars:
-        terraform_server_id: "{{{{ provision_server.cloud_server_id }}}}"
-        terraform_server_address: "{{{{ provision_server.ansible_host }}}}"
+      ansible.builtin.command:
+        argv: "{{{{ provision_labtrack + ['host-keys', '--server', provision_server.cloud_server_id,
+          '--address', provision_server.ansible_host, provision_lab_dir] }}}}"
 - hosts: mlflow
   gather_facts: false
   become: false

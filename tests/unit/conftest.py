@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 from fake_services import FakeServices
+from fake_terraform import FakeTerraform
 from fakes import SSH_KEY, FakeCloud
 from recorded import make_files
 
@@ -20,6 +21,7 @@ from labtrack import lab as labs
 from labtrack import secrets
 from labtrack.envfile import lifecycle
 from labtrack.lab import Lab
+from labtrack.provision.terraform import Place
 from labtrack.tracking.server import Server
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -180,3 +182,21 @@ def there(lab: Lab, services: FakeServices) -> Lab:
     lab.clouds_file.write_text(yaml.safe_dump({"clouds": {"arbutus": {**entry, "region_name": "R"}}}))
     wishes = dataclasses.replace(lab.machine, image="Debian-13", flavor="p2-3gb")
     return dataclasses.replace(lab, machine=wishes, fqdn="localhost")
+
+
+@pytest.fixture
+def terraform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeTerraform:
+    """The stand-in, first on PATH."""
+    fake = FakeTerraform(tmp_path / "bin")
+    monkeypatch.setenv("PATH", f"{fake.folder}:{os.environ['PATH']}")
+    return fake
+
+
+@pytest.fixture
+def place(there: Lab, terraform: FakeTerraform, services: FakeServices) -> Place:
+    """The lab in the services' project, with the modules in its checkout; its port is the server's."""
+    services.answers["/ports/p1$"] = (200, {"port": {"id": "p1", "device_id": "s1"}})
+    source = there.root / "terraform"
+    source.mkdir()
+    (source / "versions.tf").write_text("")
+    return Place.of(there)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -29,6 +30,7 @@ class FakeServices:
             "object-store": f"/swift/v1/AUTH_{MINE}",
         }  # fmt: skip
         self.answers: dict[str, tuple[int, Any]] = {}
+        self.asked: list[str] = []  # method and path of each question
         mine = {"project_id": MINE, "tenant_id": MINE, "admin_state_up": True}
         self.things: dict[str, list[dict[str, Any]]] = {
             "networks": [
@@ -118,9 +120,11 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
         url = urlsplit(self.path)
+        self.fake.asked.append(f"{self.command} {url.path}")
         status, body = self.fake.answer(url.path.rstrip("/"), dict(parse_qsl(url.query)))
-        data = json.dumps(body).encode()
-        self.send_response(status)
+        data = b"" if body is None else json.dumps(body).encode()
+        made = self.command == "POST" and url.path == "/v3/auth/tokens" and status == HTTPStatus.OK
+        self.send_response(HTTPStatus.CREATED if made else status)
         self.send_header("X-Subject-Token", "t")
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
@@ -128,4 +132,4 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(data)
 
-    do_POST = do_HEAD = do_GET
+    do_POST = do_HEAD = do_DELETE = do_GET

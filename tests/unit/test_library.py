@@ -71,8 +71,10 @@ def test_keyboard_interrupt_goes_through_and_the_rest_is_logged(
         labtrack.sync("s", "d")
 
 
-# what is a process of its own: the one beside a job, that of a check that may hang, and the parent of a command
-OWN_PROCESSES = [PACKAGE / one for one in ("run/companion.py", "run/signals.py", "doctor/bounded.py")]
+# what is a process of its own: the one beside a job, that of a check that may hang, and the parents of commands
+OWN_PROCESSES = [
+    PACKAGE / one for one in ("run/companion.py", "run/signals.py", "doctor/bounded.py", "provision/child.py")
+]
 
 
 def test_nothing_but_the_command_line_ends_the_process_or_takes_signals() -> None:

@@ -44,7 +44,6 @@ EXAMPLES = r"""
 RETURN = r"""
 made: {type: list, returned: success, description: What was made or changed.}
 server: {type: dict, returned: success, description: C(id) and C(project_id).}
-port: {type: dict, returned: success, description: "C(id), and C(device_id): empty where it belongs to no server."}
 address: {type: str, returned: success, description: The floating IP.}
 """
 
@@ -182,6 +181,9 @@ def main() -> None:
     import openstack
     from keystoneauth1.exceptions import ClientException
 
+    from labtrack.cloud.server import attach
+    from labtrack.errors import LabtrackError
+
     try:
         lab = Lab(openstack.connect(), module.params)
         external = lab.cloud.network.find_network(module.params["external_network"], ignore_missing=False)
@@ -189,15 +191,18 @@ def main() -> None:
         lab.key_pair()
         port = lab.have("port", lab.name("mlflow"), network_id=network.id, security_group_ids=[group.id])
         server = lab.server(port)
-        port = lab.cloud.network.get_port(port.id)
+        if attach(lab.cloud, server.id, port.id):
+            lab.made.append("the port's place at the server")
         address = lab.address(external, port)
         lab.bucket()
     except NoServerError as error:
         module.fail_json(msg=NO_SERVER.format(why=error))
+    except LabtrackError as error:
+        module.fail_json(msg=str(error))
     except (openstack.exceptions.SDKException, ClientException) as error:
         module.fail_json(msg=f"The rehearsal's cloud: {error}")
     module.exit_json(
-        changed=bool(lab.made), made=lab.made, address=address, port={"id": port.id, "device_id": port.device_id},
+        changed=bool(lab.made), made=lab.made, address=address,
         server={"id": server.id, "project_id": server.project_id},
     )  # fmt: skip
 

@@ -43,7 +43,7 @@ def cli() -> None:
     Without a server: project, usage, clean, prune, backup, who, init-store.
 
     Exit codes: 0 fine, 1 something failed, 2 wrong usage or input, 3 a recording is damaged,
-    75 another call is at work.
+    69 Terraform can't be had here, 75 another call is at work.
     doctor, verify and env check: 0 ok, 1 warnings, 2 failed.
     """
 

@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from openstack.config import OpenStackConfig
+from openstack.connection import Connection
 
 from labtrack import files
 from labtrack.cloud.login import Login
+from labtrack.errors import BadInputError
 from labtrack.lab import Lab
 
 ENTRY = "labtrack"  # in the clouds.yaml that is written
@@ -50,9 +53,14 @@ def entry(login: Login) -> dict[str, Any]:
     return {"auth_type": kind, "auth": auth, **kept, "verify": config.get("verify", True)}
 
 
+def file_of(lab: Lab) -> Path:
+    """Where a lab's resolved login is written."""
+    return lab.private / "terraform" / "clouds.yaml"
+
+
 def write(lab: Lab, login: Login) -> Path:
     """Writes that entry where only the admin looks, and says where."""
-    file = lab.private / "terraform" / "clouds.yaml"
+    file = file_of(lab)
     files.make_private_folder(lab.private)
     files.make_private_folder(file.parent)
     files.write_private(file, yaml.safe_dump({"clouds": {ENTRY: entry(login)}}).encode())
@@ -63,3 +71,15 @@ def environment(file: Path) -> dict[str, str]:
     """What has to be set, so that the entry is taken, and nothing of the shell's (an empty variable is none)."""
     unset = {name: "" for name in sorted(os.environ) if name.startswith("OS_")}
     return {**unset, "OS_CLOUD": ENTRY, "OS_CLIENT_CONFIG_FILE": str(file)}
+
+
+def connect(lab: Lab) -> Connection:
+    """The cloud, through the login that was written last, whatever the shell says.
+
+    Raises BadInputError where none was written.
+    """
+    file = file_of(lab)
+    if not file.is_file():
+        raise BadInputError(f"{file} is not there.", f"`labtrack provision prepare {lab.shown_folder}` writes it.")
+    settings = OpenStackConfig(config_files=[str(file)], vendor_files=[], secure_files=[], load_envvars=False)
+    return Connection(config=settings.get_one(cloud=ENTRY, app_name="labtrack"))
