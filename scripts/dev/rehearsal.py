@@ -52,7 +52,7 @@ class Step:
 REHEARSE = Step(
     "Start the rehearsal: machines with an OpenStack cloud and a Slurm cluster in them",
     "playbooks/rehearsal/up.yml",
-    "some 10 minutes the first time, less from its cached image",
+    "3 to 6 minutes the first time, 1 to 2 from its cached image",
 )
 SITE = Step(
     "Deploy the lab: ansible-playbook site.yml -e auto_approve=true",

@@ -40,7 +40,10 @@ options:
     type: dict
     default: {}
     description: Path in the tree and content. Readable by all, but for those in root's home.
-  image: {type: path, description: Tar archive of a file tree. Needed where there is no tree yet.}
+  image:
+    type: path
+    description: >-
+      Tar archive of a file tree, or a folder, which becomes the tree and so is gone. Needed where there is no tree yet.
   bridge: {type: str, description: Bridge of the host that the machine is plugged into.}
   options: {type: list, elements: str, default: [], description: More options of systemd-nspawn.}
   environment: {type: dict, default: {}, description: Environment of systemd-nspawn.}
@@ -111,17 +114,21 @@ class Machine:
         if self.root.exists():
             return False
         image = self.module.params["image"]
-        if not image or not Path(image).is_file():
+        if not image or not Path(image).exists():
             self.module.fail_json(msg=f"The machine {self.name} has no tree yet, and there is no image {image}.")
         if self.module.check_mode:
             return True
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.chmod(0o700)
+        if Path(image).is_dir():
+            Path(image).rename(self.root)
+            return True
         part = self.folder / "root.part"
         self.remove_tree(part)
-        part.mkdir(parents=True)
-        self.folder.chmod(0o700)
-        # xattrs: file capabilities are in them
-        command = ["tar", "--extract", "--numeric-owner", "--xattrs", "--xattrs-include=*", f"--file={image}"]
-        self.module.run_command([*command, f"--directory={part}"], check_rc=True)
+        part.mkdir()
+        # xattrs: file capabilities are in them; zeros: an image may be several archives, one after the other
+        command = ["tar", "--extract", "--ignore-zeros", "--numeric-owner", "--xattrs", "--xattrs-include=*"]
+        self.module.run_command([*command, f"--file={image}", f"--directory={part}"], check_rc=True)
         part.chmod(0o755)
         part.rename(self.root)
         return True
