@@ -258,6 +258,7 @@ class Syncer:
                 context.models.remove_duplicates(plan.experiment_ids)
             self._register(context, plan, report)
             if not report.narrowed:
+                context.files.abandon(unless=bool(report.failed))
                 traces.send(context, plan, report, self.options.experiment)
 
     def links(self, plan: Plan) -> Links:
@@ -265,7 +266,8 @@ class Syncer:
         return Links(self.destination, plan.copies, plan.experiment_ids)
 
     def _context(self, plan: Plan, links: Links) -> Context:
-        files = Sender(self.source, self.http, self.options.env, pool=self._pool, meter=self.meter)
+        env, uploads = self.options.env, self.journal.uploads
+        files = Sender(self.source, self.http, env, uploads, pool=self._pool, meter=self.meter)
         repair, accept = self.options.repair, self.options.accept_damage
         experiments = Experiments(self.destination, plan.experiments)
         for one in plan.fitted.values():
@@ -354,10 +356,8 @@ class Syncer:
         report.notes += notes
 
     def _register(self, context: Context, plan: Plan, report: Report) -> None:
-        found = registry.link(
-            self.source, self.destination, registry.links(context, plan, self.options.experiment),
-            narrowed=report.narrowed, repair=self.options.repair,
-        )  # fmt: skip
+        to, repair = registry.links(context, plan, self.options.experiment), self.options.repair
+        found = registry.link(self.source, self.destination, to, narrowed=report.narrowed, repair=repair)
         report.registered, report.versions, report.unregistered = found.made, found.made + found.there, found.left
         report.names = found.names
         report.unreadable += found.lost
