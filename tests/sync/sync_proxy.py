@@ -24,6 +24,7 @@ _AT_ONCE = {
     "429": (429, "text/plain", b"{}"),
     "504 at once": (504, "text/plain", b"{}"),
     "400": (400, "application/json", b'{"error_code": "INVALID_PARAMETER_VALUE", "message": "not today"}'),
+    "403": (403, "application/json", b'{"error_code": "PERMISSION_DENIED", "message": "you may not"}'),
     "met": (400, "application/json", b'{"error_code": "BAD_REQUEST", "message": "UniqueViolation: duplicate key"}'),
     "413": (413, "text/html", b"<html>413 Request Entity Too Large</html>"),
     "dropped": (200, "application/json", b"{}"),

@@ -372,6 +372,7 @@ def _summary(report: Report, count: dict[str, int]) -> str:
         f"{count['deleted_at_server']} deleted at the server and left so" * bool(count["deleted_at_server"]),
         f"{report.linked} linked to their parents" * bool(report.linked),
         f"{len(report.models)} models outside runs" * bool(report.models),
+        f"{report.names} names registered" * bool(report.names),
         f"{report.registered} versions registered" * bool(report.registered),
         f"{traces} traces sent" * bool(traces),
     ]

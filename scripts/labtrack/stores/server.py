@@ -40,6 +40,7 @@ _PROXY = "/api/2.0/mlflow-artifacts/artifacts"
 _RUNS, _POINTS, _MODELS, _VERSIONS = 1000, 25_000, 50, 1000  # a page
 _TRACES, _LOCATIONS = 500, 100
 _NOT_FOUND = 404
+_BAD_FILTER = 400
 _NO_SUCH_CALL = (404, 405)
 
 
@@ -235,13 +236,14 @@ class ServerStore:
             )
 
     def registered_models(self) -> list[RegisteredModel]:
-        asked = {"max_results": _VERSIONS}
-        names = list(self._pages("registered-models/search", asked, "registered_models", method="GET"))
+        names, found_versions = (self._registry(kind, name) for kind, name in (
+            ("registered-models", "registered_models"), ("model-versions", "model_versions"),
+        ))  # fmt: skip
         versions: dict[str, list[ModelVersion]] = {}
         aliases = {
             (one["name"], str(alias["version"]), alias["alias"]) for one in names for alias in one.get("aliases", ())
         }
-        for one in self._pages("model-versions/search", asked, "model_versions", method="GET") if names else ():
+        for one in found_versions:
             found = parsing.version(one, aliases)
             versions.setdefault(found.name, []).append(found)
         return [
@@ -252,6 +254,19 @@ class ServerStore:
             )
             for one in sorted(names, key=lambda one: str(one["name"]))
         ]  # fmt: skip
+
+    def _registry(self, kind: str, name: str) -> list[dict[str, Any]]:
+        """Names or versions; those of prompts are only found by who asks for them."""
+        found = list(self._pages(f"{kind}/search", {"max_results": _VERSIONS}, name, method="GET"))
+        asked = {"max_results": _VERSIONS, "filter": f"tags.`{parsing.PROMPT}` = 'true'"}
+        try:
+            prompts = list(self._pages(f"{kind}/search", asked, name, method="GET"))
+        except RefusedError as error:
+            if error.status != _BAD_FILTER:  # MLflow before it had prompts
+                raise
+            prompts = []
+        known = {(one["name"], one.get("version")) for one in found}
+        return found + [one for one in prompts if (one["name"], one.get("version")) not in known]
 
     def traces(self, experiment_id: str | None = None) -> Iterator[Trace]:
         ids = [one.id for one in self.experiments(deleted=True)] if experiment_id is None else [experiment_id]

@@ -8,17 +8,21 @@ import os
 import posixpath
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 from urllib.parse import quote, unquote, urlsplit
 
 from labtrack.errors import WITHOUT_BOTO3, BadInputError, LabtrackError
+from labtrack.tracking import multipart
 from labtrack.tracking.http import Http
 from labtrack.tracking.multipart import NoPartsError
 from labtrack.tracking.parsing import proxied
+from labtrack.tracking.uploads import Upload, Uploads
 
 _PROXY = "/api/2.0/mlflow-artifacts/artifacts"
+_HANDED = "mlflow-artifacts:/"
+_FORGOTTEN = ("NoSuchUpload", "InvalidPart", "404")
 CHUNK = 2**20  # bytes
 _PART = ".labtrack-part"  # a file that is still being written
 Open = Callable[[], BinaryIO]
@@ -82,17 +86,22 @@ class Target(Protocol):
 class Proxied:
     """Through the server, which keeps the store's key to itself (`mlflow-artifacts:`)."""
 
-    def __init__(self, http: Http, root: str) -> None:
+    def __init__(self, http: Http, root: str, uploads: Uploads | None = None) -> None:
         self._http, self._root = http, unquote(urlsplit(root).path).strip("/")
+        self._uploads = uploads or Uploads()
 
     def sizes(self) -> dict[str, int]:
         return dict(proxied(self._http.call, self._root))
 
     def put(self, path: str, size: int, opened: Open, sent: Callable[[int], None]) -> None:
         parts, headers = self._http.parts, {"Content-Type": "application/octet-stream"}
-        if parts.smallest is not None and size >= max(1, parts.smallest):
-            with contextlib.suppress(NoPartsError), contextlib.closing(Body(opened(), size, sent)) as body:
-                parts.send(self._http, posixpath.join(self._root, path), size, body)
+        if parts.proxied is not None and size >= parts.proxied:
+            with contextlib.suppress(NoPartsError):
+                multipart.send(
+                    multipart.Handed(self._http, posixpath.join(self._root, path)), self._uploads,
+                    f"{_HANDED}{posixpath.join(self._root, path)}", lambda: Body(opened(), size, sent),
+                    length=size, size=parts.size_for(size), stop=self._http.stop,
+                )  # fmt: skip
                 return
         self._http.call("PUT", self._url(path), body=lambda: Body(opened(), size, sent), headers=headers)
 
@@ -107,10 +116,11 @@ class Proxied:
 class S3:
     """Straight into the object store, with the key of the environment; multipart for what is big."""
 
-    def __init__(self, env: Mapping[str, str], root: str) -> None:
-        parts = urlsplit(root)
-        self._bucket, self._prefix = parts.netloc, unquote(parts.path).strip("/")
+    def __init__(self, http: Http, env: Mapping[str, str], root: str, uploads: Uploads | None = None) -> None:
+        place = urlsplit(root)
+        self._bucket, self._prefix = place.netloc, unquote(place.path).strip("/")
         self._client = _s3_client(env)
+        self._http, self._uploads = http, uploads or Uploads()
 
     def sizes(self) -> dict[str, int]:
         with _said(self._bucket):
@@ -118,8 +128,18 @@ class S3:
             return {one["Key"][len(self._key("")) :]: one["Size"] for page in pages for one in page.get("Contents", ())}
 
     def put(self, path: str, size: int, opened: Open, sent: Callable[[int], None]) -> None:
-        with _said(self._bucket), contextlib.closing(Body(opened(), size, sent)) as body:
-            self._client.upload_fileobj(body, self._bucket, self._key(path))
+        parts = self._http.parts
+        with _said(self._bucket):
+            if size >= parts.direct:
+                with contextlib.suppress(NoPartsError):
+                    multipart.send(
+                        S3Parts(self._client, self._bucket, self._key(path)), self._uploads,
+                        f"s3://{self._bucket}/{self._key(path)}", lambda: Body(opened(), size, sent),
+                        length=size, size=parts.size_for(size), stop=self._http.stop,
+                    )  # fmt: skip
+                    return
+            with contextlib.closing(Body(opened(), size, sent)) as body:
+                self._client.upload_fileobj(body, self._bucket, self._key(path))
 
     def digest(self, path: str) -> str:
         with _said(self._bucket):
@@ -127,6 +147,75 @@ class S3:
 
     def _key(self, path: str) -> str:
         return f"{self._prefix}/{path}"
+
+
+class S3Parts:
+    """An object of a store that is spoken to, in parts."""
+
+    at_once = 3
+
+    def __init__(self, client: Any, bucket: str, key: str) -> None:
+        self._client, self._object = client, {"Bucket": bucket, "Key": key}
+
+    def create(self, count: int) -> tuple[str, None]:
+        """Begins an upload."""
+        return str(self._client.create_multipart_upload(**self._object)["UploadId"]), None
+
+    def there(self, upload: Upload) -> dict[int, str] | None:
+        """The parts that the store has; a key that may not ask believes what it remembers."""
+        try:
+            with self._known():
+                pages = self._client.get_paginator("list_parts").paginate(**self._object, UploadId=upload.id)
+                return {one["PartNumber"]: one["ETag"] for page in pages for one in page.get("Parts", ())}
+        except self._client.exceptions.ClientError as error:
+            if _code(error) in ("AccessDenied", "NotImplemented", "403", "501"):
+                return None
+            raise
+
+    def part(self, upload: Upload, number: int, data: bytes) -> str:
+        """Sends a part."""
+        with self._known():
+            sent = self._client.upload_part(**self._object, UploadId=upload.id, PartNumber=number, Body=data)
+            return str(sent["ETag"])
+
+    def complete(self, upload: Upload, etags: Sequence[str]) -> None:
+        """Puts the parts together.  An upload that is gone may have been, by a call whose answer was lost."""
+        parts = [{"PartNumber": number, "ETag": etag} for number, etag in enumerate(etags, 1)]
+        try:
+            with self._known():
+                self._client.complete_multipart_upload(
+                    **self._object, UploadId=upload.id, MultipartUpload={"Parts": parts}
+                )
+        except NoPartsError:
+            if not self._is_whole(upload, etags):
+                raise
+
+    def abort(self, upload: Upload) -> None:
+        """Gives an upload up."""
+        self._client.abort_multipart_upload(**self._object, UploadId=upload.id)
+
+    def _is_whole(self, upload: Upload, etags: Sequence[str]) -> bool:
+        """Whether the object is what these parts make, by what S3 says of its parts."""
+        try:
+            found = self._client.head_object(**self._object)
+            joined = hashlib.md5(b"".join(bytes.fromhex(one.strip('"')) for one in etags), usedforsecurity=False)
+        except (self._client.exceptions.ClientError, ValueError):
+            return False
+        expected = f"{joined.hexdigest()}-{len(etags)}"
+        return bool(found["ContentLength"] == upload.length and found["ETag"].strip('"') == expected)
+
+    @contextlib.contextmanager
+    def _known(self) -> Iterator[None]:
+        try:
+            yield
+        except self._client.exceptions.ClientError as error:
+            if _code(error) in _FORGOTTEN:
+                raise NoPartsError(str(error)) from None
+            raise
+
+
+def _code(error: Any) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
 
 
 _s3_lock = threading.Lock()
@@ -202,19 +291,28 @@ class Folder:
             return _sha256(iter(lambda: file.read(CHUNK), b""))
 
 
-def target(http: Http, env: Mapping[str, str], root: str) -> Target:
-    """The place that the server names as a run's artifact URI."""
+def target(http: Http, env: Mapping[str, str], root: str, uploads: Uploads | None = None) -> Target:
+    """The place that the server names as a run's artifact URI.  uploads: those that earlier syncs have begun."""
     scheme = urlsplit(root).scheme
     if scheme == "mlflow-artifacts":
-        return Proxied(http, root)
+        return Proxied(http, root, uploads)
     if scheme == "s3":
-        return S3(env, root)
+        return S3(http, env, root, uploads)
     if scheme in ("file", "") and root:
         return Folder(root)
     raise LabtrackError(
         f"The server keeps artifacts at {root!r}, a kind of place that labtrack can't write to.",
         "ask its admin to serve artifacts itself (--serve-artifacts), or to use S3.",
     )
+
+
+def give_up(http: Http, env: Mapping[str, str], upload: Upload) -> None:
+    """Tells the store that an upload in parts will not be completed."""
+    if upload.place.startswith(_HANDED):
+        multipart.Handed(http, upload.place[len(_HANDED) :]).abort(upload)
+    else:
+        place = urlsplit(upload.place)
+        S3Parts(_s3_client(env), place.netloc, upload.place.partition("://")[2].partition("/")[2]).abort(upload)
 
 
 def digest_of(opened: Open) -> str:

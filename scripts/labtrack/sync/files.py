@@ -15,12 +15,21 @@ import requests
 
 from labtrack.errors import LabtrackError
 from labtrack.stores.model import RUNNING, Artifact, Owner
-from labtrack.sync.artifacts import ChangedError, StoreDownError, Target, UnreadableError, digest_of, target
+from labtrack.sync.artifacts import (
+    ChangedError,
+    StoreDownError,
+    Target,
+    UnreadableError,
+    digest_of,
+    give_up,
+    target,
+)
 from labtrack.sync.faults import FAULTS, words
 from labtrack.sync.journal import FileFacts, fingerprint
 from labtrack.sync.progress import Meter
 from labtrack.sync.source import Source
 from labtrack.tracking.http import ApiError, Http, ServerError
+from labtrack.tracking.uploads import Upload, Uploads
 
 _IN_A_ROW = 3  # files that the server could not take, after which none is tried any more
 _ASK = "/api/2.0/mlflow/experiments/search"
@@ -48,8 +57,10 @@ class Sender:
     down: why no file can be sent at all, once that is known: it is told once, and not waited for again.
     """
 
-    def __init__(self, source: Source, http: Http, env: Mapping[str, str], *, pool: Executor, meter: Meter) -> None:
-        self._source, self._http, self._env = source, http, env
+    def __init__(
+        self, source: Source, http: Http, env: Mapping[str, str], uploads: Uploads, *, pool: Executor, meter: Meter
+    ) -> None:
+        self._source, self._http, self._env, self._uploads = source, http, env, uploads
         self._pool, self._meter = pool, meter
         self._lock = threading.Lock()
         self._refused_in_a_row = 0
@@ -93,7 +104,17 @@ class Sender:
 
     def place(self, root: str) -> Target:
         """Where the server keeps the artifacts of one run or model."""
-        return target(self._http, self._env, root)
+        return target(self._http, self._env, root, self._uploads)
+
+    def abandon(self, *, unless: bool) -> None:
+        """Ends uploads in parts that earlier syncs have begun, and nothing needs any more; `unless` some may be."""
+
+        def told(upload: Upload) -> None:
+            with contextlib.suppress(Exception):  # the store's own rule takes away what is left
+                give_up(self._http, self._env, upload)
+
+        if not unless:
+            self._uploads.abandon(told)
 
     def _sizes(self, place: Target) -> dict[str, int]:
         try:

@@ -19,6 +19,7 @@ from typing import Any, TextIO
 
 from labtrack.errors import LabtrackError
 from labtrack.files import home, make_private_folder, write_private
+from labtrack.tracking.uploads import Uploads
 
 FileFacts = tuple[int, int, str]  # size in bytes, time in ms, SHA-256 or nothing
 _COMPACT = 4 * 2**20  # bytes: beyond that a file is written anew when it is opened
@@ -79,6 +80,7 @@ class Journal:
         self._left = _COMPACT  # characters until it is written anew
         name = hashlib.sha256(f"{server}\n{store}".encode()).hexdigest()[:24]
         self.path = folder / f"{name}.jsonl"
+        self.uploads = Uploads(self.path.with_suffix(".uploads"))  # in parts
         self._entries = _read(self.path)
         self._open()
 

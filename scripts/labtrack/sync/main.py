@@ -159,7 +159,7 @@ class Syncer:
             report.notes = plan.notes + report.notes
             self._unread(plan, report, partly=bool(only))
             if self.options.verify and not report.stopped:
-                verify(context, plan, report)
+                verify(context, plan, report, self.options.experiment)
                 if not report.narrowed:
                     traces.verify(context, plan, report, self.options.experiment)
         except Stopped:
@@ -181,7 +181,8 @@ class Syncer:
         partly: only some runs were looked at.  Of these, push tells what is missing.
         """
         planned = {one.run_id for one in report.planned}
-        left_out: dict[str | None, list[str]] = {}
+        left_out: dict[str | None, list[str]] = {None: report.unreadable} if report.unreadable else {}
+        report.unreadable = []
         for problem in self.source.problems():
             said = " ".join(str(problem).split())
             if not problem.damage or (problem.run_id is None and self.options.run_ids):
@@ -255,8 +256,9 @@ class Syncer:
         if whole:  # these need no look every few seconds
             with _noted(report, "second copies of models"):
                 context.models.remove_duplicates(plan.experiment_ids)
-            self._register(context, links, report)
+            self._register(context, plan, report)
             if not report.narrowed:
+                context.files.abandon(unless=bool(report.failed))
                 traces.send(context, plan, report, self.options.experiment)
 
     def links(self, plan: Plan) -> Links:
@@ -264,7 +266,8 @@ class Syncer:
         return Links(self.destination, plan.copies, plan.experiment_ids)
 
     def _context(self, plan: Plan, links: Links) -> Context:
-        files = Sender(self.source, self.http, self.options.env, pool=self._pool, meter=self.meter)
+        env, uploads = self.options.env, self.journal.uploads
+        files = Sender(self.source, self.http, env, uploads, pool=self._pool, meter=self.meter)
         repair, accept = self.options.repair, self.options.accept_damage
         experiments = Experiments(self.destination, plan.experiments)
         for one in plan.fitted.values():
@@ -352,9 +355,12 @@ class Syncer:
         duplicates.remove(self.destination, found)
         report.notes += notes
 
-    def _register(self, context: Context, links: Links, report: Report) -> None:
-        found = registry.link(self.source, self.destination, links.copies, context.models.copy_of)
+    def _register(self, context: Context, plan: Plan, report: Report) -> None:
+        to, repair = registry.links(context, plan, self.options.experiment), self.options.repair
+        found = registry.link(self.source, self.destination, to, narrowed=report.narrowed, repair=repair)
         report.registered, report.versions, report.unregistered = found.made, found.made + found.there, found.left
+        report.names = found.names
+        report.unreadable += found.lost
         report.failed.update({name: [why] for name, why in found.failed.items()})
         report.notes += found.notes
 

@@ -349,5 +349,6 @@ class _Push:
             self.fit,
             tag=tag,
             counts=counted,
+            pool=self.context.pool,
             count=over or (grown and self.run.status not in state.OPEN),
         )

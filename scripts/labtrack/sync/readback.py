@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import Executor
 
 from labtrack.stores.model import Run
 from labtrack.sync import limits
@@ -22,11 +23,13 @@ def lost(
     tag: str,
     counts: Mapping[str, int],
     count: bool,
+    pool: Executor,
 ) -> list[str]:
     """What is not at the server though it was acknowledged, in words; empty when all is there.
 
     tag: the state that was sent last.  counts: the acknowledged points of each recorded metric.
     count: whether the server's points are counted too; otherwise each metric only has to be there.
+    pool: for calls, of which several are under way at once.
     """
     there = destination.get_run(copy_id)
     if there is None:
@@ -37,21 +40,21 @@ def lost(
     missing = [key for key in fit.params if key not in there.params]
     if missing:
         found.append(f"{len(missing)} params were acknowledged and are not at the server ({missing[0]} ...)")
-    for key, number in counts.items():
-        name = fit.metric(key)
-        if number and name not in there.keys:
-            found.append(f"metric {name} was acknowledged and is not at the server")
-        elif number and count and not _all_there(source, destination, run, copy_id, fit, key=key, number=number):
-            found.append(f"points of metric {name} were acknowledged and are not at the server")
+    named = {key: fit.metric(key) for key, number in counts.items() if number}
+    lacking = [name for name in named.values() if name not in there.keys]
+    found += [f"metric {name} was acknowledged and is not at the server" for name in lacking]
+    compared = {key: name for key, name in named.items() if count and name in there.keys}
+    for key, number in zip(compared, pool.map(lambda name: _count(destination, copy_id, name), compared.values())):
+        if number != counts[key] and not _all_there(source, destination, run, copy_id, fit, key=key):
+            found.append(f"points of metric {compared[key]} were acknowledged and are not at the server")
     return found
 
 
-def _all_there(
-    source: Source, destination: Destination, run: Run, copy_id: str, fit: limits.Fit, *, key: str, number: int
-) -> bool:
-    there = [kept(one) for one in destination.history(copy_id, fit.metric(key))]
-    if len(there) == number:
-        return True
-    # the server keeps exact repeats once, and somebody may have added some
-    known = set(there)
+def _count(destination: Destination, copy_id: str, name: str) -> int:
+    return sum(1 for _ in destination.history(copy_id, name))
+
+
+def _all_there(source: Source, destination: Destination, run: Run, copy_id: str, fit: limits.Fit, *, key: str) -> bool:
+    """By the points themselves: the server keeps exact repeats once, and somebody may have added some."""
+    known = {kept(one) for one in destination.history(copy_id, fit.metric(key))}
     return all(kept(fit.point(one)) in known for one in source.store.points(run.id) if one.key == key)

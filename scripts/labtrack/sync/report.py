@@ -41,7 +41,8 @@ class Report:
     failed: run or model id to why it is not all there.  damaged: the same, where the reason is that it can't be read
     in the recording.  unreadable: what can't be read and belongs to no run.  accepted: what can't be read, and the
     user knows.  left: runs that were not reached.
-    registered: how many versions were registered; versions: how many are there; unregistered: why the others are not.
+    registered: how many versions were registered; versions: how many are there; unregistered: why others are left out.
+    names: how many registered models were made.
     traces: by experiment, how many traces were sent, are there, lack their spans, and failed.
     differences: what --verify found, by run or model; verified: how many runs and models it compared.
     """
@@ -61,6 +62,7 @@ class Report:
     left: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     linked: int = 0
+    names: int = 0
     registered: int = 0
     versions: int = 0
     unregistered: dict[str, str] = field(default_factory=dict)

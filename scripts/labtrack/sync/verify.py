@@ -22,11 +22,11 @@ from labtrack.tracking.remote import RemoteRun
 _SHOWN = 3  # differing points of a metric that are named
 
 
-def verify(context: Context, plan: Plan, report: Report) -> None:
+def verify(context: Context, plan: Plan, report: Report, experiment: str | None = None) -> None:
     """Compares every planned run, every logged model and every registered version with what is at the server.
 
     All differences go into the report; what can't be compared is one.  `labtrack sync --repair` sends what is
-    missing or different.
+    missing or different.  experiment: as in `plan.make`.
     """
     copies = {**plan.copies, **{one.run_id: one.copy for one in report.outcomes}}
     report.verified = 0
@@ -42,10 +42,9 @@ def verify(context: Context, plan: Plan, report: Report) -> None:
     }  # fmt: skip
     for model in {**of_runs, **{one.id: one for one in everything}}.values():
         _compare(report, model.id, lambda model=model: _model(context, model))
-    found = registry.link(context.source, context.destination, copies, context.models.copy_of, look=True)
-    for name, why in {**found.left, **found.failed}.items():
-        if name not in report.unregistered:
-            report.differences[name] = [why]
+    links = registry.links(context, plan, experiment, copies)
+    found = registry.link(context.source, context.destination, links, look=True, narrowed=report.narrowed)
+    report.differences.update({**found.missing, **{name: [why] for name, why in found.failed.items()}})
 
 
 def _compare(report: Report, name: str, compare: Any) -> None:

@@ -28,6 +28,10 @@ class ApiError(Exception):
         self.status, self.code, self.said = status, code, said
 
 
+class Stopped(Exception):
+    """The user wants the sync to end."""
+
+
 class ServerError(LabtrackError):
     """The server can't be used at all: no other run would fare better."""
 

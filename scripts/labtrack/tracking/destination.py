@@ -152,9 +152,13 @@ class Destination:
         """The tags that say which recorded run a copy is of."""
         return {names.SOURCE_RUN: run_id, names.SOURCE_STORE: store, names.CREATED: self._created()}
 
+    def name_tags(self, store: str) -> dict[str, str]:
+        """The tags that say which recording has made a registered model."""
+        return {names.SOURCE_STORE: store, names.CREATED: self._created()}
+
     def version_tags(self, number: str, store: str) -> dict[str, str]:
         """The tags that say which recorded version of a registered model one at the server is of."""
-        return {names.SOURCE_VERSION: number, names.SOURCE_STORE: store, names.CREATED: self._created()}
+        return {names.SOURCE_VERSION: number, **self.name_tags(store)}
 
     def _created(self) -> str:
         return f"{time.time_ns() // 10**6}-{self.maker}"
@@ -315,8 +319,7 @@ def pairs(values: Mapping[str, str]) -> list[dict[str, str]]:
 
 def has_tag(key: str, value: str) -> str:
     """MLflow's filter for a tag."""
-    quote = "'" if "'" not in value else '"'
-    return f"tags.`{key}` = {quote}{value}{quote}"
+    return f"tags.`{key}` = {parsing.quoted(value)}"
 
 
 def _dataset(one: DatasetInput) -> dict[str, Any]:

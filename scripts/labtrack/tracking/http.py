@@ -14,7 +14,7 @@ import urllib3
 
 from labtrack.errors import BadInputError, LabtrackError, innermost
 from labtrack.tracking import answers
-from labtrack.tracking.answers import ApiError, ServerError
+from labtrack.tracking.answers import ApiError, ServerError, Stopped
 from labtrack.tracking.credentials import Credentials
 from labtrack.tracking.multipart import Parts
 from labtrack.tracking.transport import CONNECT, Transport
@@ -43,10 +43,6 @@ class UnclearError(Exception):
 
 class AwayError(ServerError):
     """The server does not answer, or is busy for too long; later it may not be."""
-
-
-class Stopped(Exception):
-    """The user wants the sync to end."""
 
 
 class Http:

@@ -20,6 +20,7 @@ from labtrack.stores.model import (
     Run,
 )
 
+PROMPT = "mlflow.prompt.is_prompt"  # the tag by which a registered model, or version, is one of a prompt
 _PROXY = "/api/2.0/mlflow-artifacts/artifacts"
 
 
@@ -94,6 +95,12 @@ def logged_model(data: Mapping[str, Any]) -> LoggedModel:
         when(info, "creation_timestamp_ms"), when(info, "last_updated_timestamp_ms"),
         plain(inside.get("params", ())), plain(info.get("tags", ())),
     )  # fmt: skip
+
+
+def quoted(value: str) -> str:
+    """A value in MLflow's filters."""
+    quote = "'" if "'" not in value else '"'
+    return f"{quote}{value}{quote}"
 
 
 def version(data: Mapping[str, Any], aliases: set[tuple[str, str, str]]) -> ModelVersion:
