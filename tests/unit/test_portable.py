@@ -38,7 +38,7 @@ def everything(store: Store, run_ids: list[str]) -> dict[str, Any]:
     return {
         "identity": store.identity,
         "experiments": [one for one in store.experiments(deleted=True) if one.id in experiments],
-        "runs": [(run, repr(sorted(store.points(run.id))), store.metric_keys(run.id)) for run in runs],
+        "runs": [(run, sorted(map(repr, store.points(run.id))), store.metric_keys(run.id)) for run in runs],
         "models": [(model, list(store.model_points(model.id))) for model in models],
         "registered": store.registered_models(),
         "files": [
