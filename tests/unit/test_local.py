@@ -14,26 +14,9 @@ from pathlib import Path
 import fake_mlflow
 import pytest
 import recorded
+from commandline import labtrack
 
 from labtrack.local import clean, holders, project, prune, usage
-
-LABTRACK = Path(sys.executable).with_name("labtrack")
-
-
-def labtrack(*arguments: object, **more: object) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [LABTRACK, *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False, **more
-    )  # fmt: skip
-    assert "Traceback" not in done.stderr
-    return done
-
-
-@pytest.fixture(autouse=True)
-def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No journals, addresses or repository of the caller's."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
 @pytest.fixture
@@ -184,7 +167,7 @@ def test_clean_takes_what_a_server_has_acknowledged(folder: Path, tmp_path: Path
         },
         {"run": ids[1], "copy": "d", "state": json.dumps(state)},
     ]
-    journal = tmp_path / "state/labtrack/sync/x.jsonl"
+    journal = tmp_path / "home/.local/state/labtrack/sync/x.jsonl"
     journal.parent.mkdir(parents=True)
     journal.write_text("torn{\n" + "".join(json.dumps(one) + "\n" for one in lines))
     assert clean.plan(folder).reasons == ()

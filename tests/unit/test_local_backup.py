@@ -12,27 +12,10 @@ from pathlib import Path
 
 import pytest
 import recorded
+from commandline import labtrack
 
 from labtrack.errors import BadInputError, LabtrackError
 from labtrack.local.backup import backup
-
-LABTRACK = Path(sys.executable).with_name("labtrack")
-
-
-def labtrack(*arguments: object, **more: object) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [LABTRACK, *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False, **more
-    )  # fmt: skip
-    assert "Traceback" not in done.stderr
-    return done
-
-
-@pytest.fixture(autouse=True)
-def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No journals, addresses or repository of the caller's."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
 def test_backup_is_whole_while_somebody_writes(tmp_path: Path) -> None:
