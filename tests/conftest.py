@@ -37,6 +37,16 @@ CLOUD_ERRORS = """
     grep -E '^[0-9-]+ [0-9:.]+ [0-9]+ (ERROR|CRITICAL) ' | grep -vE ' {3,}|\\^\\^' | sort | tail -n 40 | cut -c 1-300
 """
 
+# Why the lab's server may have been slow: how busy it and this machine are, what was restarted, what took long.
+SERVER_STATE = """
+    uptime; free -m | head -n 2; head -v -n 2 /proc/pressure/*; ss -xtn | awk '{print $1, $2}' | sort | uniq -c
+    systemctl show 'mlflow@*' nginx 'postgresql@*' -p Id -p NRestarts -p ActiveEnterTimestamp | paste -sd ' '
+    awk '$(NF-1) > 5' /var/log/nginx/access.log | tail -n 20 | cut -c 1-200
+    journalctl --boot --no-pager --output=short-iso --priority=warning --lines=30 | cut -c 1-200
+    runuser -u postgres -- psql -XAt -c "SELECT now() - xact_start, state, wait_event_type, wait_event
+        FROM pg_stat_activity WHERE state <> 'idle' AND pid <> pg_backend_pid()"
+"""
+
 
 class Rehearsal:
     """What a test may ask of the running rehearsal."""
@@ -211,13 +221,17 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show beside a failure what the cloud has to say about it."""
+    """Show beside a failure what the machines have to say about it."""
     report = yield
     rehearsal = getattr(item, "funcargs", {}).get("rehearsal")
     if report.failed and rehearsal:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            said = rehearsal.ssh("cloud", f"bash -c {shlex.quote(CLOUD_ERRORS)}", timeout=30)
-            report.sections.append(("The cloud's last errors", said.stdout + said.stderr))
+        for host, title, command in (
+            ("server", "The server's state", SERVER_STATE),
+            ("cloud", "The cloud's last errors", CLOUD_ERRORS),
+        ):
+            with contextlib.suppress(subprocess.TimeoutExpired, OSError):
+                said = rehearsal.ssh(host, f"bash -c {shlex.quote(command)}", timeout=30)
+                report.sections.append((title, said.stdout + said.stderr))
     return report
 
 
