@@ -41,6 +41,8 @@ CLOUD_ERRORS = """
 SERVER_STATE = """
     uptime; free -m | head -n 2; head -v -n 2 /proc/pressure/*; ss -xtn | awk '{print $1, $2}' | sort | uniq -c
     systemctl show 'mlflow@*' nginx 'postgresql@*' -p Id -p NRestarts -p ActiveEnterTimestamp | paste -sd ' '
+    nstat -az | grep -E 'RetransSegs|TCPTimeouts|TCPAbort|ListenDrops'; head -n 3 /proc/net/stat/nf_conntrack
+    ss -tinoH sport = :443 | cut -c 1-300 | tail -n 12
     awk '$(NF-1) > 5' /var/log/nginx/access.log | tail -n 20 | cut -c 1-200
     journalctl --boot --no-pager --output=short-iso --priority=warning --lines=30 | cut -c 1-200
     runuser -u postgres -- psql -XAt -c "SELECT now() - xact_start, state, wait_event_type, wait_event
