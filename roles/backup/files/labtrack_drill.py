@@ -31,6 +31,8 @@ CAUSES = {
         "secret_backup_cipher_pass in secrets.yml is not the one that the backups were made with: put the old one back "
         "(ansible-vault edit) and deploy; without it they can't be read. If it is the right one, they are damaged.",
     ),
+    "do not match": "the backups are another database's. On a new machine restore them first (docs/admin/backups.md); "
+    "to begin anew beside them, name another bucket in lab_backup.",
     "NoSuchBucket": "the bucket of lab_backup is not there: make it in the backup's project, or name the right one.",
     "404 (": "the bucket of lab_backup is not there: make it in the backup's project, or name the right one.",
     "403 (": "the store refuses the key: secret_backup_access_key_id and secret_backup_secret_access_key in "
