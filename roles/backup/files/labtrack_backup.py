@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, "/usr/local/lib/labtrack-backup")
-from labtrack_drill import BackupError, Drill, failed, tied
+from labtrack_drill import BackupError, Cluster, Drill, failed, tied
 
 SETTINGS = Path(os.environ.get("LABTRACK_BACKUP_SETTINGS", "/etc/labtrack-backup.json"))
 ACCOUNT = "postgres"
@@ -65,8 +65,8 @@ class Repository:
         said = self._call("The repository can't be read", "info", "--output=json")
         (stanza,) = json.loads(said, strict=False)  # its messages have what it could not read, as it is
         for repo in stanza.get("repo", []):
-            # 0: ok, 1: no such stanza yet, 2: no backup yet; the exit code is 0 whatever is wrong
-            if repo["status"]["code"] not in (0, 1, 2):
+            # 0: ok, 1 and 3: not made yet, or half; 2: no backup yet; the exit code is 0 whatever is wrong
+            if repo["status"]["code"] not in (0, 1, 2, 3):
                 raise failed("The repository can't be read", repo["status"]["message"])
         return [
             {
@@ -155,12 +155,11 @@ def kept(file: Path) -> dict[str, Any]:
 
 def setup(settings: dict[str, Any]) -> int:
     repository = Repository(settings)
-    try:
-        if repository.backups():
-            return 0
-    except BackupError as error:
-        if "missing" not in str(error):
-            raise
+    if repository.backups():
+        failing = "SELECT last_failed_time > coalesce(last_archived_time, '-infinity') FROM pg_stat_archiver"
+        if Cluster(settings, settings["socket"], settings["port"]).ask(failing) == ["t"]:
+            repository.check()  # which knows why: on a new machine, that these are another database's
+        return 0
     repository.create()
     repository.check()
     print("changed")
