@@ -51,8 +51,8 @@ def _setting(key: str, about: dict[str, Any]) -> str:
         lines.append(f"- Default: `{json.dumps(about['default'])}`")
     for example in about.get("examples", []):
         lines.append(f"- Example: `{key}: {example if isinstance(example, str) else json.dumps(example)}`")
-    entries = about.get("items", {}).get("properties", {})
-    needed = about.get("items", {}).get("required", [])
+    listed = about.get("items", about)
+    entries, needed = listed.get("properties", {}), listed.get("required", [])
     for name, entry in entries.items():
         note = "required" if name in needed else f"default {entry['default']}" if "default" in entry else "optional"
         lines.append(f"- `{name}` ({note}): {entry['description']} Allowed: {entry['x-allowed']}.")

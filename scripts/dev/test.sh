@@ -4,8 +4,8 @@ set -eu
 cd "$(dirname "$0")/../.."
 
 # What the tests drive beside what the rehearsal installs itself: a browser, four shells, a database, rsync, a web portal,
-# an ACME directory and its client.
-packages="apache2-bin certbot chromium dash ksh libnss3-tools pebble postgresql rsync ruby zsh"
+# an ACME directory and its client, backups.
+packages="apache2-bin certbot chromium dash ksh libnss3-tools pebble pgbackrest postgresql rsync ruby zsh"
 # shellcheck disable=SC2086 # a list of packages
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! dpkg -s $packages >/dev/null 2>&1; then
     echo "Installing for the tests: $packages"

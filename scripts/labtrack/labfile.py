@@ -23,6 +23,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
+from labtrack import labbackup
 from labtrack.networks import why_no_network
 from labtrack.sshkeys import why_no_key, why_no_keys
 
@@ -106,14 +107,8 @@ def read(path: Path) -> LabFile:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         said = error.problem or error.context or "syntax error"
-        lab.problems.append(
-            Problem(
-                path,
-                mark.line + 1 if mark else 0,
-                f"It is not YAML: {said}.",
-                "Look at this line and the one before it: indentation, a missing quote, a missing space after ':'.",
-            )
-        )
+        hint = "Look at this line and the one before it: indentation, a missing quote, a missing space after ':'."
+        lab.problems.append(Problem(path, mark.line + 1 if mark else 0, f"It is not YAML: {said}.", hint))
         return lab
     except yaml.YAMLError as error:
         lab.add((), f"It is not YAML: {error}.", "Make it a UTF-8 text file without control characters.")
@@ -302,6 +297,8 @@ def _beyond_the_schema(lab: LabFile, folder: Path, root: Path) -> None:
         seen.add(text)
     for key in ("lab_network_cidr", "lab_floating_ip"):
         _one_network(lab, key)
+    if what := labbackup.why_no_bucket(lab.data):
+        lab.add(("lab_backup", "bucket"), what, labbackup.ANOTHER)
     _files(lab, root)
 
 
@@ -321,7 +318,7 @@ def _files(lab: LabFile, root: Path) -> None:
             what, hint = why_no_keys(data)
             if what:
                 lab.add(keys, f"{_name(keys)}: {path} {what}.", hint)
-        elif keys[-1] in CA_FILES and b"PRIVATE KEY-----" in data:  # what is in it travels in mlflow_env.sh
+        elif keys[-1] in (*CA_FILES, "ca_file") and b"PRIVATE KEY-----" in data:  # it travels in mlflow_env.sh
             lab.add(keys, f"{_name(keys)}: {path} has a private key in it.", "Name a file with the certificate alone.")
     for here, text in _of_admins(lab, "ssh_keys"):
         if lab.line(here) not in {problem.line for problem in lab.problems} and (wrong := why_no_key(text)):
@@ -375,6 +372,8 @@ def _paths(lab: LabFile) -> Iterator[tuple[Keys, str]]:
     for key in ("lab_clouds_file", *CA_FILES, "lab_certificate_file", "lab_certificate_key_file"):
         if isinstance(lab.data.get(key), str):
             yield (key,), lab.data[key]
+    if isinstance(file := labbackup.of(lab.data).get("ca_file"), str):
+        yield ("lab_backup", "ca_file"), file
 
 
 def why_no_name(user: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from labtrack import files, vault
+from labtrack import files, labbackup, vault
 from labtrack.errors import BadInputError
 from labtrack.lab import Lab
 
@@ -51,10 +51,21 @@ def get(lab: Lab, name: str) -> str:
 
 
 def ensure_passwords(lab: Lab) -> list[str]:
-    """Makes the passwords that are missing; gives the names of what was made."""
-    present = read(lab)
-    made = {name: generate() for name in PASSWORDS if not present.get(name)}
+    """Makes the passwords that are missing; gives the names of what was made.
+
+    Raises BadInputError where the key of lab_backup is not there, which nobody but the admin can get.
+    """
+    present, wanted = read(lab), labbackup.of(lab.settings)
+    made = {
+        name: generate() for name in (*PASSWORDS, *((labbackup.CIPHER,) if wanted else ())) if not present.get(name)
+    }
     add(lab, made)
+    if missing := [name for name in labbackup.KEYS if wanted and not present.get(name)]:
+        raise BadInputError(
+            f"lab_backup is set, and {lab.secrets_file} has no {' and no '.join(missing)}.",
+            '`openstack ec2 credentials create` in the backup\'s project, and a line `name: "value"` for each by '
+            f"`ansible-vault edit {lab.secrets_file}`.",
+        )
     return list(made)
 
 

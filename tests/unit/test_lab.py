@@ -32,6 +32,7 @@ def with_(**changed: object) -> str:
     return yaml.safe_dump(data, sort_keys=False)
 
 
+BACKUP = {"endpoint": "https://s3.example.org", "bucket": "climate-backup"}
 CASES = {
     "unknown key": (GOOD + "lab_fqnd: x\n", "no setting lab_fqnd", "Did you mean lab_fqdn?"),
     "unknown key inside": (with_(lab_users=[{"nmae": "ada", "name": "ada"}]), "lab_users[1].nmae", "mean name?"),
@@ -83,6 +84,45 @@ CASES = {
     "no floating IP": (with_(lab_floating_ip="203.0.113.300"), "is not a network", "openstack floating ip list"),
     "router of a given network": (with_(lab_network="n", lab_router="r"), "lab_router has no effect", "router"),
     "a volume smaller than PostgreSQL": (with_(lab_data_volume_gb=1), "lab_data_volume_gb is 1", "from 5 to 16384"),
+    "backup without a bucket": (
+        with_(lab_backup={"endpoint": "https://s3.example.org"}),
+        "lab_backup.bucket is missing",
+        "3 to 63 of a-z",
+    ),
+    "backup without an address": (with_(lab_backup={"bucket": "b-1"}), "lab_backup.endpoint is missing", "https://"),
+    "backup to an address with a path": (
+        with_(lab_backup=BACKUP | {"endpoint": "https://s3.example.org/swift/v1"}),
+        "lab_backup.endpoint is",
+        "ignore",
+    ),
+    "backup without https": (
+        with_(lab_backup=BACKUP | {"endpoint": "http://s3.example.org"}),
+        "lab_backup.endpoint is",
+        "with https://",
+    ),
+    "backup beside the artifacts": (
+        with_(lab_backup=BACKUP | {"bucket": "climate-mlflow"}),
+        "the bucket of the artifacts",
+        "another project",
+    ),
+    "backup with its key": (
+        with_(lab_backup=BACKUP | {"secret_access_key": "x"}),
+        "lab_backup.secret_access_key looks like",
+        "Take it out",
+    ),
+    "backup with another word": (
+        with_(lab_backup=BACKUP | {"regoin": "x"}),
+        "no setting lab_backup.regoin",
+        "Did you mean region?",
+    ),
+    "backup as a word": (with_(lab_backup="climate-backup"), "lab_backup is", "entries like {endpoint:"),
+    "backup switched on": (with_(lab_backup=True), "lab_backup is true", "entries like {endpoint:"),
+    "backup left empty": (GOOD + "lab_backup:\n", "lab_backup is not filled in", "entries like {endpoint:"),
+    "backup with a CA that is not there": (
+        with_(lab_backup=BACKUP | {"ca_file": "~/no.pem"}),
+        "lab_backup.ca_file: there is no file",
+        "name the right one",
+    ),
     "files without provided": (with_() + "lab_certificate_file: lab.yml\n", "has no effect here", "provided"),
 }
 

@@ -1,0 +1,208 @@
+#!/usr/bin/python3
+"""Backs up the databases, and proves that the backup can be restored.  Run as root or postgres.
+
+labtrack-backup setup    make the repository and the first backup, where there is none; prints "changed" if it did
+labtrack-backup run      back up: in full once a week, else what differs from the last full one
+labtrack-backup check    whether the log reaches the repository, and how old the newest backup is
+labtrack-backup drill    restore into a scratch cluster and compare it with the server's databases
+labtrack-backup status   the last result of each, as JSON; exit code 1 unless all are well
+
+run, check and drill leave their result in a file that all may read, RESULTS/<job>.json.  Only the class Repository
+knows pgBackRest.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pwd
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, "/usr/local/lib/labtrack-backup")
+from labtrack_drill import BackupError, Cluster, Drill, failed, tied
+
+SETTINGS = Path(os.environ.get("LABTRACK_BACKUP_SETTINGS", "/etc/labtrack-backup.json"))
+ACCOUNT = "postgres"
+DAY = 24 * 3600  # seconds
+FULL_AFTER = 6.5 * DAY  # a full backup each week, also where the timer is a little early
+TOO_OLD = {"run": 2 * DAY, "check": DAY / 4, "drill": 9 * DAY}
+
+
+class Repository:
+    """Where the backups are, by pgBackRest: another tool would be another class with these five methods."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.command = [
+            settings["pgbackrest"], f"--config={settings['config']}", f"--stanza={settings['stanza']}",
+            "--log-level-console=off", "--log-level-stderr=error",
+        ]  # fmt: skip
+
+    def _call(self, what: str, *arguments: str) -> str:
+        done = subprocess.run(
+            tied(signal.SIGTERM, *self.command, *arguments),
+            capture_output=True, text=True, errors="replace", check=False, cwd="/",
+        )  # fmt: skip
+        if done.returncode:
+            raise failed(what, done.stderr + done.stdout)
+        return done.stdout
+
+    def create(self) -> None:
+        """Make the repository; one that is there stays as it is."""
+        self._call("The repository could not be made", "stanza-create")
+
+    def check(self) -> None:
+        """Have PostgreSQL end a segment of its log, and wait until it is in the repository."""
+        self._call("The log does not reach the repository", "check")
+
+    def backups(self) -> list[dict[str, Any]]:
+        """All backups, the newest last: label, type, time (seconds since the epoch), size and stored (bytes)."""
+        said = self._call("The repository can't be read", "info", "--output=json")
+        (stanza,) = json.loads(said, strict=False)  # its messages have what it could not read, as it is
+        for repo in stanza.get("repo", []):
+            # 0: ok, 1 and 3: not made yet, or half; 2: no backup yet; the exit code is 0 whatever is wrong
+            if repo["status"]["code"] not in (0, 1, 2, 3):
+                raise failed("The repository can't be read", repo["status"]["message"])
+        return [
+            {
+                "label": one["label"], "type": one["type"], "time": one["timestamp"]["stop"],
+                "size": one["info"]["size"], "stored": one["info"]["repository"]["delta"],
+            }
+            for one in stanza.get("backup", []) if not one.get("error")
+        ]  # fmt: skip
+
+    def backup(self, kind: str) -> None:
+        """Make a backup: full, or diff, which keeps what differs from the last full one."""
+        self._call(f"The {kind} backup failed", f"--type={kind}", "backup")
+
+    def restore(self, data: Path) -> None:
+        """Put the newest backup into an empty folder; a cluster that starts there replays the log to its end."""
+        options = [f"--pg1-path={data}", f"--tablespace-map-all={data.parent / 'tablespaces'}", "--archive-mode=off"]
+        self._call("The backup could not be restored", *options, "restore")
+
+
+def size(number: int) -> str:
+    return f"{number / 2**20:.1f} MiB"
+
+
+def run(settings: dict[str, Any]) -> dict[str, Any]:
+    repository = Repository(settings)
+    full = [one["time"] for one in repository.backups() if one["type"] == "full"]
+    kind = "diff" if full and time.time() - full[-1] < FULL_AFTER else "full"
+    repository.backup(kind)
+    made = repository.backups()[-1]
+    message = f"{made['label']}: {size(made['size'])} of databases, {size(made['stored'])} stored."
+    sizes = {"bytes": made["size"], "stored_bytes": made["stored"]}
+    return {"type": kind, "backup": made["label"], **sizes, "message": message}
+
+
+def check(settings: dict[str, Any]) -> dict[str, Any]:
+    repository = Repository(settings)
+    backups = repository.backups()
+    if not backups:
+        raise BackupError("There is no backup yet.", "labtrack-backup run.")
+    age = time.time() - backups[-1]["time"]
+    if age > TOO_OLD["run"]:
+        fix = "`journalctl -u labtrack-backup@run` says why; then `systemctl start labtrack-backup@run`."
+        raise BackupError(f"The newest backup is {age / DAY:.1f} days old.", fix)
+    repository.check()
+    message = f"The log is archived, and the newest of {len(backups)} backups is {age / 3600:.1f} h old."
+    return {"backups": len(backups), "newest": backups[-1]["label"], "age_seconds": round(age), "message": message}
+
+
+def drill(settings: dict[str, Any]) -> dict[str, Any]:
+    return Drill(settings, Repository(settings))()
+
+
+JOBS = {"run": run, "check": check, "drill": drill}
+
+
+def job(name: str, settings: dict[str, Any]) -> int:
+    """Do one, and leave its result; the exit code."""
+    file = Path(settings["results"], f"{name}.json")
+    start = time.time()
+    try:
+        seen, error = JOBS[name](settings), None
+    except Exception as caught:  # whatever is wrong is the result
+        seen, error = {}, caught
+    last = start if error is None else kept(file).get("last_ok")
+    fix = error.args[1] if isinstance(error, BackupError) else ""
+    if error is not None:
+        seen["message"] = f"{error.args[0]}\nTo fix: {fix}" if fix else f"{type(error).__name__}: {error}"
+    took = round(time.time() - start, 1)
+    result = {"job": name, "ok": error is None, "time": start, "last_ok": last, "seconds": took}
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(result | seen) + "\n")
+    part.chmod(0o644)
+    part.replace(file)
+    print(seen["message"], file=sys.stderr if error else sys.stdout)
+    return 1 if error else 0
+
+
+def kept(file: Path) -> dict[str, Any]:
+    """A result that is there; empty if there is none."""
+    try:
+        found: dict[str, Any] = json.loads(file.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found
+
+
+def setup(settings: dict[str, Any]) -> int:
+    repository = Repository(settings)
+    if repository.backups():
+        failing = "SELECT last_failed_time > coalesce(last_archived_time, '-infinity') FROM pg_stat_archiver"
+        if Cluster(settings, settings["socket"], settings["port"]).ask(failing) == ["t"]:
+            repository.check()  # which knows why: on a new machine, that these are another database's
+        return 0
+    repository.create()
+    repository.check()
+    print("changed")
+    return job("run", settings)
+
+
+def status(settings: dict[str, Any]) -> int:
+    results = {name: kept(Path(settings["results"], f"{name}.json")) for name in JOBS}
+    for name, result in results.items():
+        result["too_old"] = time.time() - (result.get("last_ok") or 0) > TOO_OLD[name]
+    print(json.dumps(results, indent=2))
+    return 0 if all(result.get("ok") and not result["too_old"] for result in results.values()) else 1
+
+
+def become() -> None:
+    """Be the account that the databases belong to."""
+    if os.getuid() == 0:
+        account = pwd.getpwnam(ACCOUNT)
+        os.initgroups(ACCOUNT, account.pw_gid)
+        os.setgid(account.pw_gid)
+        os.setuid(account.pw_uid)
+        os.environ.update(HOME=account.pw_dir, USER=ACCOUNT, LOGNAME=ACCOUNT)
+    os.umask(0o077)
+
+
+def main() -> int:
+    command = "".join(sys.argv[1:])
+    if command not in (*JOBS, "setup", "status"):
+        print(__doc__, file=sys.stderr)
+        return 2
+    settings = json.loads(SETTINGS.read_text())
+    if command == "status":
+        return status(settings)
+    become()
+    try:
+        with Path(settings["results"], "lock").open("w") as lock:  # one at a time; it goes with the process
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            return setup(settings) if command == "setup" else job(command, settings)
+    except BackupError as error:
+        print(f"{error.args[0]}\nTo fix: {error.args[1]}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    sys.exit(main())
