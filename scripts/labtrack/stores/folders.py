@@ -65,3 +65,22 @@ def is_deleted(experiment: Path) -> bool:
         return bool(read_meta(experiment / META).get("lifecycle_stage") == DELETED)
     except BrokenFileError:
         return False
+
+
+def is_lost(folder: Path) -> bool:
+    """Whether something was recorded in a folder that is no experiment, nor a run."""
+    if folder.name.startswith((".", "__")):
+        return False
+    try:
+        (folder / META).read_bytes()
+    except OSError:
+        return any(not tree.is_clutter(one.name) for one in tree.files(folder, _nobody))
+    return False
+
+
+def belongs(run: Path) -> bool:
+    """Whether a run says that it is of the experiment in whose folder it is."""
+    try:
+        return str(read_meta(run / META).get("experiment_id")) == run.parent.name
+    except BrokenFileError:
+        return False

@@ -28,6 +28,8 @@ def plan_models(context: Context, plan: Plan, report: Report, experiment: str | 
         report.notes += [f"{count} logged models that belong to no run are not sent with -r or a filter"] * bool(count)
         return found
     for model in context.models.alone():
+        if model.experiment_id in plan.fitted.keys() - plan.wanted.keys():
+            continue
         where = plan.fitted.get(model.experiment_id)
         planned = Planned(model.id, model.name, experiment or (where.name if where else ""), Todo.CREATE.value)
         report.models.append(planned)
@@ -46,6 +48,30 @@ def plan_models(context: Context, plan: Plan, report: Report, experiment: str | 
         if planned.todo != Todo.NOTHING.value:
             found.append(model)
     return found
+
+
+def tell(context: Context, plan: Plan, report: Report) -> None:
+    """Tells what is left out: what no sync sends, and what was deleted in the recording, or with its experiment."""
+    store, gone = context.source.store, plan.fitted.keys() - plan.wanted.keys()
+    try:
+        report.unsent = dict(store.unread())
+        deleted = {
+            "logged models outside runs": sum(one.experiment_id in gone for one in context.models.alone()),
+            "traces": sum(1 for one in gone for _ in store.traces(one)),
+        }
+    except ServerError:
+        raise
+    except FAULTS as error:
+        report.failed["what else was recorded"] = [f"can't be read: {words(error)}"]
+        return
+    report.notes += [f"{count} {kind} are not sent: no sync sends them" for kind, count in report.unsent.items()]
+    report.notes += [
+        f"{count} {kind} of experiments that are deleted in the recording are not sent; -x sends them too"
+        for kind, count in deleted.items() if count
+    ]  # fmt: skip
+    count = len(context.source.models.deleted)
+    if count and plan.deleted:
+        report.notes.append(f"{count} logged models that are deleted in the recording are not sent")
 
 
 def send_models(context: Context, models: list[LoggedModel], report: Report) -> None:

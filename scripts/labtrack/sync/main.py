@@ -147,6 +147,8 @@ class Syncer:
             report.planned = [self._planned(item) for item in plan.items]
             report.failed = {run_id: [why] for run_id, why in plan.failed.items()}
             models = [] if only else alone.plan_models(context, plan, report, self.options.experiment)
+            if not (only or narrowed):
+                alone.tell(context, plan, report)
             self._shows.begin(_totals(report.planned))
             if self.options.dry_run:
                 rehearsal.ask(context, plan, report, self.options.experiment)

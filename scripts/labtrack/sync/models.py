@@ -83,7 +83,10 @@ class ModelSender:
             return found
         for model in made:
             found.add(self.send_one(model, copy.experiment_id, copy.id), model.name)
-        gone = sorted({one for one, _ in linked if one not in self._source.models.by_id and self.copy_of(one) is None})
+        models = self._source.models
+        gone = sorted(
+            {one for one, _ in linked if one not in (*models.by_id, *models.deleted) and not self.copy_of(one)}
+        )
         found.damaged += [f"a link leads to the logged model {one}, which the recording does not have" for one in gone]
         self._link(run, copy, notes)
         return found

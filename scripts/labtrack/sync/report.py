@@ -44,6 +44,7 @@ class Report:
     registered: how many versions were registered; versions: how many are there; unregistered: why others are left out.
     names: how many registered models were made.  experiments: those without runs that were made or, like any other of
     this recording, given tags.
+    unsent: by kind, how much was recorded that no sync sends.
     traces: by experiment, how many traces were sent, are there, lack their spans, and failed.
     differences: what --verify found, by run or model; verified: how many runs and models it compared.
     """
@@ -65,6 +66,7 @@ class Report:
     linked: int = 0
     names: int = 0
     experiments: list[str] = field(default_factory=list)
+    unsent: dict[str, int] = field(default_factory=dict)
     registered: int = 0
     versions: int = 0
     unregistered: dict[str, str] = field(default_factory=dict)
