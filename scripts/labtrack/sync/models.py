@@ -186,10 +186,10 @@ class ModelSender:
 
     def _send(self, model: LoggedModel, experiment_id: str, run_id: str | None) -> SentModel:
         there = self._known()
-        fit = limits.fit(model.params, {key: one for key, one in model.tags.items() if key not in names.OWN})
+        name, fit = limits.fit_model(model)
         found, result = there.get(model.id), SentModel()
         if found is None:
-            sendable = dataclasses.replace(model, params=fit.params, tags=fit.tags)
+            sendable = dataclasses.replace(model, name=name, params=fit.params, tags=fit.tags)
             found = self._destination.create_model(experiment_id, self._source.identity, sendable, run_id)
             result.created = True
         result.copy = self.copies[model.id] = found.id

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from labtrack.errors import BadInputError, LabtrackError
 from labtrack.stores.model import ModelVersion, RegisteredModel
+from labtrack.sync import limits
 from labtrack.sync.duplicates import is_own
 from labtrack.sync.faults import FAULTS, words
 from labtrack.sync.lineage import Resolve
@@ -125,10 +126,10 @@ class _Linking:
         repair: bool,
     ) -> None:
         self._source, self._destination, self._links = source, destination, links
-        self._registered, self._found, self._look, self._repair = registered, found, look, repair
+        self._registered, self._found, self._look, self._repair = limits.fit_registered(registered), found, look, repair
         self._prompt = registered.tags.get(PROMPT, "").lower() == "true"
         self.called = f"{'prompt' if self._prompt else 'model'} {registered.name}"
-        self.of_runs = [one for one in registered.versions if one.run_id in links.runs or self._model_of(one)]
+        self.of_runs = [one for one in self._registered.versions if one.run_id in links.runs or self._model_of(one)]
 
     def all(self, *, only_of_runs: bool) -> None:
         """The name, its versions, its aliases."""
@@ -179,12 +180,16 @@ class _Linking:
             self._found.names += there.store == self._source.identity
             return there
         self._found.names += 1
+        self._changed(self.called, self._registered)
         return _Name(one.description, tags, {})
+
+    def _changed(self, called: str, one: RegisteredModel | ModelVersion) -> None:
+        """Tells what had to be changed for the server."""
+        self._found.notes += [f"{called}: {one.tags[names.OVERFLOW]}"] if names.OVERFLOW in one.tags else []
 
     def _tags(self) -> dict[str, str]:
         """The recorded tags; a prompt's experiments have other ids here."""
-        tags = {key: value for key, value in self._registered.tags.items() if key not in names.OWN}
-        return self._translated(tags, _PROMPT_EXPERIMENTS, self._links.experiments, around=",")
+        return self._translated(dict(self._registered.tags), _PROMPT_EXPERIMENTS, self._links.experiments, around=",")
 
     @staticmethod
     def _translated(tags: dict[str, str], key: str, ids: Mapping[str, str], around: str = "") -> dict[str, str]:
@@ -237,6 +242,7 @@ class _Linking:
             found.missing[called] = ["is not registered at the server"]
         else:
             self._register(version)
+            self._changed(called, version)
             found.made += 1
 
     def _stands_alone(self, version: ModelVersion, called: str) -> bool:
