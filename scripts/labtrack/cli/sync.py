@@ -303,7 +303,9 @@ def _incomplete(word: str, found: dict[str, list[str]], *, verbose: bool) -> Non
     shown = list(runs.items())
     more = len(shown) - _SHOWN
     for line, ids in shown if verbose or more <= 0 else shown[:_SHOWN]:
-        who = _called(ids[0]) if len(ids) == 1 else f"{len(ids)} runs ({', '.join(ids[:2])}{', ...' * (len(ids) > 2)})"  # noqa: PLR2004
+        kind = "runs" if all(_called(one).startswith("run ") for one in ids) else "items"
+        several = f"{len(ids)} {kind} ({', '.join(ids[:2])}{', ...' * (len(ids) > 2)})"  # noqa: PLR2004
+        who = _called(ids[0]) if len(ids) == 1 else several
         output.line(f"{word}: {who}: {line}", err=True)
     if more > 0 and not verbose:
         output.line(f"{word}: ... and {more} more (-v)", err=True)

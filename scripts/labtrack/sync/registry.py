@@ -35,7 +35,8 @@ class Registered:
     """The recording's registry.  made, there: how many versions.  names: how many names were made.
 
     left: what is left out on purpose, and why.  lost: versions whose files are not in the recording.
-    missing: with `look`, what is not at the server, or is different there.
+    missing: with `look`, what is not at the server, or is different there; seen: which names were looked at, and as
+    what they are at the server.
     """
 
     made: int = 0
@@ -44,6 +45,7 @@ class Registered:
     left: dict[str, str] = field(default_factory=dict)
     lost: list[str] = field(default_factory=list)
     missing: dict[str, list[str]] = field(default_factory=dict)
+    seen: dict[str, str | None] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -135,6 +137,7 @@ class _Linking:
         """The name, its versions, its aliases."""
         name, found = self._registered.name, self._found
         there = self._get()
+        found.seen[self.called] = name if there else None
         if there is None:
             if self._look:
                 found.missing[self.called] = ["is not registered at the server"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from labtrack.errors import LabtrackError
 from labtrack.stores.model import DELETED
-from labtrack.sync import alone
+from labtrack.sync import alone, registry, traces
 from labtrack.sync.faults import words
 from labtrack.sync.plan import Plan, Todo
 from labtrack.sync.push import Context
@@ -22,6 +22,10 @@ def ask(context: Context, plan: Plan, report: Report, experiment: str | None) ->
     for model in report.models:
         if model.todo != Todo.NOTHING.value:
             asking.experiment(model.run_id, model.experiment, new=model.todo == Todo.CREATE.value)
+    if not report.narrowed:
+        for name in traces.plan_traces(context, plan, report, experiment):
+            asking.experiment(f"traces of experiment {name}", name, new=True)
+    asking.names(registry.links(context, plan, experiment))
     alone.send_experiments(context, plan, report, experiment)
     for name in report.experiments:
         asking.experiment(f"experiment {name}", name, new=False)
@@ -46,6 +50,16 @@ class _Asking:
             except LabtrackError as error:
                 why = words(error)
         self.tell(what, why)
+
+    def names(self, links: registry.Links) -> None:
+        """Whether the account may make the registered names that are missing, or add what is missing of them."""
+        source, destination = self._context.source, self._context.destination
+        found = registry.link(source, destination, links, look=True, narrowed=self._report.narrowed)
+        self._report.failed.update({name: [why] for name, why in found.failed.items()})
+        lacking = [*found.missing, *found.left]
+        for called, name in found.seen.items():
+            if any(one == called or one.startswith(f"{called} version ") for one in lacking):
+                self.tell(called, destination.refuses_registering(name))
 
     def tell(self, what: str, why: str) -> None:
         """Notes a refusal; nothing where there is none."""

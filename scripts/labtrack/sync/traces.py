@@ -58,6 +58,24 @@ def send(context: Context, plan: Plan, report: Report, experiment: str | None) -
             report.traces[name] = {what: count + before.get(what, 0) for what, count in counts.items()}
 
 
+def plan_traces(context: Context, plan: Plan, report: Report, experiment: str | None) -> Iterator[str]:
+    """The names of the experiments that traces would be sent to; how many is in the report."""
+    for recorded, name, reader in _experiments(context, plan, experiment):
+        there: dict[str, Mapping[str, str]] | None = None
+        new = known = 0
+        for trace in reader.traces(recorded):
+            if there is None:
+                place = plan.experiments.get(name)
+                there = _there(context.destination, place.id, context.source.identity) if place else {}
+            known += 1
+            new += there.get(trace.id, {}).get(names.STATE) != _digest(trace, _linked(context, trace))
+        if known:
+            report.traces[name] = {"sent": 0, "there": known - new, "damaged": 0, "failed": 0}
+        if new:
+            report.notes.append(f"{new} traces would be sent to experiment {name}")
+            yield name
+
+
 def verify(context: Context, plan: Plan, report: Report, experiment: str | None) -> None:
     """Compares the recording's traces, and their spans, with the server's."""
     for recorded, name, reader in _experiments(context, plan, experiment):

@@ -81,8 +81,16 @@ class Destination:
         Asks for something that the server can't carry out, as the name is missing: it looks at the permission first.
         """
         path = "experiments/update" if experiment_id else "experiments/create"
+        return self._refuses(path, {"experiment_id": experiment_id} if experiment_id else {})
+
+    def refuses_registering(self, name: str | None) -> str:
+        """Why the account may not add to a registered model, or make one (None); empty where it may.  As above."""
+        path = "model-versions/create" if name else "registered-models/create"
+        return self._refuses(path, {"name": name} if name else {})
+
+    def _refuses(self, path: str, data: Mapping[str, str]) -> str:
         try:
-            self.ask("POST", path, {"experiment_id": experiment_id} if experiment_id else {})
+            self.ask("POST", path, data)
         except ApiError as error:
             return str(error) if error.status == requests.codes.forbidden else ""
         except ServerError:
