@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -199,3 +200,23 @@ def test_verify_names_what_cannot_be_compared(recording: Recording, server: Trac
     (recording.folder / "artifacts/1" / run_id / "artifacts/a.txt").mkdir()
     report = send(verify=True, dry_run=True)
     assert list(report.differences) == [run_id] and report.verified == 2
+
+
+def test_models_with_names_that_the_server_refuses(recording: Recording, server: TrackingServer, send: Send) -> None:
+    run_id = recording.run()
+    empty, dotted, long = (
+        recording.model(owner, name, {"MLmodel": b"x"})
+        for owner, name in ((None, ""), (run_id, "unet.v2/final"), (run_id, "n" * 400))
+    )
+    report = send(verify=True)
+    assert (report.exit_code, report.differences) == (0, {}), report
+    found = {
+        pair["value"]: one["info"] for one in models(server, recording) for pair in one["info"]["tags"]
+        if pair["key"] == "labtrack.source_model_id"
+    }  # fmt: skip
+    assert found[empty]["name"] == empty and found[dotted]["name"].startswith("unet_v2_final~")
+    assert len(found[long]["name"]) == 250
+    whole = json.loads(server.files(found[dotted]["artifact_uri"])["labtrack/overflow.json"])
+    assert whole["models"] == {found[dotted]["name"]: {"key": "unet.v2/final"}}
+    report = send(verify=True)
+    assert report.differences == {} and {one.todo for one in (*report.planned, *report.models)} == {"there"}

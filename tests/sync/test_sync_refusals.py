@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,8 +12,9 @@ from pathlib import Path
 import pytest
 import requests
 from sync_proxy import HostileProxy
-from sync_recording import Recording
+from sync_recording import T0, Recording
 from sync_server import TrackingServer, tracking_server
+from test_sync_traces import trace
 
 from labtrack.errors import BadInputError
 from labtrack.sync import Options, Report, sync
@@ -126,6 +128,34 @@ def test_dry_run_asks_what_the_account_may_do(guarded: TrackingServer, tmp_path:
     assert done.returncode == 0, done.stderr
     found = requests.get(f"{api}/experiments/get", params=made, auth=admin, timeout=30).json()["experiment"]
     assert found["name"] == recording.name
+
+
+def test_dry_run_asks_for_models_names_and_experiments(guarded: TrackingServer, tmp_path: Path) -> None:
+    recording = Recording(tmp_path / "recording")
+    model = recording.model(None, "lonely", {"MLmodel": b"x"})
+    name = f"known {recording.name}"
+    recording.insert("registered_models", name=name, creation_time=T0, last_updated_time=T0, workspace="default")
+    recording.insert(
+        "model_versions", name=name, version=1, creation_time=T0, last_updated_time=T0, current_stage="None",
+        source=f"models:/{model}", run_id=None, status="READY", workspace="default", description="",
+    )  # fmt: skip
+    recording.insert("experiment_tags", experiment_id=1, key="team", value="ocean")
+    trace(recording, f"tr-{model[2:]}")
+    admin, api = ("admin", "a word of the tests"), f"{guarded.url}/api/2.0/mlflow"
+    joe = {"username": "joe", "password": "a password of joe"}
+    assert requests.post(f"{api}/users/create", json=joe, auth=admin, timeout=30).ok
+    for path, made in (("experiments", recording.name), ("registered-models", name)):
+        assert requests.post(f"{api}/{path}/create", json={"name": made}, auth=admin, timeout=30).ok
+    there = ("-s", recording.path, "-d", guarded.url, "--dry-run")
+    done = labtrack(*there, "--json", MLFLOW_TRACKING_USERNAME="joe", MLFLOW_TRACKING_PASSWORD="a password of joe")
+    assert done.returncode == 1, done.stdout + done.stderr
+    failed = json.loads(done.stdout)["failed"]
+    assert set(failed) == {model, f"model {name}", f"traces of experiment {recording.name}"}, failed
+    assert all("would not be sent: " in why for whys in failed.values() for why in whys)
+    done = labtrack(*there, MLFLOW_TRACKING_USERNAME=admin[0], MLFLOW_TRACKING_PASSWORD=admin[1])
+    assert done.returncode == 0 and "1 traces would be sent" in done.stderr, done.stdout + done.stderr
+    found = requests.get(f"{api}/registered-models/get", params={"name": name}, auth=admin, timeout=30).json()
+    assert not found["registered_model"].get("latest_versions")
 
 
 def test_a_password_that_changes_during_a_sync_is_read_again(guarded: TrackingServer, tmp_path: Path) -> None:

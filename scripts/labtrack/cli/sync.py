@@ -303,7 +303,9 @@ def _incomplete(word: str, found: dict[str, list[str]], *, verbose: bool) -> Non
     shown = list(runs.items())
     more = len(shown) - _SHOWN
     for line, ids in shown if verbose or more <= 0 else shown[:_SHOWN]:
-        who = _called(ids[0]) if len(ids) == 1 else f"{len(ids)} runs ({', '.join(ids[:2])}{', ...' * (len(ids) > 2)})"  # noqa: PLR2004
+        kind = "runs" if all(_called(one).startswith("run ") for one in ids) else "items"
+        several = f"{len(ids)} {kind} ({', '.join(ids[:2])}{', ...' * (len(ids) > 2)})"  # noqa: PLR2004
+        who = _called(ids[0]) if len(ids) == 1 else several
         output.line(f"{word}: {who}: {line}", err=True)
     if more > 0 and not verbose:
         output.line(f"{word}: ... and {more} more (-v)", err=True)
@@ -349,7 +351,8 @@ def _some(lines: list[str], *, verbose: bool) -> list[str]:
 def _summary(report: Report, count: dict[str, int]) -> str:
     from labtrack.cli.progress import size
 
-    if not (report.planned or report.models):
+    others = report.models or report.experiments or report.traces or report.names or report.registered
+    if not (report.planned or others or report.versions or report.failed):
         return f"Nothing to do: {report.source} has no {'such ' * report.narrowed}runs."
     if report.dry_run:
         able = [one for one in report.planned if one.run_id not in report.failed]
@@ -358,7 +361,9 @@ def _summary(report: Report, count: dict[str, int]) -> str:
         models = sum(one.todo != "there" for one in report.models)
         return (
             f"Would send {new} new runs and the rest of {changed} ({points:,} points, {size(sent)})"
-            f"{f', and {models} models outside runs' * bool(models)}; {count['there']} are there"
+            f"{f', and {models} models outside runs' * bool(models)}"
+            f"{f', and {len(report.experiments)} experiments without runs' * bool(report.experiments)}"
+            f"; {count['there']} are there"
             f"{f', {len(report.failed)} can not be sent' * bool(report.failed)}."
         )
     text = (
@@ -372,6 +377,7 @@ def _summary(report: Report, count: dict[str, int]) -> str:
         f"{count['deleted_at_server']} deleted at the server and left so" * bool(count["deleted_at_server"]),
         f"{report.linked} linked to their parents" * bool(report.linked),
         f"{len(report.models)} models outside runs" * bool(report.models),
+        f"{len(report.experiments)} experiments made or given tags" * bool(report.experiments),
         f"{report.names} names registered" * bool(report.names),
         f"{report.registered} versions registered" * bool(report.registered),
         f"{traces} traces sent" * bool(traces),

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from labtrack.errors import BadInputError
-from labtrack.stores import modelfiles, plainfiles, registryfiles, tracefiles, tree
+from labtrack.stores import folders, modelfiles, plainfiles, registryfiles, tracefiles, tree
 from labtrack.stores.artifacts import LocalArtifacts
 from labtrack.stores.copies import Copies
 from labtrack.stores.folders import META, NO_EXPERIMENTS, NO_RUNS, TRASH, holds_experiments, is_deleted, is_experiment
@@ -215,6 +215,9 @@ class FileStore:
         except OSError:
             return self._files.trace_data(trace)
 
+    def unread(self) -> Mapping[str, int]:
+        return {}
+
     def problems(self) -> list[Problem]:
         return self.found.problems()
 
@@ -235,17 +238,17 @@ class FileStore:
 
     def _folders(self, *, deleted: bool) -> Iterator[Path]:
         """The folders of experiments."""
-        for folder in tree.subfolders(self.root, self._tells_of_experiments):
-            if folder.name not in NO_EXPERIMENTS and self._may_be_an_experiment(folder):
-                yield folder
-        if deleted and tree.is_folder(self.root / TRASH):
-            yield from filter(
-                self._may_be_an_experiment, tree.subfolders(self.root / TRASH, self._tells_of_experiments)
-            )
+        trash = self.root / TRASH
+        for root in (self.root, trash) if deleted and tree.is_folder(trash) else (self.root,):
+            for folder in tree.subfolders(root, self._tells_of_experiments):
+                if folder.name not in NO_EXPERIMENTS and self._may_be_an_experiment(folder):
+                    yield folder
 
     def _may_be_an_experiment(self, folder: Path) -> bool:
         try:
             with os.scandir(folder):
+                if not is_experiment(folder) and folders.is_lost(folder):
+                    self._tells_of_experiments(folder, f"neither it nor a run in it has a {META}: it was left out")
                 return is_experiment(folder)
         except OSError as error:
             self.found.problem(folder, f"can't be read: {error.strerror}", experiment_id=folder.name)
@@ -367,13 +370,6 @@ class FileStore:
             else:
                 self.found.problem(one, f"a link of the run was left out: {META} has no source_id", run_id)
 
-    def _belongs(self, run: Path) -> bool:
-        """Whether a run says that it is of the experiment in whose folder it is."""
-        try:
-            return str(read_meta(run / META).get("experiment_id")) == run.parent.name
-        except BrokenFileError:
-            return False
-
     def _own_place(self, meta: Mapping[str, Any], folder: Path) -> Path:
         """The folder from which the run that was found in `folder` is read."""
         if str(meta.get("experiment_id")) != folder.parent.name:
@@ -390,11 +386,11 @@ class FileStore:
         """
         if run_id not in self._places:
             usable = run_id not in ("", ".", "..", *NO_RUNS) and "/" not in run_id
-            folders = list(self._folders(deleted=True)) if usable else []
-            found = [folder / run_id for folder in folders if tree.is_file(folder / run_id / META)]
+            places = list(self._folders(deleted=True)) if usable else []
+            found = [place / run_id for place in places if tree.is_file(place / run_id / META)]
             if not found:
                 known = (run.name for folder in self._folders(deleted=True) for run in self._runs_in(folder))
                 raise unknown_run(run_id, self.location, known)
-            own = [one for one in found if len(found) > 1 and self._belongs(one)]
+            own = [one for one in found if len(found) > 1 and folders.belongs(one)]
             self._places[run_id] = (own or found)[0]
         return self._places[run_id]

@@ -13,6 +13,8 @@ META = "meta.yaml"
 TRASH = ".trash"
 NO_RUNS = ("datasets", "models", "tags", "traces")  # folders of an experiment that are no runs
 NO_EXPERIMENTS = ("models", TRASH)
+OF_RUNS = {"metrics", "params", "tags", "inputs", "outputs"}  # folders of a run, beside its artifacts
+ARTIFACTS = "artifacts"
 
 
 def holds_experiments(folder: Path) -> bool:
@@ -63,5 +65,35 @@ def is_deleted(experiment: Path) -> bool:
         return True
     try:
         return bool(read_meta(experiment / META).get("lifecycle_stage") == DELETED)
+    except BrokenFileError:
+        return False
+
+
+def is_lost(folder: Path) -> bool:
+    """Whether a folder that is no experiment has what was recorded in one.
+
+    One that has artifacts alone is the artifact root of another store, or its user's own.
+    """
+    if folder.name.startswith((".", "__")):
+        return False
+    try:
+        (folder / META).read_bytes()
+        return False
+    except FileNotFoundError:
+        pass
+    except OSError:
+        return True
+    for one in tree.files(folder, _nobody):
+        parts = one.relative_to(folder).parts
+        of_experiment = parts[0] in NO_RUNS and ARTIFACTS not in parts[:3]
+        if (of_experiment or OF_RUNS.intersection(parts[1:2])) and not tree.is_clutter(one.name):
+            return True
+    return False
+
+
+def belongs(run: Path) -> bool:
+    """Whether a run says that it is of the experiment in whose folder it is."""
+    try:
+        return str(read_meta(run / META).get("experiment_id")) == run.parent.name
     except BrokenFileError:
         return False

@@ -184,6 +184,9 @@ class GatheredStore:
     def spans(self, trace: Trace) -> bytes | None:
         return None
 
+    def unread(self) -> Mapping[str, int]:
+        return {}
+
     def problems(self) -> list[Problem]:
         told = Findings()
         for one in self._recordings.values():

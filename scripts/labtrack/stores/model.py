@@ -199,6 +199,7 @@ class Trace:
     """What MLflow >= 2.14 traced: one call, and its spans, which `Store.spans` gives.
 
     timestamp, duration: ms.  state: OK, ERROR or IN_PROGRESS.  assessments: as MLflow's REST interface has them.
+    linked: runs that it was linked to after it was made.
     """
 
     id: str
@@ -212,6 +213,7 @@ class Trace:
     tags: Mapping[str, str] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
     assessments: tuple[Mapping[str, Any], ...] = ()
+    linked: tuple[str, ...] = ()
 
     @property
     def run_id(self) -> str | None:
@@ -341,6 +343,9 @@ class Store(Protocol):
 
     def spans(self, trace: Trace) -> bytes | None:
         """The spans of a trace as MLflow's traces.json has them: {"spans": [...]}; None where there are none."""
+
+    def unread(self) -> Mapping[str, int]:
+        """What else was recorded, which none of these calls gives: how many of each kind."""
 
     def problems(self) -> list[Problem]:
         """What the calls so far had to leave out, and warnings."""

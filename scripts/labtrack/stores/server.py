@@ -291,6 +291,22 @@ class ServerStore:
             return None
         return cast("bytes", answer.content)
 
+    def unread(self) -> Mapping[str, int]:
+        found = {
+            "evaluation datasets": self._count("datasets/search", "datasets"),
+            "scorers": self._count("scorers/list", "scorers", "GET"),
+            "issues": self._count("issues/search", "issues"),
+        }
+        return {kind: count for kind, count in found.items() if count}
+
+    def _count(self, path: str, name: str, method: str = "POST") -> int:
+        try:
+            return sum(1 for _ in self._pages(path, {}, name, method=method, api=_API_3))
+        except RefusedError as error:
+            if error.status not in (*_NO_SUCH_CALL, _BAD_FILTER):  # later versions brought it, or all at once
+                raise
+            return 0
+
     def problems(self) -> list[Problem]:
         return self.found.problems()
 

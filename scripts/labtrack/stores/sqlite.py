@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from labtrack.errors import BadInputError
-from labtrack.stores import sqlitemodels, sqliteruns, sqlitetraces
+from labtrack.stores import sqlitemodels, sqliteothers, sqliteruns, sqlitetraces
 from labtrack.stores.artifacts import LocalArtifacts
 from labtrack.stores.database import Database
 from labtrack.stores.model import (
@@ -108,14 +108,15 @@ class SqliteStore:
         return found
 
     def _without_a_row(self) -> list[str]:
-        """The experiments that runs belong to and that the file does not have."""
-        sql = (
-            "SELECT DISTINCT experiment_id FROM runs WHERE experiment_id NOT IN (SELECT experiment_id FROM experiments)"
-        )
-        return [text(number) for (number,) in self._db.rows(sql)]
+        """The experiments that runs, models or traces belong to and that the file does not have."""
+        found: dict[str, None] = {}
+        for table in ("runs", "logged_models", "trace_info"):
+            lost = "experiment_id NOT IN (SELECT experiment_id FROM experiments) GROUP BY experiment_id"
+            found.update({text(number): None for (number,) in self._tables.select(table, ("experiment_id",), lost)})
+        return list(found)
 
     def _lost_experiment(self, number: str) -> Experiment:
-        what = f"the experiment {number}, which runs belong to, is not in it: its name is lost; its runs are read"
+        what = f"the experiment {number}, which was recorded in, is not in it: its name is lost; the rest is read"
         self.found.problem(self.path, what, experiment_id=number)
         return Experiment(number, unnamed(number))
 
@@ -323,6 +324,9 @@ class SqliteStore:
     def spans(self, trace: Trace) -> bytes | None:
         found = sqlitetraces.spans(self._tables, trace.id)
         return found if found is not None else self._files.trace_data(trace)
+
+    def unread(self) -> Mapping[str, int]:
+        return sqliteothers.counts(self._tables)
 
     def problems(self) -> list[Problem]:
         danger = [Problem(str(self.path), self._db.danger, damage=False)] if self._db.danger else []

@@ -35,7 +35,7 @@ def traces(tables: Tables, experiment_id: str | None = None) -> Iterator[Trace]:
         tags, metadata = (
             tables.texts(table, "request_id", only=ids) for table in ("trace_tags", "trace_request_metadata")
         )
-        assessed = _assessments(tables, ids)
+        assessed, linked = _assessments(tables, ids), _linked(tables, ids)
         for row in page:
             last, one, experiment, time, duration, state, client, request, response, name, session = row
             # since 3.10 or so some of them are in columns of their own
@@ -44,7 +44,7 @@ def traces(tables: Tables, experiment_id: str | None = None) -> Iterator[Trace]:
             yield Trace(
                 text(one), text(experiment), floor(time), floor(duration), text(state) or "OK", text(client),
                 text(request), text(response), {**own, **tags.get(one, {})}, {**about, **metadata.get(one, {})},
-                tuple(assessed.get(one, ())),
+                tuple(assessed.get(one, ())), tuple(linked.get(one, ())),
             )  # fmt: skip
         if len(page) < _PAGE:
             return
@@ -58,6 +58,16 @@ def spans(tables: Tables, trace_id: str) -> bytes | None:
         what = f"{len(rows) - len(found)} of the trace's {len(rows)} spans can't be read and were left out"
         tables.found.problem(trace_id, what, about="spans")
     return json.dumps({"spans": found}, ensure_ascii=False).encode() if found else None
+
+
+def _linked(tables: Tables, ids: list[Any]) -> dict[Any, list[str]]:
+    """The runs that traces were linked to after they were made."""
+    found: dict[Any, list[str]] = defaultdict(list)
+    where = f"source_type = 'trace' AND destination_type = 'run' AND source_id IN ({', '.join('?' * len(ids))})"
+    where += " ORDER BY source_id, destination_id"
+    for one, run_id in tables.select("entity_associations", ("source_id", "destination_id"), where, ids) if ids else ():
+        found[one].append(text(run_id))
+    return found
 
 
 def _assessments(tables: Tables, ids: list[Any]) -> dict[Any, list[Mapping[str, Any]]]:

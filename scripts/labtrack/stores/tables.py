@@ -13,6 +13,7 @@ from labtrack.stores.numbers import floor, text
 
 _BESIDE_RUNS = (
     *("experiment_tags", "logged_model", "registered_model", "model_version", "trace_", "spans", "assessments"),
+    "entity_associations",
 )
 _SHORT, _KNOWN = 64, 100_000  # characters of a text, and texts, that are kept for the next run
 

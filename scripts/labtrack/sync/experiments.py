@@ -11,6 +11,7 @@ from labtrack.errors import LabtrackError
 from labtrack.stores.model import DELETED, Experiment, unnamed
 from labtrack.sync import limits
 from labtrack.sync.faults import FAULTS, words
+from labtrack.tracking import names
 from labtrack.tracking.destination import Destination
 from labtrack.tracking.http import ServerError
 from labtrack.tracking.remote import RemoteExperiment
@@ -24,11 +25,17 @@ class Fitted:
     """An experiment as the server takes it.
 
     changed: what had to be changed for that, by the name that is sent: the original key and value.
+    deleted: in the recording.
     """
 
     name: str
     tags: Mapping[str, str]
     changed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    deleted: bool = False
+
+    def left(self, there: RemoteExperiment) -> dict[str, str]:
+        """The tags that are missing at the server, or different there."""
+        return {key: value for key, value in self.tags.items() if there.tags.get(key) != value}
 
 
 def fitted(experiment: Experiment) -> Fitted:
@@ -41,21 +48,23 @@ def fitted(experiment: Experiment) -> Fitted:
         changed[name] = {"key": "name", "value": experiment.name}
     tags = {}
     for key, value in experiment.tags.items():
+        if key in names.OWN:
+            continue
         sent, text = limits.fit_key(key), limits.fit_text(str(value), TAG)
         tags[sent] = text
         if (sent, text) != (key, value):
             changed[f"tag {sent}"] = {"key": key, "value": value}
-    return Fitted(name, tags, changed)
+    return Fitted(name, tags, changed, experiment.lifecycle_stage == DELETED)
 
 
 class Experiments:
     """Experiments by name, made when the first run needs them.  May be used by several threads.
 
-    there: what the server has, by name; what is made is added.
+    there: what the server has, by name; what is made is added.  store: the recording's identity.
     """
 
-    def __init__(self, destination: Destination, there: dict[str, RemoteExperiment]) -> None:
-        self._destination, self._there = destination, there
+    def __init__(self, destination: Destination, there: dict[str, RemoteExperiment], store: str) -> None:
+        self._destination, self._there, self._store = destination, there, store
         self._lock = threading.Lock()
         self._tags: dict[str, Mapping[str, str]] = {}
         self._refused: dict[str, str] = {}
@@ -75,13 +84,12 @@ class Experiments:
                 raise LabtrackError(self._refused[name])
             if name not in self._there:
                 try:
-                    made = self._destination.create_experiment(name, dict(self._tags.get(name, {})))
+                    self._there[name] = self._destination.create_experiment(name, self._store, self._tags.get(name, {}))
                 except ServerError:
                     raise
                 except FAULTS as error:
                     self._refused[name] = f"Experiment {name!r} can't be made at the server: {words(error)}"
                     raise LabtrackError(self._refused[name]) from None
-                self._there[name] = RemoteExperiment(made)
             number, stage, _ = self._there[name]
         if stage == DELETED:
             raise LabtrackError(

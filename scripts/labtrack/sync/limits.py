@@ -16,13 +16,18 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from labtrack.stores.model import DatasetInput, MetricPoint
+from labtrack.stores.model import DatasetInput, LoggedModel, MetricPoint, RegisteredModel
+from labtrack.tracking import names
 
 KEY, PARAM, TAG, NAME = 250, 6000, 8000, 250  # characters
+REGISTERED, VERSION_TAG = 5000, 100_000  # characters: a registered model's description or tag, a version's tag
 BATCH, OTHERS = 1000, 100  # entries of a call: all, and params or tags
 BODY = 900_000  # bytes of a call: nginx takes a mebibyte where nobody told it otherwise
 _ALLOWED = re.compile(r"[/\w.\- :]*")
 _REFUSED = re.compile(r"[^/\w.\- :]")
+_NOT_IN_MODELS = re.compile("[/:.%\"']")
+_NOT_REGISTERED = re.compile(r"[/:]|^\.(?=\.|$)")
+_NOT_ALIASES = re.compile(r"[^\w\-]|^(?=(?i:latest|v\d+)$)")
 _DATASET = {"name": 500, "digest": 36, "source_type": 36, "source": 65_535, "schema": 1_048_575, "profile": 16_777_215}
 _INPUT_KEY, _INPUT_VALUE = 255, 500
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")  # PostgreSQL keeps no NUL, UTF-8 no half of a pair
@@ -41,8 +46,8 @@ _KIND, _FILE_NAME = 20, 255  # characters of an ending, bytes of a name
 class Fit:
     """What of a run is sent, and what of it had to be changed for that.
 
-    overflow: by kind (params, tags, metrics, steps, times, datasets, artifacts), the sent key to the original key and
-    value; whoever changes something else for the server's sake adds it with `note`.
+    overflow: by kind (params, tags, metrics, steps, times, datasets, artifacts, models), the sent key to the original
+    key and value; whoever changes something else for the server's sake adds it with `note`.
     notes: what is kept as recorded, though it can't be meant so.
     """
 
@@ -157,6 +162,67 @@ def fit(params: Mapping[str, str], tags: Mapping[str, str], datasets: tuple[Data
     found.tags = found._values("tags", tags, TAG)
     found.datasets = tuple(found._dataset(one) for one in datasets)
     return found
+
+
+def fit_model(model: LoggedModel) -> tuple[str, Fit]:
+    """The name of a logged model as the server takes it, and its params and tags; one without a name gets its id."""
+    found = fit(model.params, {key: one for key, one in model.tags.items() if key not in names.OWN})
+    name = _fit_name(model.name, _NOT_IN_MODELS) if model.name else model.id
+    if model.name not in ("", name):
+        found.note("models", name, model.name, None, "name changed")
+    return name, found
+
+
+def fit_registered(one: RegisteredModel) -> RegisteredModel:
+    """A registered model with its versions as the server takes them; the originals are in tags of each.
+
+    It has no artifacts, so there is no other place for them.
+    """
+    changed: dict[str, Any] = {}
+    name = _fit_name(one.name, _NOT_REGISTERED)
+    if name != one.name:
+        changed["name"] = one.name
+    versions = []
+    for version in one.versions:
+        aliases = {_fit_name(alias, _NOT_ALIASES, "-"): alias for alias in version.aliases}
+        changed.update({f"alias {sent}": alias for sent, alias in aliases.items() if sent != alias})
+        text, tags = _fit_said(version.description, version.tags, VERSION_TAG, {})
+        versions.append(
+            dataclasses.replace(version, name=name, description=text, tags=tags, aliases=tuple(sorted(aliases)))
+        )
+    text, tags = _fit_said(one.description, one.tags, REGISTERED, changed)
+    return dataclasses.replace(one, name=name, description=text, tags=tags, versions=tuple(versions))
+
+
+def _fit_said(
+    description: str, tags: Mapping[str, str], most: int, changed: dict[str, Any]
+) -> tuple[str, dict[str, str]]:
+    """Description and tags as the registry takes them, and tags with what was changed.  most: of a tag's value."""
+    sent = {}
+    for key, value in tags.items():
+        if key in names.OWN or key.startswith(f"{names.OVERFLOW}."):
+            continue
+        fitted, text = fit_key(key), fit_text(value, most)
+        sent[fitted] = text
+        if (fitted, text) != (key, value):
+            changed[f"tag {fitted}"] = {"key": key, "value": value}
+    said = fit_text(description, REGISTERED)
+    if said != description:
+        changed["description"] = description
+    if changed:
+        whole = json.dumps(changed, sort_keys=True)
+        parts = [whole[start : start + REGISTERED] for start in range(0, len(whole), REGISTERED)]
+        sent.update({f"{names.OVERFLOW}.{number:02}": part for number, part in enumerate(parts)})
+        listed = "; ".join(sorted(changed))[: OTHERS * 4]
+        sent[names.OVERFLOW] = f"{len(changed)} changed, whole as JSON in the tags {names.OVERFLOW}.00 on: {listed}"
+    return said, sent
+
+
+def _fit_name(name: str, refused: re.Pattern[str], sign: str = "~") -> str:
+    plain = refused.sub("_", fit_text(name, len(name)))
+    if plain == name and name.strip() and len(name) <= NAME:
+        return name
+    return f"{plain[: NAME - _MARK].strip()}{sign}{hash_of(name)}"
 
 
 def fit_text(text: str, limit: int) -> str:

@@ -15,7 +15,7 @@ from labtrack.files import lock
 from labtrack.stores import open_store
 from labtrack.stores.model import DELETED, LoggedModel, Run, Store
 from labtrack.stores.opening import pulled
-from labtrack.sync import alone, damage, duplicates, lineage, registry, state, traces
+from labtrack.sync import alone, damage, duplicates, lineage, registry, rehearsal, state, traces
 from labtrack.sync import plan as planning
 from labtrack.sync.experiments import Experiments
 from labtrack.sync.faults import FAULTS, words
@@ -147,9 +147,11 @@ class Syncer:
             report.planned = [self._planned(item) for item in plan.items]
             report.failed = {run_id: [why] for run_id, why in plan.failed.items()}
             models = [] if only else alone.plan_models(context, plan, report, self.options.experiment)
+            if not (only or narrowed):
+                alone.tell(context, plan, report)
             self._shows.begin(_totals(report.planned))
             if self.options.dry_run:
-                self._may_send(plan, context, report)
+                rehearsal.ask(context, plan, report, self.options.experiment)
             else:
                 try:
                     self._send(plan, context, models, report, whole=not only)
@@ -162,6 +164,7 @@ class Syncer:
                 verify(context, plan, report, self.options.experiment)
                 if not report.narrowed:
                     traces.verify(context, plan, report, self.options.experiment)
+                    alone.verify_experiments(context, plan, report, self.options.experiment)
         except Stopped:
             report.interrupted = True
         except ApiError as error:
@@ -260,6 +263,7 @@ class Syncer:
             if not report.narrowed:
                 context.files.abandon(unless=bool(report.failed))
                 traces.send(context, plan, report, self.options.experiment)
+            alone.send_experiments(context, plan, report, self.options.experiment)
 
     def links(self, plan: Plan) -> Links:
         """How the plan's recorded ids become the server's."""
@@ -269,7 +273,7 @@ class Syncer:
         env, uploads = self.options.env, self.journal.uploads
         files = Sender(self.source, self.http, env, uploads, pool=self._pool, meter=self.meter)
         repair, accept = self.options.repair, self.options.accept_damage
-        experiments = Experiments(self.destination, plan.experiments)
+        experiments = Experiments(self.destination, plan.experiments, self.source.identity)
         for one in plan.fitted.values():
             experiments.expect(one)
         return Context(
@@ -330,22 +334,6 @@ class Syncer:
             report.outcomes.append(outcome)
             report.take(outcome)
         self.meter.runs(1)
-
-    def _may_send(self, plan: Plan, context: Context, report: Report) -> None:
-        """Asks whether the account may do what would be done; a run for which it may not is a failure."""
-        answers: dict[str, str] = {}
-        for item in plan.to_send:
-            known = plan.experiments.get(item.experiment)
-            if item.experiment not in answers:
-                answers[item.experiment] = self.destination.refuses_writing(known.id if known else None)
-            why = answers[item.experiment]
-            if not why and item.copy is None and known and known.stage == DELETED:
-                try:
-                    context.experiments.id_of(item.experiment)
-                except LabtrackError as error:
-                    why = words(error)
-            if why:
-                report.failed.setdefault(item.run.id, []).append(f"would not be sent: {why}")
 
     def _remove_duplicates(self, plan: Plan, report: Report) -> None:
         """Deletes second copies that came since the plan was made, and tells of those that somebody else made."""

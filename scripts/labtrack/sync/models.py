@@ -83,7 +83,10 @@ class ModelSender:
             return found
         for model in made:
             found.add(self.send_one(model, copy.experiment_id, copy.id), model.name)
-        gone = sorted({one for one, _ in linked if one not in self._source.models.by_id and self.copy_of(one) is None})
+        models = self._source.models
+        gone = sorted(
+            {one for one, _ in linked if one not in (*models.by_id, *models.deleted) and not self.copy_of(one)}
+        )
         found.damaged += [f"a link leads to the logged model {one}, which the recording does not have" for one in gone]
         self._link(run, copy, notes)
         return found
@@ -183,10 +186,10 @@ class ModelSender:
 
     def _send(self, model: LoggedModel, experiment_id: str, run_id: str | None) -> SentModel:
         there = self._known()
-        fit = limits.fit(model.params, {key: one for key, one in model.tags.items() if key not in names.OWN})
+        name, fit = limits.fit_model(model)
         found, result = there.get(model.id), SentModel()
         if found is None:
-            sendable = dataclasses.replace(model, params=fit.params, tags=fit.tags)
+            sendable = dataclasses.replace(model, name=name, params=fit.params, tags=fit.tags)
             found = self._destination.create_model(experiment_id, self._source.identity, sendable, run_id)
             result.created = True
         result.copy = self.copies[model.id] = found.id

@@ -50,6 +50,7 @@ class Plan:
     pending: copies with references that wait for another run.  duplicates: second copies that are to go, with
     the ids of those that are kept.  notes: what the user should know.  failed: runs that can't be planned, and why.
     seen: all runs of the recording that could be read, also those that are not wanted.
+    deleted: also what was deleted in the recording is wanted.
     """
 
     items: list[Item] = field(default_factory=list)
@@ -61,6 +62,12 @@ class Plan:
     notes: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     seen: set[str] = field(default_factory=set)
+    deleted: bool = False
+
+    @property
+    def wanted(self) -> dict[str, Fitted]:
+        """The recording's experiments of which everything is sent: deleted ones only if asked for."""
+        return {key: one for key, one in self.fitted.items() if self.deleted or not one.deleted}
 
     @property
     def to_send(self) -> list[Item]:
@@ -95,7 +102,7 @@ def make(
     Raises BadInputError for a run id that is not there, LabtrackError where the server can't be used.
     What is wrong with one run is among `failed`.
     """
-    plan = Plan(experiments=destination.experiments())
+    plan = Plan(experiments=destination.experiments(), deleted=deleted)
     for one in source.store.experiments(deleted=True):
         plan.fitted[one.id] = fitted(one)
     runs = []

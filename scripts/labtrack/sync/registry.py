@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from labtrack.errors import BadInputError, LabtrackError
 from labtrack.stores.model import ModelVersion, RegisteredModel
+from labtrack.sync import limits
 from labtrack.sync.duplicates import is_own
 from labtrack.sync.faults import FAULTS, words
 from labtrack.sync.lineage import Resolve
@@ -34,7 +35,8 @@ class Registered:
     """The recording's registry.  made, there: how many versions.  names: how many names were made.
 
     left: what is left out on purpose, and why.  lost: versions whose files are not in the recording.
-    missing: with `look`, what is not at the server, or is different there.
+    missing: with `look`, what is not at the server, or is different there; seen: which names were looked at, and as
+    what they are at the server.
     """
 
     made: int = 0
@@ -43,6 +45,7 @@ class Registered:
     left: dict[str, str] = field(default_factory=dict)
     lost: list[str] = field(default_factory=list)
     missing: dict[str, list[str]] = field(default_factory=dict)
+    seen: dict[str, str | None] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -125,15 +128,16 @@ class _Linking:
         repair: bool,
     ) -> None:
         self._source, self._destination, self._links = source, destination, links
-        self._registered, self._found, self._look, self._repair = registered, found, look, repair
+        self._registered, self._found, self._look, self._repair = limits.fit_registered(registered), found, look, repair
         self._prompt = registered.tags.get(PROMPT, "").lower() == "true"
         self.called = f"{'prompt' if self._prompt else 'model'} {registered.name}"
-        self.of_runs = [one for one in registered.versions if one.run_id in links.runs or self._model_of(one)]
+        self.of_runs = [one for one in self._registered.versions if one.run_id in links.runs or self._model_of(one)]
 
     def all(self, *, only_of_runs: bool) -> None:
         """The name, its versions, its aliases."""
         name, found = self._registered.name, self._found
         there = self._get()
+        found.seen[self.called] = name if there else None
         if there is None:
             if self._look:
                 found.missing[self.called] = ["is not registered at the server"]
@@ -179,12 +183,16 @@ class _Linking:
             self._found.names += there.store == self._source.identity
             return there
         self._found.names += 1
+        self._changed(self.called, self._registered)
         return _Name(one.description, tags, {})
+
+    def _changed(self, called: str, one: RegisteredModel | ModelVersion) -> None:
+        """Tells what had to be changed for the server."""
+        self._found.notes += [f"{called}: {one.tags[names.OVERFLOW]}"] if names.OVERFLOW in one.tags else []
 
     def _tags(self) -> dict[str, str]:
         """The recorded tags; a prompt's experiments have other ids here."""
-        tags = {key: value for key, value in self._registered.tags.items() if key not in names.OWN}
-        return self._translated(tags, _PROMPT_EXPERIMENTS, self._links.experiments, around=",")
+        return self._translated(dict(self._registered.tags), _PROMPT_EXPERIMENTS, self._links.experiments, around=",")
 
     @staticmethod
     def _translated(tags: dict[str, str], key: str, ids: Mapping[str, str], around: str = "") -> dict[str, str]:
@@ -237,6 +245,7 @@ class _Linking:
             found.missing[called] = ["is not registered at the server"]
         else:
             self._register(version)
+            self._changed(called, version)
             found.made += 1
 
     def _stands_alone(self, version: ModelVersion, called: str) -> bool:

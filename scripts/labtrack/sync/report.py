@@ -42,7 +42,9 @@ class Report:
     in the recording.  unreadable: what can't be read and belongs to no run.  accepted: what can't be read, and the
     user knows.  left: runs that were not reached.
     registered: how many versions were registered; versions: how many are there; unregistered: why others are left out.
-    names: how many registered models were made.
+    names: how many registered models were made.  experiments: those without runs that were made or, like any other of
+    this recording, given tags.
+    unsent: by kind, how much was recorded that no sync sends.
     traces: by experiment, how many traces were sent, are there, lack their spans, and failed.
     differences: what --verify found, by run or model; verified: how many runs and models it compared.
     """
@@ -63,6 +65,8 @@ class Report:
     notes: list[str] = field(default_factory=list)
     linked: int = 0
     names: int = 0
+    experiments: list[str] = field(default_factory=list)
+    unsent: dict[str, int] = field(default_factory=dict)
     registered: int = 0
     versions: int = 0
     unregistered: dict[str, str] = field(default_factory=dict)
@@ -129,6 +133,7 @@ class Report:
             "artifacts": sum(one.artifacts for one in (*self.outcomes, *self.model_outcomes)),
             "bytes": sum(one.bytes for one in (*self.outcomes, *self.model_outcomes)),
             "models": len(self.models),
+            "experiments": len(self.experiments),
         }
         data["exit_code"] = int(self.exit_code)
         return data

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from labtrack.stores.model import Artifact, LoggedModel, ModelPoint, Owner, Problem, Run, Store
+from labtrack.stores.model import DELETED, Artifact, LoggedModel, ModelPoint, Owner, Problem, Run, Store
 from labtrack.sync import limits, state
 
 SERVER_KIND = "server"
@@ -19,11 +19,14 @@ SERVER_SOURCE = "server2server"  # as Anemoi calls it; anything else is "offline
 class Models:
     """The logged models of a recording and their points, read once and then looked up by run.
 
-    Nearly all recordings have few or none of them, so they are kept in memory.
+    Nearly all recordings have few or none of them, so they are kept in memory.  deleted: the ids of those that were
+    deleted; a server finds no deleted model again, so none is sent.
     """
 
     def __init__(self, store: Store) -> None:
-        self.by_id: dict[str, LoggedModel] = {model.id: model for model in store.logged_models()}
+        everything = {model.id: model for model in store.logged_models(deleted=True)}
+        self.deleted = {one for one, model in everything.items() if model.lifecycle_stage == DELETED}
+        self.by_id = {one: model for one, model in everything.items() if one not in self.deleted}
         self._by_run: dict[str, list[LoggedModel]] = defaultdict(list)
         self._points: dict[str, list[tuple[str, ModelPoint]]] = defaultdict(list)
         for model in self.by_id.values():

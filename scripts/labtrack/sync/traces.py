@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
@@ -58,6 +58,24 @@ def send(context: Context, plan: Plan, report: Report, experiment: str | None) -
             report.traces[name] = {what: count + before.get(what, 0) for what, count in counts.items()}
 
 
+def plan_traces(context: Context, plan: Plan, report: Report, experiment: str | None) -> Iterator[str]:
+    """The names of the experiments that traces would be sent to; how many is in the report."""
+    for recorded, name, reader in _experiments(context, plan, experiment):
+        there: dict[str, Mapping[str, str]] | None = None
+        new = known = 0
+        for trace in reader.traces(recorded):
+            if there is None:
+                place = plan.experiments.get(name)
+                there = _there(context.destination, place.id, context.source.identity) if place else {}
+            known += 1
+            new += there.get(trace.id, {}).get(names.STATE) != _digest(trace, _linked(context, trace))
+        if known:
+            report.traces[name] = {"sent": 0, "there": known - new, "damaged": 0, "failed": 0}
+        if new:
+            report.notes.append(f"{new} traces would be sent to experiment {name}")
+            yield name
+
+
 def verify(context: Context, plan: Plan, report: Report, experiment: str | None) -> None:
     """Compares the recording's traces, and their spans, with the server's."""
     for recorded, name, reader in _experiments(context, plan, experiment):
@@ -73,14 +91,14 @@ def verify(context: Context, plan: Plan, report: Report, experiment: str | None)
 
 
 def _experiments(context: Context, plan: Plan, experiment: str | None) -> Iterator[tuple[str, str, Store]]:
-    for recorded, fitted in plan.fitted.items():
+    for recorded, fitted in plan.wanted.items():
         yield recorded, experiment or fitted.name, context.source.store
 
 
 def _send_one(context: Context, trace: Trace, reader: Store, number: str, there: Mapping[str, str]) -> str:
     if not there:  # an earlier sync may have put it into another experiment, where it stays
         number, there = _elsewhere(context.destination.http, trace.id) or (number, there)
-    digest = _digest(trace)
+    digest = _digest(trace, linked := _linked(context, trace))
     if there.get(names.STATE) == digest and not context.repair:
         return "there"
     http = context.destination.http
@@ -93,6 +111,8 @@ def _send_one(context: Context, trace: Trace, reader: Store, number: str, there:
     if spans is None:  # the reader tells; without the tag it is looked for again by the next sync
         return "damaged"
     context.files.put(context.files.place(tags[_PLACE]), _SPANS, len(spans), lambda: io.BytesIO(spans))
+    for run_id in linked.values():  # the same again changes nothing
+        context.destination.ask("POST", "traces/link-to-run", {"trace_ids": [trace.id], "run_id": run_id})
     http.call("PATCH", f"{_API}/{trace.id}/tags", json={"trace_id": trace.id, "key": names.STATE, "value": digest})
     return "sent"
 
@@ -186,7 +206,7 @@ def _differences(context: Context, trace: Trace, reader: Store, there: Mapping[s
         spans = reader.spans(trace)
         if spans is None:
             return  # damage of the recording, which the reader tells
-        if there.get(names.STATE) != _digest(trace):
+        if there.get(names.STATE) != _digest(trace, _linked(context, trace)):
             yield "is not as it was recorded"
         if context.files.place(there[_PLACE]).digest(_SPANS) != hashlib.sha256(spans).hexdigest():
             yield "has other spans at the server"
@@ -196,8 +216,17 @@ def _differences(context: Context, trace: Trace, reader: Store, there: Mapping[s
         yield f"its spans can't be compared: {words(error)}"
 
 
-def _digest(trace: Trace) -> str:
-    facts = json.dumps(dataclasses.asdict(trace), sort_keys=True, default=str)
+def _linked(context: Context, trace: Trace) -> dict[str, str]:
+    """The runs that a trace was linked to later: recorded id to the server's, of those that are there."""
+    found = {one: context.resolve(one) for one in trace.linked if one != trace.run_id}
+    return {one: new for one, new in found.items() if new}
+
+
+def _digest(trace: Trace, linked: Iterable[str]) -> str:
+    recorded = dataclasses.asdict(trace)
+    if not (links := sorted(linked)):
+        recorded.pop("linked")
+    facts = json.dumps({**recorded, **({"linked": links} if links else {})}, sort_keys=True, default=str)
     return hashlib.sha256(facts.encode("utf-8", "surrogatepass")).hexdigest()[:24]
 
 

@@ -171,10 +171,10 @@ def _model(context: Context, model: LoggedModel) -> Iterator[str]:
     if found is None:
         yield f"model {model.name} is not at the server"
         return
-    fit = limits.fit(model.params, {key: one for key, one in model.tags.items() if key not in names.OWN})
+    name, fit = limits.fit_model(model)
     info, data = found["info"], found.get("data", {})
-    if info.get("name") != model.name:
-        yield f"name is {info.get('name')} at the server, {model.name} in the recording"
+    if model.name and info.get("name") != name:
+        yield f"name is {info.get('name')} at the server, {name} in the recording"
     status = str(info.get("status", "")).replace("LOGGED_MODEL_", "").replace("UPLOAD_", "")
     if status != model.status and model.status in ("READY", "FAILED"):
         yield f"status is {status} at the server, {model.status} in the recording"

@@ -162,6 +162,8 @@ def _together(before: Report, after: Report) -> Report:
     after.seconds += before.seconds
     after.linked += before.linked
     after.registered += before.registered
+    after.names += before.names
+    after.experiments = list(dict.fromkeys(before.experiments + after.experiments))
     after.notes = list(dict.fromkeys(before.notes + after.notes))
     for name, counted in before.traces.items():
         none_sent = {**counted, "sent": 0, "there": counted["there"] + counted["sent"]}

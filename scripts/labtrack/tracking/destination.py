@@ -14,8 +14,7 @@ from labtrack.errors import LabtrackError
 from labtrack.stores.model import DatasetInput, LoggedModel, MetricPoint, ModelLink, Run
 from labtrack.tracking import names, parsing
 from labtrack.tracking.http import ApiError, Http, ServerError, UnclearError
-from labtrack.tracking.parsing import plain
-from labtrack.tracking.remote import RemoteExperiment, RemoteModel, RemoteRun, as_model, as_run
+from labtrack.tracking.remote import RemoteExperiment, RemoteModel, RemoteRun, as_experiment, as_model, as_run
 
 API = "/api/2.0/mlflow"
 PAGE = 1000  # runs, models: the largest page that a server with few of memory answers quickly
@@ -58,24 +57,19 @@ class Destination:
     def experiments(self) -> dict[str, RemoteExperiment]:
         """All experiments by name, deleted ones too."""
         pages = self._pages("experiments/search", {"max_results": PAGE, "view_type": "ALL"}, "experiments")
-        return {
-            one["name"]: RemoteExperiment(
-                one["experiment_id"],
-                one.get("lifecycle_stage", "active"),
-                plain(one.get("tags", ())).get(names.ACCEPTED, ""),
-            )
-            for one in pages
-        }
+        return {one["name"]: as_experiment(one) for one in pages}
 
-    def create_experiment(self, name: str, tags: Mapping[str, str]) -> str:
-        """Makes an experiment, or finds the one that somebody else has just made; gives its id."""
+    def create_experiment(self, name: str, store: str, tags: Mapping[str, str]) -> RemoteExperiment:
+        """Makes an experiment of a recording, or finds the one that somebody else has just made."""
+        ours = {**tags, **self.name_tags(store)}
         try:
-            return str(self.ask("POST", "experiments/create", {"name": name, "tags": pairs(tags)})["experiment_id"])
+            made = self.ask("POST", "experiments/create", {"name": name, "tags": pairs(ours)})
+            return RemoteExperiment(str(made["experiment_id"]), tags=ours)
         except ApiError as error:
             if error.code != "RESOURCE_ALREADY_EXISTS":
                 raise
         found = self.ask("GET", "experiments/get-by-name", {"experiment_name": name})
-        return str(found["experiment"]["experiment_id"])
+        return as_experiment(found["experiment"])
 
     def set_experiment_tag(self, experiment_id: str, key: str, value: str) -> None:
         """Sets a tag of an experiment."""
@@ -87,8 +81,16 @@ class Destination:
         Asks for something that the server can't carry out, as the name is missing: it looks at the permission first.
         """
         path = "experiments/update" if experiment_id else "experiments/create"
+        return self._refuses(path, {"experiment_id": experiment_id} if experiment_id else {})
+
+    def refuses_registering(self, name: str | None) -> str:
+        """Why the account may not add to a registered model, or make one (None); empty where it may.  As above."""
+        path = "model-versions/create" if name else "registered-models/create"
+        return self._refuses(path, {"name": name} if name else {})
+
+    def _refuses(self, path: str, data: Mapping[str, str]) -> str:
         try:
-            self.ask("POST", path, {"experiment_id": experiment_id} if experiment_id else {})
+            self.ask("POST", path, data)
         except ApiError as error:
             return str(error) if error.status == requests.codes.forbidden else ""
         except ServerError:
@@ -153,7 +155,7 @@ class Destination:
         return {names.SOURCE_RUN: run_id, names.SOURCE_STORE: store, names.CREATED: self._created()}
 
     def name_tags(self, store: str) -> dict[str, str]:
-        """The tags that say which recording has made a registered model."""
+        """The tags that say which recording has made a registered model or an experiment."""
         return {names.SOURCE_STORE: store, names.CREATED: self._created()}
 
     def version_tags(self, number: str, store: str) -> dict[str, str]:

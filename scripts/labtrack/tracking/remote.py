@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from labtrack.tracking import names, parsing
+from labtrack.tracking.parsing import plain
 
 
 class RemoteExperiment(NamedTuple):
-    """An experiment at the server.  accepted: its tag about damage that the user has accepted."""
+    """An experiment at the server."""
 
     id: str
     stage: str = "active"
-    accepted: str = ""
+    tags: Mapping[str, str] = MappingProxyType({})
+
+    @property
+    def accepted(self) -> str:
+        """Its tag about damage that the user has accepted."""
+        return self.tags.get(names.ACCEPTED, "")
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,13 @@ class RemoteModel:
     def source_id(self) -> str:
         """The id of the recorded model that this is the copy of."""
         return self.tags.get(names.SOURCE_MODEL, "")
+
+
+def as_experiment(data: Mapping[str, Any]) -> RemoteExperiment:
+    """An experiment of an answer."""
+    return RemoteExperiment(
+        str(data["experiment_id"]), data.get("lifecycle_stage", "active"), plain(data.get("tags", ()))
+    )
 
 
 def as_run(data: Mapping[str, Any]) -> RemoteRun:
