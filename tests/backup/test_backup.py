@@ -77,7 +77,7 @@ def test_what_is_written_is_in_the_store_within_a_minute(machine: Machine) -> No
     assert int(timeout) <= 60
     machine.sql("INSERT INTO params VALUES ('acknowledged', '1', md5('1'))")
     (segment,) = machine.sql("SELECT pg_walfile_name(pg_switch_wal())")
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not any(segment in key for key in machine.store.buckets[BUCKET]):
         assert time.monotonic() < end, f"{segment} is not archived"
         time.sleep(0.05)
@@ -150,9 +150,9 @@ def test_a_bucket_that_is_gone_and_a_key_that_is_refused(drilled: Machine) -> No
 def test_a_wrong_cipher_pass_an_unknown_ca_and_a_store_that_is_down(drilled: Machine) -> None:
     said = drilled("drill", fails=True, config=drilled.config_with(CIPHER, "another-pass"))
     assert "secret_backup_cipher_pass" in said and "another-pass" not in said
-    unknown = drilled.config_with(f"repo1-storage-ca-file={drilled.store.ca}\n", "io-timeout=0.3\n")
+    unknown = drilled.config_with(f"repo1-storage-ca-file={drilled.store.ca}\n", "io-timeout=5\n")
     assert "lab_backup.ca_file" in drilled("check", fails=True, config=unknown)
-    down = drilled.config_with("repo1-storage-port=", "io-timeout=0.3\nrepo1-storage-port=1\n#")
+    down = drilled.config_with("repo1-storage-port=", "io-timeout=5\nrepo1-storage-port=1\n#")
     assert "does not reach lab_backup.endpoint" in drilled("check", fails=True, config=down)
 
 
@@ -188,7 +188,6 @@ def test_the_database_of_a_time_in_the_past_comes_back(machine: Machine) -> None
     """As docs/admin/backups.md says."""
     (runs,) = machine.sql("SELECT count(*) FROM runs")
     (before,) = machine.sql("SELECT now()")
-    time.sleep(1)  # PostgreSQL stops before the first commit after the time
     machine.sql("TRUNCATE runs, params, tags, metrics, spans")
     machine.sql("SELECT pg_switch_wal()")
     machine("check")  # the log is in the store
