@@ -255,7 +255,11 @@ def test_recorder_steps_of_a_requeued_job_go_on_with_their_own_runs(newest: Trai
 
 
 def test_recorder_24_processes_at_once_on_a_fresh_path(newest: Training) -> None:
+    # The machines of the rehearsal, all together, weigh as much as one process: 24 would keep them from answering for
+    # longer than the tests beside this one wait.
     code = """
+import os
+os.nice(19)
 import mlflow
 mlflow.set_experiment("many")
 with mlflow.start_run():
