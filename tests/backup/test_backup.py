@@ -105,6 +105,7 @@ def test_the_service_is_sandboxed(machine: Machine) -> None:
 
 def test_a_drill_finds_all_as_the_server_has_it_also_what_changes_meanwhile(drilled: Machine) -> None:
     drilled.sql("INSERT INTO params VALUES ('after', 'the backup', md5('2'))")
+    drilled.sql("SELECT pg_switch_wal()")  # an idle server has nothing to archive
     said = drilled("drill", pgbackrest=meanwhile(drilled, CHANGES + RUNS.format(301, 310, 5)))
     result = drilled.result("drill")
     assert result["ok"] and result["message"] in said

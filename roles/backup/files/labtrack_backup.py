@@ -45,7 +45,7 @@ class Repository:
 
     def _call(self, what: str, *arguments: str) -> str:
         done = subprocess.run(
-            tied(signal.SIGTERM, *self.command, *arguments),
+            [*self.command, *arguments], preexec_fn=tied(signal.SIGTERM),
             capture_output=True, text=True, errors="replace", check=False, cwd="/",
         )  # fmt: skip
         if done.returncode:

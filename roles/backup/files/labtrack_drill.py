@@ -5,6 +5,7 @@ It knows nothing of the tool that makes the backups: it is handed something that
 
 from __future__ import annotations
 
+import ctypes
 import os
 import random
 import re
@@ -12,7 +13,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 WHOLE = 100_000  # rows: tables up to here are compared row by row, larger ones by the sampled runs
 SAMPLED = 50  # runs
 ARCHIVED_WITHIN = 120  # seconds, that the log may take to reach the repository
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 STARTED_WITHIN = 3600  # seconds, that the scratch cluster may replay the log
 # What MLflow only ever adds to: here a row that the backup has and the server has not is a fault, not a change.
 ONLY_ADDED = ("metrics", "params")
@@ -61,9 +63,13 @@ def failed(what: str, text: str) -> BackupError:
     return BackupError(f"{what}: {said(text) or 'it said nothing'}", fix)
 
 
-def tied(number: signal.Signals, *command: str) -> list[str]:
-    """A command that is ended with this program, however that ends, so that a killed drill leaves nothing at work."""
-    return ["setpriv", f"--pdeathsig={number.name.removeprefix('SIG')}", *command]
+def tied(number: signal.Signals) -> Callable[[], int]:
+    """Has a command ended with this program, however that ends, so that a killed drill leaves nothing at work.
+
+    For preexec_fn.  Not by setpriv, which asks for capabilities that the unit's sandbox has taken away.
+    """
+    libc = ctypes.CDLL(None)
+    return lambda: libc.prctl(PR_SET_PDEATHSIG, int(number))
 
 
 class Cluster:
@@ -135,6 +141,8 @@ class Drill:
     def archive(self) -> float:
         """Have what was written up to now in the repository; how long that took, in seconds."""
         start = time.monotonic()
+        # where nothing was written since the last switch, there would be no other
+        self.live.ask("SELECT pg_create_restore_point('labtrack-drill')")
         (segment,) = self.live.ask("SELECT pg_walfile_name(pg_switch_wal())")
 
         def there() -> bool:
@@ -156,8 +164,11 @@ class Drill:
         }  # fmt: skip
         options = [part for name, value in given.items() for part in ("-c", f"{name}={value}")]
         # to PostgreSQL, QUIT is to stop at once
-        command = tied(signal.SIGQUIT, f"{self.settings['bin']}/postgres", "-D", str(data), *options)
-        with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output, cwd="/") as process:
+        command, tie = (f"{self.settings['bin']}/postgres", "-D", str(data), *options), tied(signal.SIGQUIT)
+        with (
+            log.open("wb") as output,
+            subprocess.Popen(command, stdout=output, stderr=output, cwd="/", preexec_fn=tie) as process,  # noqa: PLW1509
+        ):
             try:
                 wait("The restored cluster does not start", lambda: self._answers(process, log), STARTED_WITHIN)
                 yield
