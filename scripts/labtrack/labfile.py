@@ -318,7 +318,7 @@ def _files(lab: LabFile, root: Path) -> None:
             what, hint = why_no_keys(data)
             if what:
                 lab.add(keys, f"{_name(keys)}: {path} {what}.", hint)
-        elif keys[-1] in (*CA_FILES, "ca_file") and b"PRIVATE KEY-----" in data:  # it travels in mlflow_env.sh
+        elif keys[-1] in (*CA_FILES, "ca_file") and b"PRIVATE KEY-----" in data:  # all may read it then
             lab.add(keys, f"{_name(keys)}: {path} has a private key in it.", "Name a file with the certificate alone.")
     for here, text in _of_admins(lab, "ssh_keys"):
         if lab.line(here) not in {problem.line for problem in lab.problems} and (wrong := why_no_key(text)):

@@ -247,9 +247,10 @@ class FileStore:
     def _may_be_an_experiment(self, folder: Path) -> bool:
         try:
             with os.scandir(folder):
-                if not is_experiment(folder) and folders.is_lost(folder):
+                found = is_experiment(folder)
+                if not found and folders.is_lost(folder):
                     self._tells_of_experiments(folder, f"neither it nor a run in it has a {META}: it was left out")
-                return is_experiment(folder)
+                return found
         except OSError as error:
             self.found.problem(folder, f"can't be read: {error.strerror}", experiment_id=folder.name)
             return False

@@ -15,7 +15,7 @@ from labtrack.files import lock
 from labtrack.stores import open_store
 from labtrack.stores.model import DELETED, LoggedModel, Run, Store
 from labtrack.stores.opening import pulled
-from labtrack.sync import alone, damage, duplicates, lineage, registry, rehearsal, state, traces
+from labtrack.sync import alone, damage, dryrun, duplicates, lineage, registry, state, traces
 from labtrack.sync import plan as planning
 from labtrack.sync.experiments import Experiments
 from labtrack.sync.faults import FAULTS, words
@@ -151,7 +151,7 @@ class Syncer:
                 alone.tell(context, plan, report)
             self._shows.begin(_totals(report.planned))
             if self.options.dry_run:
-                rehearsal.ask(context, plan, report, self.options.experiment)
+                dryrun.ask(context, plan, report, self.options.experiment)
             else:
                 try:
                     self._send(plan, context, models, report, whole=not only)
