@@ -237,6 +237,9 @@ class Machine:
             for file in ("cpuset.cpus", "cpuset.mems"):
                 (group.parent / file).write_text((top / file).read_text())
             (group.parent / "cgroup.clone_children").write_text("1")
+        if (group.parent / "cpu.shares").exists():
+            # a new group has 1024, the weight of one process: all machines together, beside everything else on the host
+            (group.parent / "cpu.shares").write_text("8192")
         group.mkdir(exist_ok=True)
 
     def enter_cgroups(self) -> None:
