@@ -136,6 +136,35 @@ def test_a_batch_that_is_acknowledged_and_not_kept(
     assert len(server.history(run["info"]["run_id"], "loss")) == 3500 and state_of(run) == "complete"
 
 
+@pytest.mark.parametrize("pages", ["as MLflow's SQL store", "other tokens", "none"])
+def test_points_are_counted_at_any_server(
+    pages: str, recording: Recording, server: TrackingServer, send: Send, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recording.run(metrics={"loss": [float(one) for one in range(600)], "f1": [0.5]})
+    send()
+    (run,) = server.runs(recording.name)
+    destination = Destination(Http(server.url, {}), "me")
+    ask, read = destination.ask, []
+
+    def other(method: str, path: str, data: dict[str, Any]) -> dict[str, Any]:
+        asked = {**data, "page_token": data.get("page_token", "").removeprefix("other ")}
+        if pages == "none":
+            asked["max_results"] = 25_000
+        found = ask(method, path, asked)
+        if pages == "other tokens" and found.get("next_page_token"):
+            found["next_page_token"] = f"other {found['next_page_token']}"
+        read.append(len(found.get("metrics", ())))
+        return found
+
+    monkeypatch.setattr(destination, "ask", other)
+    counts = (1, 2, 501, 599, 600, 601, 700)
+    assert [one for one in counts if destination.has_points(run["info"]["run_id"], "loss", one)] == [600]
+    # of few points all are read anyway
+    assert (read.count(600) == 2) == (pages == "as MLflow's SQL store")
+    assert destination.has_points(run["info"]["run_id"], "f1", 1)
+    assert not destination.has_points(run["info"]["run_id"], "f1", 600)
+
+
 def test_a_value_that_mlflow_cannot_read_is_refused_and_not_dropped(
     recording: Recording, server: TrackingServer, send: Send
 ) -> None:

@@ -44,14 +44,11 @@ def lost(
     lacking = [name for name in named.values() if name not in there.keys]
     found += [f"metric {name} was acknowledged and is not at the server" for name in lacking]
     compared = {key: name for key, name in named.items() if count and name in there.keys}
-    for key, number in zip(compared, pool.map(lambda name: _count(destination, copy_id, name), compared.values())):
-        if number != counts[key] and not _all_there(source, destination, run, copy_id, fit, key=key):
+    as_many = pool.map(lambda key: destination.has_points(copy_id, compared[key], counts[key]), compared)
+    for key, equal in zip(compared, as_many):
+        if not equal and not _all_there(source, destination, run, copy_id, fit, key=key):
             found.append(f"points of metric {compared[key]} were acknowledged and are not at the server")
     return found
-
-
-def _count(destination: Destination, copy_id: str, name: str) -> int:
-    return sum(1 for _ in destination.history(copy_id, name))
 
 
 def _all_there(source: Source, destination: Destination, run: Run, copy_id: str, fit: limits.Fit, *, key: str) -> bool:
