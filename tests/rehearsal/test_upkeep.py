@@ -59,7 +59,7 @@ def test_upgrade_that_fails_leaves_databases_and_instances_as_they_were(rehearsa
         assert "They are as they were, and what ran before runs again.\nTo fix: " in done.stderr
         assert ask(rehearsal, "TABLE alembic_version") == version
         assert ask(rehearsal, "SELECT count(*) FROM pg_tables WHERE tablename = $$half_made$$") == "0"
-        assert rehearsal.ssh("server", "mlflowctl health").returncode == 0
+        assert rehearsal.ssh("server", "mlflowctl check").returncode == 0
         assert "-fails" not in rehearsal.ssh("server", INSTANCES, check=True).stdout
         assert api.steps(run) == [1]
         assert api.log(run, 2).status_code == 200
