@@ -6,6 +6,7 @@ mlflowctl schema     compare the databases with them: exit code 0 the same, 3 to
 mlflowctl upgrade    stop the instances, dump both databases and upgrade them; if that fails, all is as it was before
 mlflowctl admin      set the password of the account "admin" to the one on standard input
 mlflowctl forget     end what the instances remember about passwords and permissions, after a change by hand
+mlflowctl gc --days N   take away for good what was deleted N days ago and longer, with its artifacts; --dry-run, --json
 mlflowctl check      what MLflow needs: a line of JSON for each of database, accounts, connections, wal, store, quota
                      and instances, or those named; exit code 0 ok, 1 warnings, 2 failed
 mlflowctl health     the same and all else of the server as a table: labtrack-status
@@ -22,7 +23,7 @@ import time
 from pathlib import Path
 
 sys.path.append("/usr/local/lib/mlflowctl")
-from mlflow_databases import AUTH_INI, VERSION_TABLE, connect, database, needed, query, revision
+from mlflow_databases import AUTH_INI, VERSION_TABLE, connect, database, needed, query, revision, settings
 
 BACKUPS = Path("/var/backups/mlflow")
 SOCKETS = Path("/run/mlflow")
@@ -227,12 +228,20 @@ def health():
     os.execv(STATUS, [STATUS, *sys.argv[2:]])  # noqa: S606
 
 
+def gc():
+    from mlflow_garbage import main
+
+    # MLflow's own account can't read the files, and has what is in them from its unit
+    return main(settings() if os.geteuid() == 0 else dict(os.environ), sys.argv[2:])
+
+
 COMMANDS = {
     "heads": heads,
     "schema": schema,
     "upgrade": upgrade,
     "admin": admin,
     "forget": forget,
+    "gc": gc,
     "check": check,
     "health": health,
 }
