@@ -25,6 +25,7 @@ from labtrack.cli import (
 from labtrack.cli.bucket import bucket
 from labtrack.cli.labcopy import lab
 from labtrack.cli.provision import provision
+from labtrack.cli.release import release
 from labtrack.errors import Exit, LabtrackError
 
 _ADMIN_PACKAGES = ("ansible", "jinja2", "jsonschema", "keystoneauth1", "openstack")
@@ -55,6 +56,7 @@ for command in (
     bucket,
     lab,
     provision,
+    release,
     *researcher.COMMANDS,
     *run.COMMANDS,
     *sync.COMMANDS,
