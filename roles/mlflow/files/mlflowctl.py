@@ -3,7 +3,9 @@
 
 mlflowctl heads      the schema revisions that this release needs, as JSON
 mlflowctl schema     compare the databases with them: exit code 0 the same, 3 to be upgraded
-mlflowctl upgrade    stop the instances, dump both databases and upgrade them; if that fails, all is as it was before
+mlflowctl upgrade    stop the instances, dump both databases, upgrade them and try the new release on them; if one of
+                     that fails, all is as it was before
+mlflowctl trial      start the new release beside what runs, where no proxy looks, and see whether it answers
 mlflowctl admin      set the password of the account "admin" to the one on standard input
 mlflowctl forget     end what the instances remember about passwords and permissions, after a change by hand
 mlflowctl gc --days N   take away for good what was deleted N days ago and longer, with its artifacts; --dry-run, --json
@@ -13,6 +15,7 @@ mlflowctl health     the same and all else of the server as a table: labtrack-st
 """
 
 import fcntl
+import http.client
 import json
 import os
 import shutil
@@ -28,14 +31,20 @@ from mlflow_databases import AUTH_INI, VERSION_TABLE, connect, database, needed,
 BACKUPS = Path("/var/backups/mlflow")
 SOCKETS = Path("/run/mlflow")
 STATUS = Path("/usr/local/sbin/labtrack-status")
+TRIAL = "mlflow-trial@trial.service"  # its unit is the new release's
+TRIAL_UNIT = Path("/etc/systemd/system/mlflow-trial@.service")
 LOCK = Path("/run/lock/mlflow-upgrade")
 DUMPS_KEPT = 5  # of each database
 ADMIN = "admin"
 SHORTEST_PASSWORD = 12
+LOOK = f"`journalctl -u {TRIAL}` says why; what ran before runs on. Report it, and stay with the version before."
 
 
 class ControlError(Exception):
     """What happened, and how to fix it."""
+
+    def __str__(self):
+        return self.args[0]
 
 
 def heads():
@@ -149,13 +158,17 @@ def upgrade():
                 dumps[which] = dump(which)
             for which in VERSION_TABLE:
                 migrate(which)
+            if TRIAL_UNIT.exists():  # not in the first deployment, which has nothing to go back to
+                trial()
         except BaseException as error:  # an interruption too
             for which, kept in dumps.items():
                 restore(which, kept)
             systemctl("start", units)
             raise ControlError(
-                f"The databases could not be upgraded: {error}\nThey are as they were, and what ran before runs again.",
-                "what is said above; if MLflow's release itself can't upgrade them, stay with the one before.",
+                f"The upgrade failed: {error}\nThe databases are as they were, and what ran before runs again.",
+                error.args[1]
+                if isinstance(error, ControlError)
+                else "what is said above; else stay with the one before.",
             ) from error
     return 0
 
@@ -171,6 +184,28 @@ def migrate(which):
     subprocess.run([sys.executable, *commands[which], uri], check=True)
     if revision(which) != needed()[which]:
         raise ControlError(f"{which}: upgraded without an error, but not to the release's schema.", "report this.")
+
+
+def trial():
+    """Start the new release on a socket that no proxy looks at: it serves nobody until it is seen to answer."""
+    from mlflow_checks import SocketConnection
+
+    try:
+        systemctl("start", [TRIAL])  # started is answering: see its unit
+        connection = SocketConnection(SOCKETS / "trial.sock")
+        host = {"Host": settings()["MLFLOW_SERVER_ALLOWED_HOSTS"]}
+        connection.request("GET", "/api/2.0/mlflow/experiments/search?max_results=1", headers=host)
+        status = connection.getresponse().status
+        if status != http.client.UNAUTHORIZED:
+            raise ControlError(f"The new release answers {status} to who has not logged in.", LOOK)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise ControlError(f"The new release does not run: {error}", LOOK) from error
+    finally:
+        subprocess.run(["systemctl", "stop", TRIAL], check=False)
+        subprocess.run(["systemctl", "reset-failed", TRIAL], check=False, capture_output=True)
+        for left in SOCKETS.glob("trial.*"):
+            left.unlink(missing_ok=True)
+    return 0
 
 
 def admin():
@@ -239,6 +274,7 @@ COMMANDS = {
     "heads": heads,
     "schema": schema,
     "upgrade": upgrade,
+    "trial": trial,
     "admin": admin,
     "forget": forget,
     "gc": gc,
