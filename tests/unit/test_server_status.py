@@ -36,7 +36,7 @@ WELL = {
 }
 ALL = [
     "database", "accounts", "connections", "wal", "store", "quota", "instances", "certificate", "backup", "drill",
-    "disk", "inodes", "memory", "units", "reboot", "clock",
+    "disk", "inodes", "memory", "units", "reboot", "clock", "alarms",
 ]  # fmt: skip
 NOW = time.time()
 
@@ -110,7 +110,7 @@ def test_a_well_server(server: Server) -> None:
     assert server.found() == {}
     rows = server.look()
     assert rows["certificate"]["seen"] == "selfsigned, valid for 300 more days"
-    assert [name for name, row in rows.items() if row["status"] == "skipped"] == ["backup", "drill"]
+    assert [name for name, row in rows.items() if row["status"] == "skipped"] == ["backup", "drill", "alarms"]
 
 
 def test_exit_codes_and_the_table(server: Server) -> None:
@@ -226,6 +226,50 @@ def test_clock(server: Server) -> None:
     assert server.found() == {}, "right after a boot"
     server.program("systemd-detect-virt", "exit 0")
     assert server.look()["clock"]["status"] == "skipped"
+
+
+def test_receivers_of_alarms_that_were_not_reached(server: Server) -> None:
+    (server.root / "etc/labtrack-alarm.json").touch()
+    assert server.look()["alarms"]["seen"] == "nobody had to be told yet"
+    for folder, saved, down in (("var/lib", 1, {}), ("run", 2, {"mail": {"since": NOW - 7200, "why": "refused"}})):
+        state = server.root / folder / "labtrack-alarm/state.json"
+        state.parent.mkdir(parents=True)
+        state.write_text(json.dumps({"saved": saved, "down": down}))
+    row = server.look()["alarms"]
+    assert (row["status"], row["seen"]) == ("failed", "not reached: mail, for 2.0 h: refused"), "the newer of both"
+    assert "labtrack-alarm --test" in row["hint"]
+    (server.root / "run/labtrack-alarm/state.json").unlink()
+    assert server.look()["alarms"]["seen"] == "all could be reached"
+
+
+def test_the_alarms_look_asks_twice_where_something_is_not_well(
+    program: ModuleType, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service that is being restarted is no alarm, one that stays away is; what is well is asked once."""
+    monkeypatch.setattr(program, "AGAIN", 0.1)
+    monkeypatch.setattr(program, "places", list)
+    row = '{"check": "x", "status": "failed", "seen": "refused", "hint": "look"}'
+    down, up = f"{{ echo '{row}'; exit 2; }}", tmp_path / "up"
+    script = f"""
+        echo "$2" >>{tmp_path}/asked
+        case "$2" in
+        store) {down};;
+        instances) test -e {up} || {{ touch {up}; {down}; }};;
+        esac"""
+    server.program("mlflowctl", f"{script}\n{WELL['mlflowctl']}")
+    file = tmp_path / "look.json"
+    assert program.main(["--write", str(file)]) == 0
+    said = json.loads(file.read_text())
+    assert [one["check"] for one in said["results"]] == ALL and said["status"] == "failed"
+    assert [one["check"] for one in said["results"] if one["status"] == "failed"] == ["store"]
+    asked = (tmp_path / "asked").read_text().split()
+    assert {name: asked.count(name) for name in ("database", "store", "instances")} == {
+        "database": 1, "store": 2, "instances": 2,
+    }  # fmt: skip
+    assert file.stat().st_mode & 0o777 == 0o644 and not file.with_suffix(".part").exists()
+    server.program("mlflowctl", WELL["mlflowctl"])
+    assert program.main(["--write", str(file)]) == 0
+    assert json.loads(file.read_text())["status"] == "ok"
 
 
 class TestBackups:
