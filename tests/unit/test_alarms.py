@@ -1,105 +1,20 @@
-"""labtrack-alarm: the real program against receivers of this test, with looks that the test writes."""
+"""labtrack-alarm: what it tells and when, by the real program, with looks that the test writes."""
 
 from __future__ import annotations
 
-import base64
-import importlib.util
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
-from alarm_receivers import Hook, Relay, certificate, serving
+from alarm_receivers import DAY, HOUR, PROGRAM, TOKEN, Alarms, Hook, Relay, module, serving
 from conftest import ROOT
-
-PROGRAM = ROOT / "roles/monitoring/files/labtrack_alarm.py"
-HOUR, DAY = 3600, 24 * 3600
-TOKEN = "tk-not-to-be-seen"
-
-
-class Alarms:
-    """A server's look, its settings, its state and its receiver."""
-
-    def __init__(self, here: Path, hook: Hook) -> None:
-        self.here, self.hook = here, hook
-        self.states = [here / "disk", here / "memory"]
-        for folder in self.states:
-            folder.mkdir()
-        self.settings(webhook={"url": hook.url("/hook"), "template": "json"}, heartbeat=hook.url("/beat"))
-        self.look()
-
-    def settings(self, **receivers: Any) -> None:
-        named = {"lab": "climate", "fqdn": "mlflow.example.org", "mail": {}, "webhook": {}, "heartbeat": ""}
-        (self.here / "labtrack-alarm.json").write_text(json.dumps(named | receivers))
-
-    def look(self, age: float = 0, **status: str) -> None:
-        """What labtrack-status has written: disk, store and clock, ok unless said otherwise."""
-        rows = [
-            {
-                "check": name,
-                "status": status.get(name, "ok"),
-                "seen": f"{name} seen",
-                "hint": f"mend {name}",
-                "seconds": 0,
-            }
-            for name in ("disk", "store", "clock", "alarms")
-        ]
-        said = {"version": 1, "status": "ok", "time": time.time() - age, "host": "server", "results": rows}
-        (self.here / "look.json").write_text(json.dumps(said))
-
-    def environment(self) -> dict[str, str]:
-        states = ":".join(map(str, self.states))
-        named = {"CREDENTIALS_DIRECTORY": self.here, "LABTRACK_ALARM_LOOK": self.here / "look.json"}
-        return {**os.environ, **{name: str(path) for name, path in named.items()}, "LABTRACK_ALARM_STATES": states}
-
-    def __call__(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(PROGRAM), *arguments]
-        done = subprocess.run(
-            command, env=self.environment() | more, capture_output=True, text=True, timeout=60, check=False
-        )
-        assert "Traceback" not in done.stderr and TOKEN not in done.stdout + done.stderr
-        return done
-
-    def run(self, **status: str) -> list[str]:
-        """A look and what is told then: kind, check and status of each event."""
-        self.look(**status)
-        before = len(self.hook.on("/hook"))
-        assert self().returncode == 0
-        sent = self.hook.on("/hook")[before:]
-        return [f"{one['kind']} {one['check']} {one['status']}" for request in sent for one in request.json["events"]]
-
-    def age(self, seconds: float) -> None:
-        """Let time pass in the state."""
-        file = self.states[0] / "state.json"
-        state = json.loads(file.read_text())
-        for problem in state["open"].values():
-            problem["since"] -= seconds
-            problem["told"] -= seconds
-        file.write_text(json.dumps(state))
-
-    def beats(self) -> int:
-        return len(self.hook.on("/beat"))
-
-
-@pytest.fixture
-def hook() -> Iterator[Hook]:
-    server = Hook()
-    with serving(server):
-        yield server
-
-
-@pytest.fixture
-def alarms(tmp_path: Path, hook: Hook) -> Alarms:
-    return Alarms(tmp_path, hook)
-
+from looked_at import UNITS, WELL, Server, loaded
 
 # --- what is told, and when
 
@@ -256,18 +171,67 @@ def test_a_new_receiver_gets_what_is_open(alarms: Alarms, hook: Hook) -> None:
     assert alarms.run(disk="failed") == ["still disk failed"]
 
 
+# --- both programs
+
+
+LINE = '{"check": "x", "status": "failed", "seen": "refused", "hint": "look"}'
+WRONG = {
+    "the store is cut off": (
+        {"mlflowctl": f"""test "$2" != store || {{ echo '{LINE}'; exit 2; }}\n{WELL["mlflowctl"]}"""},
+        "new store failed",
+    ),
+    "nginx is stopped": (
+        {"systemctl": f"cat <<'END'\n{UNITS}nginx.service loaded inactive dead x\nEND"},
+        "new units failed",
+    ),
+    "a backup failed": (
+        {"systemctl": f"cat <<'END'\n{UNITS}labtrack-backup@run.service loaded failed failed x\nEND"},
+        "new units failed",
+    ),
+    "the certificate was not renewed": (
+        {"labtrack-certificate": """echo '{"status": "warning", "seen": "less than a third of its time"}'; exit 1"""},
+        "new certificate warning",
+    ),
+    "the clock is off": ({"timedatectl": "echo no"}, "new clock warning"),
+    "the look does not end": ({}, "new look failed"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_the_right_message_arrives_and_no_other(
+    name: str, alarms: Alarms, hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What labtrack-status finds of a server, told by labtrack-alarm, until it is mended."""
+    server = Server(tmp_path / "server")
+    status = loaded(server, monkeypatch)
+    monkeypatch.setattr(status, "AGAIN", 0.05)
+    monkeypatch.setattr(status, "places", list)
+    programs, told = WRONG[name]
+
+    def looked(ends: bool = True) -> None:
+        if ends:
+            assert status.main(["--write", str(alarms.here / "look.json")]) == 0
+        else:
+            alarms.look(age=700)
+        assert alarms().returncode == 0
+
+    looked()
+    assert (len(hook.on("/hook")), alarms.beats()) == (0, 1)
+    for program, script in programs.items():
+        server.program(program, script)
+    for _ in range(2):
+        looked(ends=bool(programs))
+    for program in programs:
+        server.program(program, WELL[program])
+    for _ in range(2):
+        looked()
+    events = [event for request in hook.on("/hook") for event in request.json["events"]]
+    _, check, status_then = told.split()
+    assert [f"{one['kind']} {one['check']} {one['status']}" for one in events] == [told, f"over {check} {status_then}"]
+    assert (len(hook.on("/hook")), alarms.beats()) == (2, 3), "a message each, and no heartbeat in between"
+
+
 # --- killed
-
-
-def module(alarms: Alarms, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The program as a module, in this process."""
-    for name, value in alarms.environment().items():
-        monkeypatch.setenv(name, value)
-    spec = importlib.util.spec_from_file_location("labtrack_alarm", PROGRAM)
-    assert spec and spec.loader
-    found = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(found)
-    return found
 
 
 class KilledError(BaseException):
@@ -345,114 +309,6 @@ def test_a_state_that_can_t_be_read_is_begun_anew(alarms: Alarms) -> None:
     alarms.run(disk="failed")
     (alarms.states[0] / "state.json").write_text("")
     assert alarms.run(disk="failed") == ["new disk failed"]
-
-
-# --- what the receivers document that they take
-
-
-def sent(alarms: Alarms, hook: Hook, template: str, path: str = "/hook", **status: str) -> Any:
-    alarms.settings(webhook={"url": hook.url(path), "template": template, "token": TOKEN})
-    alarms.look(**status)
-    assert alarms().returncode == 0
-    return hook.got[-1]
-
-
-def test_ntfy(alarms: Alarms, hook: Hook) -> None:
-    """docs.ntfy.sh/publish: the message is the body, of 4,096 bytes at most; the rest are headers."""
-    request = sent(alarms, hook, "ntfy", "/climate-lab", disk="failed")
-    assert (request.method, request.path) == ("POST", "/climate-lab")
-    assert request.headers["Title"] == "[climate] failed: disk" and request.headers["Priority"] == "high"
-    assert request.headers["Tags"] == "warning" and request.headers["Authorization"] == f"Bearer {TOKEN}"
-    assert request.body.decode().startswith("disk: failed, since ") and len(request.body) <= 4096
-    over = sent(alarms, hook, "ntfy", "/climate-lab")
-    assert (over.headers["Tags"], over.headers["Priority"]) == ("white_check_mark", "default")
-
-
-def test_ntfy_cuts_what_it_would_make_a_file_of(alarms: Alarms, hook: Hook) -> None:
-    alarms.settings(webhook={"url": hook.url("/t"), "template": "ntfy"})
-    alarms.look(disk="failed")
-    look = alarms.here / "look.json"
-    look.write_text(look.read_text().replace("disk seen", "é" * 5000))
-    alarms()
-    assert 3800 < len(hook.got[-1].body) <= 4096 and hook.got[-1].body.decode().endswith("é")
-
-
-def test_slack(alarms: Alarms, hook: Hook) -> None:
-    """api.slack.com/messaging/webhooks: JSON with text, in which &, < and > are escaped."""
-    alarms.settings(webhook={"url": hook.url("/services/T/B/x"), "template": "slack"})
-    alarms.look(disk="failed")
-    look = alarms.here / "look.json"
-    look.write_text(look.read_text().replace("disk seen", "a <b> & c"))
-    alarms()
-    request = hook.got[-1]
-    assert (request.method, request.headers["Content-Type"]) == ("POST", "application/json")
-    assert set(request.json) == {"text"} and "Authorization" not in request.headers
-    assert request.json["text"].startswith("*[climate] failed: disk*\ndisk: failed, since ")
-    assert "a &lt;b&gt; &amp; c" in request.json["text"]
-
-
-def test_matrix(alarms: Alarms, hook: Hook) -> None:
-    """spec.matrix.org, PUT /_matrix/client/v3/rooms/{roomId}/send/{eventType}/{txnId}."""
-    room = "/_matrix/client/v3/rooms/!room:example.org/send/m.room.message"
-    request = sent(alarms, hook, "matrix", room, disk="failed")
-    assert request.method == "PUT" and re.fullmatch(re.escape(room) + "/[0-9a-f]{32}", request.path)
-    assert request.headers["Authorization"] == f"Bearer {TOKEN}"
-    assert request.json["msgtype"] == "m.text" and request.json["body"].startswith(
-        "[climate] failed: disk\ndisk: failed"
-    )
-    assert sent(alarms, hook, "matrix", room).path != request.path
-
-
-def test_json(alarms: Alarms, hook: Hook) -> None:
-    request = sent(alarms, hook, "json", disk="failed")
-    assert set(request.json) == {"version", "lab", "host", "id", "subject", "text", "events"}
-    (event,) = request.json["events"]
-    assert set(event) == {"kind", "check", "status", "seen", "hint", "since", "at", "told"}
-    assert (request.json["version"], request.json["lab"], request.json["host"]) == (1, "climate", "mlflow.example.org")
-
-
-def test_mail(alarms: Alarms) -> None:
-    relay = Relay()
-    mail = {"relay": "127.0.0.1", "port": relay.port, "encryption": "none", "from": "mlflow@example.org"}
-    with serving(relay):
-        alarms.settings(mail=mail | {"to": ["ada@example.org", "bob@example.org"]})
-        alarms.look(disk="failed")
-        alarms()
-    (got,) = relay.mails
-    assert (got["Subject"], got["From"], got["To"]) == (
-        "[climate] failed: disk", "mlflow@example.org", "ada@example.org, bob@example.org",
-    )  # fmt: skip
-    assert relay.to == ["rcpt TO:<ada@example.org>", "rcpt TO:<bob@example.org>"]
-    assert got["Auto-Submitted"] == "auto-generated" and got["Date"]
-    assert re.fullmatch(r"<[0-9a-f]{32}@mlflow.example.org>", got["Message-ID"])
-    assert got.get_payload().startswith("disk: failed, since ")
-
-
-def test_mail_by_starttls_with_a_login_and_not_to_an_unknown_ca(alarms: Alarms, tmp_path: Path) -> None:
-    relay = Relay(certificate(tmp_path))
-    mail = {
-        "relay": "localhost", "port": relay.port, "encryption": "starttls", "from": "mlflow@example.org",
-        "to": ["ada@example.org"], "user": "lab", "password": TOKEN,
-    }  # fmt: skip
-    with serving(relay):
-        alarms.settings(mail=mail)
-        alarms.look(disk="failed")
-        assert "mail: not reached, tried again next time: " in (said := alarms().stderr) and "CERTIFICATE" in said
-        assert relay.logins == []
-        assert alarms(SSL_CERT_FILE=str(tmp_path / "ca.pem")).stderr == ""
-    assert base64.b64decode(relay.logins[0]) == b"\0lab\0" + TOKEN.encode()
-    assert [mail["Subject"] for mail in relay.mails] == ["[climate] failed: disk"]
-
-
-def test_the_test_message(alarms: Alarms, hook: Hook, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    alarm = module(alarms, monkeypatch)
-    assert alarm.test() == 0
-    assert capsys.readouterr().out == "webhook: taken\n"
-    assert hook.got[-1].json["subject"] == "[climate] test: test"
-    assert "test: test, since" in hook.got[-1].json["text"] and "sent by hand on" in hook.got[-1].json["text"]
-    hook.status = 403
-    assert alarm.test() == 1
-    assert capsys.readouterr().out == "webhook: it answers 403 Forbidden\n"
 
 
 # --- the units
