@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pytest
+import yaml
 from alarm_receivers import DAY, HOUR, PROGRAM, TOKEN, Alarms, Hook, Relay, module, serving
 from conftest import ROOT
 from looked_at import UNITS, WELL, Server, loaded
@@ -312,6 +315,20 @@ def test_a_state_that_can_t_be_read_is_begun_anew(alarms: Alarms) -> None:
 
 
 # --- the units
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not here")
+@pytest.mark.parametrize(("unit", "tenths"), [("look.service", 25), ("alarm.service", 15)])
+def test_units_are_sandboxed(unit: str, tenths: int, tmp_path: Path) -> None:
+    text = (
+        (ROOT / "roles/monitoring/templates" / f"{unit}.j2").read_text().replace("{{ ansible_managed | comment }}", "")
+    )
+    known = yaml.safe_load((ROOT / "roles/monitoring/vars/main.yml").read_text())
+    file = tmp_path / f"labtrack-{unit}"
+    file.write_text(jinja2.Template(text, undefined=jinja2.StrictUndefined).render(known))
+    command = ["systemd-analyze", "security", "--offline=true", f"--threshold={tenths}", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-200:] + done.stderr
 
 
 def test_failures_of_whatever_a_timer_starts_lead_here() -> None:

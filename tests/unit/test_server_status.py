@@ -134,6 +134,13 @@ def test_units(server: Server, line: str, status: str, seen: str) -> None:
     assert bool(row["hint"]) == (status != "ok")
 
 
+def test_the_alarms_timer_runs_where_somebody_is_told(server: Server) -> None:
+    server.program("systemctl", f"cat <<'END'\n{UNITS}labtrack-alarm.timer loaded inactive dead x\nEND")
+    assert server.found() == {}
+    (server.root / "etc/labtrack-alarm.json").touch()
+    assert server.look()["units"]["seen"] == "labtrack-alarm.timer is not running"
+
+
 def test_reboot_is_a_warning_after_a_week(server: Server) -> None:
     asked = server.root / "run/reboot-required"
     asked.touch()
@@ -154,7 +161,7 @@ def test_clock(server: Server) -> None:
 
 def test_receivers_of_alarms_that_were_not_reached(server: Server) -> None:
     (server.root / "etc/labtrack-alarm.json").touch()
-    assert server.look()["alarms"]["seen"] == "nobody had to be told yet"
+    assert server.look()["alarms"]["seen"] == "the first look is still to come"
     for folder, saved, down in (("var/lib", 1, {}), ("run", 2, {"mail": {"since": NOW - 7200, "why": "refused"}})):
         state = server.root / folder / "labtrack-alarm/state.json"
         state.parent.mkdir(parents=True)

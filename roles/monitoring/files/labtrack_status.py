@@ -44,6 +44,7 @@ FIRST_DRILL = 9 * DAY  # the timer is weekly
 OURS = (
     "nginx.service", "postgresql@*.service", "mlflow@*.service", "labtrack-*.timer", "labtrack-*.path", "certbot.timer",
 )  # fmt: skip
+ALARMS = "labtrack-alarm.timer"  # which runs where somebody is to be told
 WORST = ("ok", "skipped", "warning", "failed")  # the last is the worst
 CODES = {"ok": 0, "skipped": 0, "warning": 1, "failed": 2}
 
@@ -200,7 +201,7 @@ def units() -> Found:
         runs = any(fnmatch.fnmatch(name, pattern) for pattern in OURS)
         if active == "failed":
             (bad if ours else other)[name] = "failed"
-        elif runs and active == "inactive" and load == "loaded":
+        elif runs and active == "inactive" and load == "loaded" and (name != ALARMS or alerts().exists()):
             bad[name] = "is not running"
     found = {**bad, **other}
     if not found:
@@ -242,9 +243,14 @@ def clock() -> Found:
     return "warning", "not synchronised", hint
 
 
+def alerts() -> Path:
+    """Who is to be told; not there without lab_alerts."""
+    return ROOT / "etc/labtrack-alarm.json"
+
+
 def alarms() -> Found:
     """Whether those who are to be told could be reached."""
-    if not (ROOT / "etc/labtrack-alarm.json").exists():
+    if not alerts().exists():
         return "skipped", "lab_alerts is not set: nobody is told", ""
     states = []
     for folder in ("var/lib/labtrack-alarm", "run/labtrack-alarm"):
@@ -252,7 +258,7 @@ def alarms() -> Found:
             states.append(json.loads((ROOT / folder / "state.json").read_text()))
     state: dict[str, Any] = max(states, key=lambda one: one["saved"], default={"down": {}})
     if not state["down"]:
-        return "ok", "all could be reached" if states else "nobody had to be told yet", ""
+        return "ok", "all could be reached" if states else "the first look is still to come", ""
     down = state["down"].items()
     seen = "; ".join(f"{name}, for {(time.time() - one['since']) / 3600:.1f} h: {one['why']}" for name, one in down)
     return (
