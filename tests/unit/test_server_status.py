@@ -2,87 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import ROOT
+from looked_at import ALL, NOW, UNITS, WELL, Server, loaded
 
 from labtrack import serverstatus
 from labtrack.lab import Lab
-
-PROGRAM = ROOT / "roles/monitoring/files/labtrack_status.py"
-UNITS = """\
-mlflow@1.service loaded active running MLflow tracking server, instance 1
-nginx.service loaded active running A high performance web server
-postgresql@17-main.service loaded active running PostgreSQL Cluster 17-main
-labtrack-egress.service loaded inactive dead Keep services to the addresses that they need
-labtrack-egress.timer loaded active waiting Look up each minute where services may go
-no-such.service not-found inactive dead no-such.service
-"""
-WELL = {
-    "mlflowctl": """printf '{"check": "%s", "status": "ok", "seen": "well", "hint": ""}\\n' "$2" """,
-    "labtrack-certificate": """echo '{"status": "ok", "seen": "selfsigned, valid for 300 more days"}'""",
-    "systemctl": f"cat <<'END'\n{UNITS}END",
-    "systemd-detect-virt": "exit 1",
-    "timedatectl": "echo yes",
-}
-ALL = [
-    "database", "accounts", "connections", "wal", "store", "quota", "instances", "certificate", "backup", "drill",
-    "disk", "inodes", "memory", "units", "reboot", "clock",
-]  # fmt: skip
-NOW = time.time()
-
-
-class Server:
-    """A server's programs and files."""
-
-    def __init__(self, here: Path) -> None:
-        self.bin, self.root = here / "bin", here / "root"
-        for folder in (self.bin, self.root / "proc", self.root / "run", self.root / "etc"):
-            folder.mkdir(parents=True)
-        for name, script in WELL.items():
-            self.program(name, script)
-        self.memory(16, 8)
-        (self.root / "proc/uptime").write_text("86400.00 1.00\n")
-
-    def program(self, name: str, script: str) -> None:
-        (self.bin / name).write_text(f"#!/bin/sh\n{script}\n")
-        (self.bin / name).chmod(0o755)
-
-    def memory(self, total: float, available: float) -> None:
-        lines = f"MemTotal: {total * 2**20:.0f} kB\nMemFree: 1 kB\nMemAvailable: {available * 2**20:.0f} kB\n"
-        (self.root / "proc/meminfo").write_text(lines)
-
-    def backups(self, **results: dict[str, Any]) -> None:
-        (self.root / "etc/labtrack-backup.json").write_text("{}")
-        self.program("labtrack-backup", f"cat <<'END'\n{json.dumps(results)}\nEND\nexit 1")
-
-    def environment(self) -> dict[str, str]:
-        return {"PATH": f"{self.bin}:/usr/bin:/bin", "LABTRACK_STATUS_ROOT": str(self.root)}
-
-    def __call__(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(PROGRAM), *arguments]
-        return subprocess.run(
-            command, env=self.environment(), capture_output=True, text=True, timeout=60, check=False
-        )  # fmt: skip
-
-    def look(self) -> dict[str, dict[str, Any]]:
-        """The rows by name; the disk's are this machine's, and not looked at."""
-        said = json.loads(self("--json").stdout)
-        return {row["check"]: row for row in said["results"]}
-
-    def found(self) -> dict[str, str]:
-        """What is not well."""
-        rows = self.look().items()
-        return {name: row["status"] for name, row in rows if row["status"] not in ("ok", "skipped") and name != "disk"}
 
 
 @pytest.fixture
@@ -93,14 +24,7 @@ def server(tmp_path: Path) -> Server:
 @pytest.fixture
 def program(monkeypatch: pytest.MonkeyPatch, server: Server) -> ModuleType:
     """The program as a module, on that server."""
-    for name, value in server.environment().items():
-        monkeypatch.setenv(name, value)
-    spec = importlib.util.spec_from_file_location("labtrack_status", PROGRAM)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "labtrack_status", module)
-    spec.loader.exec_module(module)
-    return module
+    return loaded(server, monkeypatch)
 
 
 def test_a_well_server(server: Server) -> None:
@@ -110,7 +34,7 @@ def test_a_well_server(server: Server) -> None:
     assert server.found() == {}
     rows = server.look()
     assert rows["certificate"]["seen"] == "selfsigned, valid for 300 more days"
-    assert [name for name, row in rows.items() if row["status"] == "skipped"] == ["backup", "drill"]
+    assert [name for name, row in rows.items() if row["status"] == "skipped"] == ["backup", "drill", "alarms"]
 
 
 def test_exit_codes_and_the_table(server: Server) -> None:
@@ -210,6 +134,13 @@ def test_units(server: Server, line: str, status: str, seen: str) -> None:
     assert bool(row["hint"]) == (status != "ok")
 
 
+def test_the_alarms_timer_runs_where_somebody_is_told(server: Server) -> None:
+    server.program("systemctl", f"cat <<'END'\n{UNITS}labtrack-alarm.timer loaded inactive dead x\nEND")
+    assert server.found() == {}
+    (server.root / "etc/labtrack-alarm.json").touch()
+    assert server.look()["units"]["seen"] == "labtrack-alarm.timer is not running"
+
+
 def test_reboot_is_a_warning_after_a_week(server: Server) -> None:
     asked = server.root / "run/reboot-required"
     asked.touch()
@@ -226,6 +157,50 @@ def test_clock(server: Server) -> None:
     assert server.found() == {}, "right after a boot"
     server.program("systemd-detect-virt", "exit 0")
     assert server.look()["clock"]["status"] == "skipped"
+
+
+def test_receivers_of_alarms_that_were_not_reached(server: Server) -> None:
+    (server.root / "etc/labtrack-alarm.json").touch()
+    assert server.look()["alarms"]["seen"] == "the first look is still to come"
+    for folder, saved, down in (("var/lib", 1, {}), ("run", 2, {"mail": {"since": NOW - 7200, "why": "refused"}})):
+        state = server.root / folder / "labtrack-alarm/state.json"
+        state.parent.mkdir(parents=True)
+        state.write_text(json.dumps({"saved": saved, "down": down}))
+    row = server.look()["alarms"]
+    assert (row["status"], row["seen"]) == ("failed", "not reached: mail, for 2.0 h: refused"), "the newer of both"
+    assert "labtrack-alarm --test" in row["hint"]
+    (server.root / "run/labtrack-alarm/state.json").unlink()
+    assert server.look()["alarms"]["seen"] == "all could be reached"
+
+
+def test_the_alarms_look_asks_twice_where_something_is_not_well(
+    program: ModuleType, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service that is being restarted is no alarm, one that stays away is; what is well is asked once."""
+    monkeypatch.setattr(program, "AGAIN", 0.1)
+    monkeypatch.setattr(program, "places", list)
+    row = '{"check": "x", "status": "failed", "seen": "refused", "hint": "look"}'
+    down, up = f"{{ echo '{row}'; exit 2; }}", tmp_path / "up"
+    script = f"""
+        echo "$2" >>{tmp_path}/asked
+        case "$2" in
+        store) {down};;
+        instances) test -e {up} || {{ touch {up}; {down}; }};;
+        esac"""
+    server.program("mlflowctl", f"{script}\n{WELL['mlflowctl']}")
+    file = tmp_path / "look.json"
+    assert program.main(["--write", str(file)]) == 0
+    said = json.loads(file.read_text())
+    assert [one["check"] for one in said["results"]] == ALL and said["status"] == "failed"
+    assert [one["check"] for one in said["results"] if one["status"] == "failed"] == ["store"]
+    asked = (tmp_path / "asked").read_text().split()
+    assert {name: asked.count(name) for name in ("database", "store", "instances")} == {
+        "database": 1, "store": 2, "instances": 2,
+    }  # fmt: skip
+    assert file.stat().st_mode & 0o777 == 0o644 and not file.with_suffix(".part").exists()
+    server.program("mlflowctl", WELL["mlflowctl"])
+    assert program.main(["--write", str(file)]) == 0
+    assert json.loads(file.read_text())["status"] == "ok"
 
 
 class TestBackups:

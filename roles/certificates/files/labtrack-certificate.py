@@ -304,15 +304,15 @@ def rate_limited(said: str, until: float) -> Fault:
 
 def main(arguments: list[str]) -> int:
     command, options = "".join(arguments[:1]), arguments[1:]
+    if command == "status":  # without the lock: it writes nothing, and certbot may be at work for minutes
+        status, seen = Keeper().status()
+        print(json.dumps({"status": status, "seen": seen}) if "--json" in options else seen)
+        return {"ok": 0, "warning": 1, "failed": 2}[status]
     STATE.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (STATE / "lock").open("w") as lock:
         if command != "install":  # certbot's hook, whose certbot may be a child of ours
             fcntl.flock(lock, fcntl.LOCK_EX)
         keeper = Keeper()
-        if command == "status":
-            status, seen = keeper.status()
-            print(json.dumps({"status": status, "seen": seen}) if "--json" in options else seen)
-            return {"ok": 0, "warning": 1, "failed": 2}[status]
         if command == "apply":
             given = json.loads(sys.stdin.read() or "{}")
             done = set(keeper.apply(given, may_make_ca=True, check="--check" in options))

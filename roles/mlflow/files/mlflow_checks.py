@@ -95,7 +95,7 @@ def wal():
         seen += f", the oldest for {oldest / 60:.0f} minutes"
     if failing:
         seen += f"; the last attempt failed ({failures} did since the statistics began)"
-    if oldest < WAITED and not failing:
+    if oldest < WAITED:  # one attempt that failed is no news: it is made again each minute
         return seen
     hint = "`labtrack-backup check` says why; what waits fills the disk of the database."
     raise Problem("failed" if oldest >= WAITED_LONG else "warning", seen, hint)
@@ -154,13 +154,18 @@ def sweep(client, name, versions):
 
 def quota():
     """How full the bucket is.  Ceph tells its owner, Swift only how much is in it."""
+    from botocore.exceptions import ClientError
+
     client, name = bucket()
 
     def with_usage(request, **_):  # newer Ceph counts only when asked
         request.params = {"read-stats": ""}
 
     client.meta.events.register("before-sign.s3.HeadBucket", with_usage)
-    said = client.head_bucket(Bucket=name)["ResponseMetadata"]["HTTPHeaders"]
+    try:
+        said = client.head_bucket(Bucket=name)["ResponseMetadata"]["HTTPHeaders"]
+    except ClientError:  # one that does not know the question; what is wrong with it, the check of the store says
+        said = {}
     if "x-rgw-bytes-used" not in said:
         return "skipped", "the store tells neither use nor quota; `labtrack preflight` asks the cloud for the project's"
     used = int(said["x-rgw-bytes-used"])

@@ -3,6 +3,8 @@
 
 labtrack-status              a table, a row for each check, with how to fix what is not well
 labtrack-status --json       the same for machines: {"version": 1, "status": ..., "results": [...]}
+labtrack-status --write FILE the same into a file, for the alarms; what is not well is looked at again after 20 s,
+                             because a service that is being restarted is no alarm.  Exit code 0.
 
 Exit code 0 all is well, 1 warnings, 2 something failed.  The checks run beside each other, each for LIMIT seconds at
 most; one that fails or hangs is a row and stops no other.  What MLflow needs is looked at by `mlflowctl check`.
@@ -10,6 +12,7 @@ most; one that fails or hangs is a row and stops no other.  What MLflow needs is
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import json
 import os
@@ -35,11 +38,13 @@ NEARLY, FULL = 0.80, 0.90  # of a disk, or its inodes: warning, failed
 LITTLE, LEAST = 0.10, 0.04  # of the memory that is available: warning, failed
 REBOOT_WITHIN = 7 * DAY
 STARTING = 600  # seconds after the boot in which the clock may not be set yet
+AGAIN = 20  # seconds
 FIRST_DRILL = 9 * DAY  # the timer is weekly
 # What has to run.  Others are told only when they have failed, as a warning.
 OURS = (
     "nginx.service", "postgresql@*.service", "mlflow@*.service", "labtrack-*.timer", "labtrack-*.path", "certbot.timer",
 )  # fmt: skip
+ALARMS = "labtrack-alarm.timer"  # which runs where somebody is to be told
 WORST = ("ok", "skipped", "warning", "failed")  # the last is the worst
 CODES = {"ok": 0, "skipped": 0, "warning": 1, "failed": 2}
 
@@ -188,14 +193,15 @@ def units() -> Found:
     code, said = call("systemctl", "list-units", "--all", "--full", "--plain", "--no-legend", "--no-pager")
     if code:
         return "failed", f"systemctl: {said}", "`systemctl` on the server."
-    bad, other = {}, {}
+    bad: dict[str, str] = {}
+    other: dict[str, str] = {}
     for line in said.splitlines():
         name, load, active = line.split()[:3]
         ours = any(fnmatch.fnmatch(name, pattern) for pattern in (*OURS, "labtrack-*", "certbot.service"))
         runs = any(fnmatch.fnmatch(name, pattern) for pattern in OURS)
         if active == "failed":
             (bad if ours else other)[name] = "failed"
-        elif runs and active == "inactive" and load == "loaded":
+        elif runs and active == "inactive" and load == "loaded" and (name != ALARMS or alerts().exists()):
             bad[name] = "is not running"
     found = {**bad, **other}
     if not found:
@@ -237,10 +243,35 @@ def clock() -> Found:
     return "warning", "not synchronised", hint
 
 
+def alerts() -> Path:
+    """Who is to be told; not there without lab_alerts."""
+    return ROOT / "etc/labtrack-alarm.json"
+
+
+def alarms() -> Found:
+    """Whether those who are to be told could be reached."""
+    if not alerts().exists():
+        return "skipped", "lab_alerts is not set: nobody is told", ""
+    states = []
+    for folder in ("var/lib/labtrack-alarm", "run/labtrack-alarm"):
+        with contextlib.suppress(OSError, ValueError):
+            states.append(json.loads((ROOT / folder / "state.json").read_text()))
+    state: dict[str, Any] = max(states, key=lambda one: one["saved"], default={"down": {}})
+    if not state["down"]:
+        return "ok", "all could be reached" if states else "the first look is still to come", ""
+    down = state["down"].items()
+    seen = "; ".join(f"{name}, for {(time.time() - one['since']) / 3600:.1f} h: {one['why']}" for name, one in down)
+    return (
+        "failed",
+        f"not reached: {seen}",
+        "`labtrack-alarm --test` tries each; lab_alerts, and the secrets that it names.",
+    )
+
+
 CHECKS: dict[str, Callable[[], Found]] = {
     **{name: partial(mlflow, name) for name in MLFLOW},
     "certificate": certificate, "backup": backup, "drill": drill, "disk": disk, "inodes": inodes, "memory": memory,
-    "units": units, "reboot": reboot, "clock": clock,
+    "units": units, "reboot": reboot, "clock": clock, "alarms": alarms,
 }  # fmt: skip
 
 
@@ -286,11 +317,27 @@ def table(rows: list[dict[str, Any]]) -> Iterator[str]:
             yield f"{'':<{width}}  {'':<7}  To fix: {row['hint']}"
 
 
+def write(path: Path) -> None:
+    """Look, once more where something is not well, and leave what was found at a path, whole."""
+    rows = look(CHECKS)
+    if bad := [row["check"] for row in rows if row["status"] not in ("ok", "skipped")]:
+        time.sleep(AGAIN)
+        again = {row["check"]: row for row in look(bad)}
+        rows = [again.get(row["check"], row) for row in rows]
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(document(rows)) + "\n")
+    part.chmod(0o644)
+    part.replace(path)
+
+
 def main(arguments: list[str]) -> int:
+    os.environ["PATH"] = f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/usr/bin"
+    if arguments[:1] == ["--write"] and len(arguments) == len(("--write", "FILE")):
+        write(Path(arguments[1]))
+        return 0
     if set(arguments) - {"--json"}:
         print(__doc__, file=sys.stderr)
         return 2
-    os.environ["PATH"] = f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/usr/bin"
     found = document(look(CHECKS))
     print(json.dumps(found) if arguments else "\n".join(table(found["results"])))
     return CODES[found["status"]]
