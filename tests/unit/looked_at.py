@@ -34,7 +34,11 @@ ALL = [
     "database", "accounts", "connections", "wal", "store", "quota", "instances", "certificate", "backup", "drill",
     "disk", "inodes", "memory", "units", "reboot", "clock", "alarms",
 ]  # fmt: skip
-NOW = time.time()
+
+
+def ago(seconds: float) -> float:
+    """A time in the past, in seconds since the epoch."""
+    return time.time() - seconds
 
 
 class Server:

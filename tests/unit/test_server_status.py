@@ -10,7 +10,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from looked_at import ALL, NOW, UNITS, WELL, Server, loaded
+from looked_at import ALL, UNITS, WELL, Server, ago, loaded
 
 from labtrack import serverstatus
 from labtrack.lab import Lab
@@ -146,7 +146,7 @@ def test_reboot_is_a_warning_after_a_week(server: Server) -> None:
     asked.touch()
     asked.with_name("reboot-required.pkgs").write_text("linux-image-amd64\nlinux-image-amd64\n")
     assert server.look()["reboot"]["seen"] == "asked for since 0 days, by linux-image-amd64" and server.found() == {}
-    os.utime(asked, (NOW - 8 * 86400,) * 2)
+    os.utime(asked, (ago(8 * 86400),) * 2)
     assert server.found() == {"reboot": "warning"}
 
 
@@ -162,7 +162,7 @@ def test_clock(server: Server) -> None:
 def test_receivers_of_alarms_that_were_not_reached(server: Server) -> None:
     (server.root / "etc/labtrack-alarm.json").touch()
     assert server.look()["alarms"]["seen"] == "the first look is still to come"
-    for folder, saved, down in (("var/lib", 1, {}), ("run", 2, {"mail": {"since": NOW - 7200, "why": "refused"}})):
+    for folder, saved, down in (("var/lib", 1, {}), ("run", 2, {"mail": {"since": ago(7200), "why": "refused"}})):
         state = server.root / folder / "labtrack-alarm/state.json"
         state.parent.mkdir(parents=True)
         state.write_text(json.dumps({"saved": saved, "down": down}))
@@ -206,18 +206,22 @@ def test_the_alarms_look_asks_twice_where_something_is_not_well(
 class TestBackups:
     """The results that labtrack-backup leaves."""
 
-    RAN = {"ok": True, "time": NOW - 7200, "last_ok": NOW - 7200, "too_old": False, "message": "12 MiB stored."}  # noqa: RUF012
+    @property
+    def ran(self) -> dict[str, Any]:
+        """Two hours ago, and it worked."""
+        when = ago(7200)
+        return {"ok": True, "time": when, "last_ok": when, "too_old": False, "message": "12 MiB stored."}
 
     def test_all_worked(self, server: Server) -> None:
-        server.backups(run=self.RAN, check=self.RAN, drill=self.RAN)
+        server.backups(run=self.ran, check=self.ran, drill=self.ran)
         rows = server.look()
         assert rows["drill"]["seen"] == "drill, 2.0 h ago: 12 MiB stored."
         assert "run, 2.0 h ago" in rows["backup"]["seen"] and "check, 2.0 h ago" in rows["backup"]["seen"]
         assert server.found() == {}
 
     def test_one_failed(self, server: Server) -> None:
-        failed = {**self.RAN, "ok": False, "message": "The store refuses the key.\nTo fix: another key."}
-        server.backups(run=self.RAN, check=failed, drill=self.RAN)
+        failed = {**self.ran, "ok": False, "message": "The store refuses the key.\nTo fix: another key."}
+        server.backups(run=self.ran, check=failed, drill=self.ran)
         row = server.look()["backup"]
         assert (row["status"], row["seen"], row["hint"]) == (
             "failed",
@@ -227,15 +231,15 @@ class TestBackups:
         assert server.found() == {"backup": "failed"}
 
     def test_the_last_is_old(self, server: Server) -> None:
-        old = {**self.RAN, "time": NOW - 10 * 86400, "last_ok": NOW - 10 * 86400, "too_old": True}
-        server.backups(run=self.RAN, check=self.RAN, drill=old)
+        old = {**self.ran, "time": ago(10 * 86400), "last_ok": ago(10 * 86400), "too_old": True}
+        server.backups(run=self.ran, check=self.ran, drill=old)
         assert server.look()["drill"]["seen"] == "drill: the last that worked was 10.0 days ago"
         assert server.found() == {"drill": "failed"}
 
     def test_a_drill_that_never_ran(self, server: Server) -> None:
-        server.backups(run=self.RAN, check=self.RAN, drill={"too_old": True})
+        server.backups(run=self.ran, check=self.ran, drill={"too_old": True})
         assert server.found() == {}, "its timer is weekly"
-        os.utime(server.root / "etc/labtrack-backup.json", (NOW - 10 * 86400,) * 2)
+        os.utime(server.root / "etc/labtrack-backup.json", (ago(10 * 86400),) * 2)
         assert server.found() == {"drill": "failed"}
 
 
