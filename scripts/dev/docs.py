@@ -51,13 +51,18 @@ def _setting(key: str, about: dict[str, Any]) -> str:
         lines.append(f"- Default: `{json.dumps(about['default'])}`")
     for example in about.get("examples", []):
         lines.append(f"- Example: `{key}: {example if isinstance(example, str) else json.dumps(example)}`")
-    listed = about.get("items", about)
-    entries, needed = listed.get("properties", {}), listed.get("required", [])
-    for name, entry in entries.items():
-        note = "required" if name in needed else f"default {entry['default']}" if "default" in entry else "optional"
-        lines.append(f"- `{name}` ({note}): {entry['description']} Allowed: {entry['x-allowed']}.")
+    lines += _entries(about.get("items", about))
     lines.append(f"- **Changed later:** {about['x-effect-of-change']}")
     return lines[0] + "\n\n" + lines[1] + "\n\n" + "\n".join(lines[2:])
+
+
+def _entries(about: dict[str, Any], above: str = "") -> Iterator[str]:
+    """What a setting that has parts is made of."""
+    for name, entry in about.get("properties", {}).items():
+        needed = name in about.get("required", [])
+        note = "required" if needed else f"default {entry['default']}" if "default" in entry else "optional"
+        yield f"- `{above}{name}` ({note}): {entry['description']} Allowed: {entry['x-allowed']}."
+        yield from _entries(entry, f"{above}{name}.")
 
 
 def cli_page() -> str:

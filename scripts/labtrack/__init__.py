@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from labtrack.sync.report import Report as Report
     from labtrack.tracking.answers import ServerError as ServerError
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 # `sync` is the package of that name, which can be called.
 _PLACES = {

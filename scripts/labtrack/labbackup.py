@@ -7,7 +7,8 @@ from typing import Any
 
 CIPHER = "secret_backup_cipher_pass"
 KEYS = ("secret_backup_access_key_id", "secret_backup_secret_access_key")
-ANOTHER = "Name a bucket of another project, and put that project's key into secrets.yml."
+WHERE = ("lab_backup", "bucket")
+INSTEAD = "Name a bucket of another project, and put that project's key into secrets.yml."
 
 
 def of(data: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -16,7 +17,7 @@ def of(data: Mapping[str, Any]) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def why_no_bucket(data: Mapping[str, Any]) -> str:
+def why_not(data: Mapping[str, Any]) -> str:
     """Why the backups can't be in this bucket; empty when they can."""
     places = [(str(data.get("lab_s3_endpoint")).rstrip("/"), data.get("lab_bucket"))]
     if (str(of(data).get("endpoint")).rstrip("/"), of(data).get("bucket")) not in places:

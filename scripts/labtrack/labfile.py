@@ -23,7 +23,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
-from labtrack import labbackup
+from labtrack import labalerts, labbackup
 from labtrack.networks import why_no_network
 from labtrack.sshkeys import why_no_key, why_no_keys
 
@@ -297,8 +297,9 @@ def _beyond_the_schema(lab: LabFile, folder: Path, root: Path) -> None:
         seen.add(text)
     for key in ("lab_network_cidr", "lab_floating_ip"):
         _one_network(lab, key)
-    if what := labbackup.why_no_bucket(lab.data):
-        lab.add(("lab_backup", "bucket"), what, labbackup.ANOTHER)
+    for part in (labbackup, labalerts):
+        if what := part.why_not(lab.data):
+            lab.add(part.WHERE, what, part.INSTEAD)
     _files(lab, root)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from labtrack import files, labbackup, vault
+from labtrack import files, labalerts, labbackup, vault
 from labtrack.errors import BadInputError
 from labtrack.lab import Lab
 
@@ -53,7 +53,7 @@ def get(lab: Lab, name: str) -> str:
 def ensure_passwords(lab: Lab) -> list[str]:
     """Makes the passwords that are missing; gives the names of what was made.
 
-    Raises BadInputError where the key of lab_backup is not there, which nobody but the admin can get.
+    Raises BadInputError where one of lab_backup or lab_alerts is not there that nobody but the admin can get.
     """
     present, wanted = read(lab), labbackup.of(lab.settings)
     made = {
@@ -65,6 +65,16 @@ def ensure_passwords(lab: Lab) -> list[str]:
             f"lab_backup is set, and {lab.secrets_file} has no {' and no '.join(missing)}.",
             '`openstack ec2 credentials create` in the backup\'s project, and a line `name: "value"` for each by '
             f"`ansible-vault edit {lab.secrets_file}`.",
+        )
+    if wanting := dict(labalerts.missing(lab.settings, present)):
+        raise BadInputError(
+            f"lab_alerts needs secrets that {lab.secrets_file} does not have, or has otherwise: {', '.join(wanting)}.",
+            "\n".join(
+                [
+                    f"`ansible-vault edit {lab.secrets_file}`, with a line for each:",
+                    *(f'{name}: "..."    # {what}' for name, what in wanting.items()),
+                ]
+            ),
         )
     return list(made)
 

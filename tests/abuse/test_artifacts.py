@@ -27,9 +27,8 @@ class Store:
         """Write an object; BODY is the Python expression that gives its content."""
         bucket, _, key = uri.removeprefix("s3://").partition("/")
         program = (
-            "import sys; sys.path.insert(0, '/usr/local/sbin'); import importlib.machinery as m, os, io\n"
-            "ctl = m.SourceFileLoader('ctl', '/usr/local/sbin/mlflowctl').load_module()\n"
-            "values = ctl.settings(); os.environ.update({k: v for k, v in values.items() if k.startswith('AWS_')})\n"
+            "import io, os, sys; sys.path.append('/usr/local/lib/mlflowctl'); from mlflow_databases import settings\n"
+            "values = settings(); os.environ.update({k: v for k, v in values.items() if k.startswith('AWS_')})\n"
             "import boto3; from botocore.config import Config\n"
             "s3 = boto3.client('s3', endpoint_url=values['MLFLOW_S3_ENDPOINT_URL'],"
             " config=Config(s3={'addressing_style': 'path'}))\n"

@@ -44,8 +44,8 @@ def test_mlflow_reaches_the_store_and_nothing_else(rehearsal: Any) -> None:
     assert reached(rehearsal, "mlflow", STORE, *ELSEWHERE) == {STORE}
 
 
-@pytest.mark.parametrize("user", ["postgres", "www-data"])
-def test_postgresql_and_nginx_reach_nothing(rehearsal: Any, user: str) -> None:
+@pytest.mark.parametrize("user", ["postgres", "www-data", "labtrack-alarm"])
+def test_postgresql_nginx_and_alarms_without_receivers_reach_nothing(rehearsal: Any, user: str) -> None:
     assert reached(rehearsal, user, STORE, *ELSEWHERE) == set()
 
 

@@ -30,7 +30,7 @@ def test_an_external_account_binding_and_a_rate_limit_at_its_renewal(server: Ser
         assert RATE_LIMIT in server.timer()
         assert directory.times("order-plz") == 1 and server.served == first
         told = json.loads(server("status", "--json", fails=True))
-        assert not told["ok"] and "its renewal failed: journalctl -u certbot.service" in told["saw"]
+        assert told["status"] == "warning" and "its renewal failed: journalctl -u certbot.service" in told["seen"]
         for call in ("apply", "issue", "renew"):
             assert server(call) == "", "what is served is good, so nobody asks again"
         assert directory.times("order-plz") == 1 and server.served == first

@@ -59,8 +59,8 @@ def instances() -> Iterator[str]:
         yield "other instances run than are started at boot"
     if said("stat -c '%a %U %G' /run/mlflow") != "710 mlflow www-data":
         yield "/run/mlflow is open to others, or to nobody"
-    if not works("mlflowctl health"):
-        yield said("mlflowctl health")
+    if not works("mlflowctl check"):
+        yield said("mlflowctl check")
 
 
 def newer(path: str, pid: str) -> bool:

@@ -110,7 +110,7 @@ def test_a_reboot_brings_everything_back(rehearsal: Any, ledger: Ledger, tmp_pat
     took = time.monotonic() - start
     assert rehearsal.ssh("server", "systemctl show -p UserspaceTimestamp", check=True).stdout not in before
     for _ in range(60):
-        health = rehearsal.ssh("server", "mlflowctl health")
+        health = rehearsal.ssh("server", "mlflowctl check")
         if health.returncode == 0:
             break
         time.sleep(1)

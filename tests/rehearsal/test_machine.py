@@ -95,7 +95,7 @@ def test_one_run_repairs_what_was_changed_by_hand_and_rotates_what_is_new(
         keys = rehearsal.ssh("server", "cat ~debian/.ssh/authorized_keys", check=True).stdout
         assert len(keys.strip().splitlines()) == 1
         assert server.service("mlflow@3").is_running
-        assert rehearsal.ssh("server", "mlflowctl health").returncode == 0
+        assert rehearsal.ssh("server", "mlflowctl check").returncode == 0
 
         password = "secret_mlflow_admin_password"
         logins = [Api(rehearsal.url, str(rehearsal.ca), ("admin", which[password])) for which in (new, old)]

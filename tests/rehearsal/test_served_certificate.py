@@ -69,7 +69,7 @@ def served_anew(rehearsal: Rehearsal, before: str) -> str:
 def health(rehearsal: Rehearsal) -> dict[str, Any]:
     """What the server says of its certificate."""
     said = json.loads(rehearsal.ssh("server", "mlflowctl health --json").stdout)
-    return next(check for check in said["checks"] if check["name"] == "certificate")
+    return next(row for row in said["results"] if row["check"] == "certificate")
 
 
 def deploy(rehearsal: Rehearsal, tmp_path: Path, **variables: str) -> str:
@@ -124,7 +124,7 @@ def test_the_labs_ca_is_kept_encrypted_and_the_timer_renews(rehearsal: Rehearsal
         rehearsal.ssh("server", "systemctl start labtrack-certificate.service", check=True)
     assert load.failed == [] and load.made > 0
     served_anew(rehearsal, before)
-    assert health(rehearsal)["saw"] == "selfsigned, valid for 364 more days"
+    assert health(rehearsal)["seen"] == "selfsigned, valid for 364 more days"
 
 
 @pytest.mark.long
@@ -168,7 +168,7 @@ def test_acme_issues_renews_under_load_and_serves_the_old_one_when_blocked(
     own = served(rehearsal)
     deploy(rehearsal, tmp_path, lab_certificate="acme", lab_acme_directory=url, lab_acme_ca_file=str(directory))
     first = served(rehearsal)
-    assert first != own and re.fullmatch("acme, valid for (89|90) more days", health(rehearsal)["saw"])
+    assert first != own and re.fullmatch("acme, valid for (89|90) more days", health(rehearsal)["seen"])
     assert requests.get(f"{rehearsal.url}/health", verify=str(directory), timeout=10).text == "OK"
 
     renew = "sed -i 's/^# renew_before_expiry.*/renew_before_expiry = 100 days/' "
@@ -177,13 +177,13 @@ def test_acme_issues_renews_under_load_and_serves_the_old_one_when_blocked(
         rehearsal.ssh("server", "systemctl start certbot.service", check=True)
     assert load.failed == [] and load.made > 0
     second = served_anew(rehearsal, first)
-    assert health(rehearsal)["ok"]
+    assert health(rehearsal)["status"] == "ok"
 
     rehearsal.ssh("login", "systemctl stop pebble", check=True)
     assert rehearsal.ssh("server", "systemctl start certbot.service").returncode != 0
     assert served(rehearsal) == second
     told = health(rehearsal)
-    assert not told["ok"] and "its renewal failed: journalctl -u certbot.service" in told["saw"]
+    assert told["status"] == "warning" and "its renewal failed: journalctl -u certbot.service" in told["seen"]
 
     broken = "/etc/letsencrypt/live/labtrack"
     rehearsal.ssh("server", f"cp {broken}/chain.pem {broken}/fullchain.pem", check=True)

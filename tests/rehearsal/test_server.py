@@ -186,11 +186,33 @@ def test_another_name_gets_no_certificate(rehearsal: Any) -> None:
 # --- health
 
 
-def test_health_asks_database_accounts_store_and_instances(rehearsal: Any) -> None:
-    done = rehearsal.ssh("server", "mlflowctl health --json", check=True)
+def test_health_looks_at_all_that_keeps_the_server_well(rehearsal: Any) -> None:
+    done = rehearsal.ssh("server", "mlflowctl health --json")
     said = json.loads(done.stdout)
-    assert said["ok"] is True
-    assert [check["name"] for check in said["checks"]] == ["database", "accounts", "store", "instances", "certificate"]
+    assert done.returncode == {"ok": 0, "warning": 1, "failed": 2}[said["status"]] and said["version"] == 1
+    rows = {row["check"]: row for row in said["results"]}
+    well = ("database", "accounts", "connections", "store", "instances", "certificate", "inodes", "memory", "units")
+    assert [rows[name] for name in well if rows[name]["status"] != "ok"] == []
+    assert {"wal", "quota", "backup", "drill", "disk", "reboot", "clock"} <= set(rows)
+    assert [row["check"] for row in rows.values() if row["status"] in ("warning", "failed") and not row["hint"]] == []
+
+
+def test_health_leaves_nothing_in_the_bucket(rehearsal: Any) -> None:
+    program = (
+        "import sys; sys.path.insert(0, '/usr/local/lib/mlflowctl'); import mlflow_checks as checks\n"
+        "assert checks.row('store')['status'] == 'ok'; client, name = checks.bucket()\n"
+        "left = client.list_object_versions(Bucket=name, Prefix=checks.KEYS)\n"
+        "print([one for kind in ('Versions', 'DeleteMarkers') for one in left.get(kind, [])])\n"
+    )
+    command = "/opt/mlflow/current/bin/python -W ignore -"
+    assert rehearsal.ssh("server", command, stdin=program, check=True).stdout.strip() == "[]"
+
+
+def test_status_shows_the_admin_the_same_table(rehearsal: Any) -> None:
+    done = rehearsal.run("labtrack", "status", str(rehearsal.lab_dir), "--json")
+    said = json.loads(done.stdout)
+    assert done.returncode == {"ok": 0, "warning": 1, "failed": 2}[said["status"]]
+    assert {"database", "store", "disk", "clock"} <= {row["check"] for row in said["results"]}
 
 
 def test_health_says_what_is_wrong_while_mlflow_s_own_does_not(rehearsal: Any, nobody: Api) -> None:
@@ -198,11 +220,12 @@ def test_health_says_what_is_wrong_while_mlflow_s_own_does_not(rehearsal: Any, n
     unit = rehearsal.ssh("server", find, check=True).stdout.strip()
     rehearsal.ssh("server", f"systemctl stop {unit}", check=True)
     try:
-        done = rehearsal.ssh("server", "mlflowctl health")
+        done = rehearsal.ssh("server", "mlflowctl health --json")
         assert nobody.get("/health").status_code == 200
     finally:
         rehearsal.ssh("server", f"systemctl start {unit}", check=True)
-    rows = {line.split()[0]: line.split()[1] for line in done.stdout.splitlines()}
-    well = {"store": "ok", "instances": "ok", "certificate": "ok"}
-    assert rows == {"database": "FAILED", "accounts": "FAILED", **well}
-    assert done.returncode == 1
+    rows = {row["check"]: row for row in json.loads(done.stdout)["results"]}
+    failed = {"database", "accounts", "connections", "wal", "units"}
+    assert {name for name, row in rows.items() if row["status"] == "failed"} - {"disk"} == failed
+    assert f"{unit} is not running" in rows["units"]["seen"]
+    assert done.returncode == 2

@@ -12,7 +12,7 @@ from api import Api, account
 if TYPE_CHECKING:
     from conftest import Rehearsal
 
-# A release like the one in use, whose last migration leaves a table behind and fails.
+# A release like the one in use, whose last migration leaves a table behind, and fails; or which then does not start.
 RELEASE = r"""
 set -e
 old=$(readlink -f /opt/mlflow/current) new=$(readlink -f /opt/mlflow/current)-fails
@@ -24,20 +24,34 @@ from alembic import op
 revision, down_revision, branch_labels, depends_on = "fa11ed", "$head", None, None
 def upgrade():
     op.execute("CREATE TABLE half_made (x int)")
-    op.execute("COMMIT")
-    raise RuntimeError("this migration was made to fail")
+    if "$1" == "migration":
+        op.execute("COMMIT")
+        raise RuntimeError("this migration was made to fail")
+def downgrade():
+    pass
 END
+server=$(echo $new/lib/python3*/site-packages/mlflow/server/auth/__init__.py)
+cp $server $server.new
+cat >>$server.new <<END
+import sys
+if "uvicorn" in sys.orig_argv:
+    raise RuntimeError("this release was made not to start")
+END
+[ "$1" = migration ] || mv $server.new $server
+sed "s#$old/#$new/#" /etc/systemd/system/mlflow@.service >/etc/systemd/system/mlflow-trial@.service
+systemctl daemon-reload
 echo $new
 """
 INSTANCES = "systemctl show --property=Id,ActiveState,MainPID,ExecStart 'mlflow@*' | grep -v ^$"
 
 
-@pytest.fixture
-def failing(rehearsal: Rehearsal) -> Iterator[str]:
-    """The command that upgrades the databases to a release whose migration fails."""
-    release = rehearsal.ssh("server", RELEASE, check=True).stdout.strip()
+@pytest.fixture(params=["migration", "start"])
+def failing(rehearsal: Rehearsal, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The command that upgrades the databases to a release whose migration fails, or which does not start on them."""
+    made = rehearsal.ssh("server", f"set -- {request.param}\n{RELEASE}", check=True)
+    release = made.stdout.strip()
     yield f"{release}/bin/python /usr/local/sbin/mlflowctl upgrade"
-    rehearsal.ssh("server", f"rm -r {release}", check=True)
+    rehearsal.ssh("server", f"rm -r {release} /etc/systemd/system/mlflow-trial@.service", check=True)
 
 
 def ask(rehearsal: Rehearsal, sql: str) -> str:
@@ -45,7 +59,9 @@ def ask(rehearsal: Rehearsal, sql: str) -> str:
     return rehearsal.ssh("server", command, check=True).stdout.strip()
 
 
-def test_upgrade_that_fails_leaves_databases_and_instances_as_they_were(rehearsal: Rehearsal, failing: str) -> None:
+def test_upgrade_that_fails_leaves_databases_and_instances_as_they_were(
+    rehearsal: Rehearsal, failing: str, request: pytest.FixtureRequest
+) -> None:
     admin = Api(rehearsal.url, str(rehearsal.ca), ("admin", rehearsal.secrets["secret_mlflow_admin_password"]))
     old_dumps = "for n in 1 2 3 4 5 6 7; do touch -d 2020-01-0$n /var/backups/mlflow/mlflowdb-old-$n.dump; done"
     rehearsal.ssh("server", old_dumps, check=True)
@@ -55,11 +71,19 @@ def test_upgrade_that_fails_leaves_databases_and_instances_as_they_were(rehearsa
         version = ask(rehearsal, "TABLE alembic_version")
         done = rehearsal.ssh("server", failing)
         assert done.returncode == 1
-        assert "this migration was made to fail" in done.stderr
-        assert "They are as they were, and what ran before runs again.\nTo fix: " in done.stderr
+        if request.node.callspec.params["failing"] == "migration":
+            assert "this migration was made to fail" in done.stderr
+        else:
+            assert "The new release does not run" in done.stderr
+            log = rehearsal.ssh("server", "journalctl -u mlflow-trial@trial --since -10min", check=True).stdout
+            assert "this release was made not to start" in log
+            assert (
+                "trial" not in rehearsal.ssh("server", "systemctl list-units --all; ls /run/mlflow", check=True).stdout
+            )
+        assert "The databases are as they were, and what ran before runs again.\nTo fix: " in done.stderr
         assert ask(rehearsal, "TABLE alembic_version") == version
         assert ask(rehearsal, "SELECT count(*) FROM pg_tables WHERE tablename = $$half_made$$") == "0"
-        assert rehearsal.ssh("server", "mlflowctl health").returncode == 0
+        assert rehearsal.ssh("server", "mlflowctl check").returncode == 0
         assert "-fails" not in rehearsal.ssh("server", INSTANCES, check=True).stdout
         assert api.steps(run) == [1]
         assert api.log(run, 2).status_code == 200

@@ -9,6 +9,7 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -203,3 +204,21 @@ def place(there: Lab, terraform: FakeTerraform, services: FakeServices) -> Place
     source.mkdir()
     (source / "versions.tf").write_text("")
     return Place.of(there)
+
+
+@pytest.fixture
+def hook() -> Iterator[Any]:
+    """A receiver of alarms over HTTP."""
+    import alarm_receivers  # which takes the root from here
+
+    server = alarm_receivers.Hook()
+    with alarm_receivers.serving(server):
+        yield server
+
+
+@pytest.fixture
+def alarms(tmp_path: Path, hook: Any) -> Any:
+    """labtrack-alarm, with that receiver."""
+    import alarm_receivers
+
+    return alarm_receivers.Alarms(tmp_path, hook)

@@ -329,7 +329,7 @@ class TestAcme:
 def test_status_warns_in_the_last_third(server: Server, tmp_path: Path) -> None:
     assert "it is not there" in server("status", fails=True)
     server("apply")
-    assert json.loads(server("status", "--json")) == {"ok": True, "saw": "selfsigned, valid for 364 more days"}
+    assert json.loads(server("status", "--json")) == {"status": "ok", "seen": "selfsigned, valid for 364 more days"}
 
 
 def test_usage(server: Server) -> None:

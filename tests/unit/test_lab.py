@@ -33,6 +33,7 @@ def with_(**changed: object) -> str:
 
 
 BACKUP = {"endpoint": "https://s3.example.org", "bucket": "climate-backup"}
+MAIL = {"relay": "smtp.example.org", "from": "a@example.org", "to": ["b@example.org"]}
 CASES = {
     "unknown key": (GOOD + "lab_fqnd: x\n", "no setting lab_fqnd", "Did you mean lab_fqdn?"),
     "unknown key inside": (with_(lab_users=[{"nmae": "ada", "name": "ada"}]), "lab_users[1].nmae", "mean name?"),
@@ -122,6 +123,42 @@ CASES = {
         with_(lab_backup=BACKUP | {"ca_file": "~/no.pem"}),
         "lab_backup.ca_file: there is no file",
         "name the right one",
+    ),
+    "alerts for nobody": (with_(lab_alerts={}), "lab_alerts is {}", "at least one of them"),
+    "alerts with a password in the address": (
+        with_(lab_alerts={"heartbeat": "https://me:secret@example.org/x"}),
+        "lab_alerts.heartbeat has a secret in it",
+        "secrets.yml",
+    ),
+    "alerts to no address": (
+        with_(lab_alerts={"heartbeat": "hc-ping.com/x"}),
+        "lab_alerts.heartbeat is",
+        "or vault for one in secrets.yml",
+    ),
+    "alerts by an unknown template": (
+        with_(lab_alerts={"webhook": {"url": "vault", "template": "teams"}}),
+        'lab_alerts.webhook.template is "teams"',
+        "ntfy, slack, matrix or json",
+    ),
+    "alerts with a token": (
+        with_(lab_alerts={"webhook": {"url": "vault", "template": "ntfy", "token": "x"}}),
+        "lab_alerts.webhook.token looks like",
+        "Take it out",
+    ),
+    "alerts by mail to nobody": (
+        with_(lab_alerts={"mail": MAIL | {"to": []}}),
+        "lab_alerts.mail.to is []",
+        "a list of",
+    ),
+    "alerts by mail without a relay": (
+        with_(lab_alerts={"mail": {"from": "a@example.org", "to": ["b@example.org"]}}),
+        "lab_alerts.mail.relay is missing",
+        "a name or an address",
+    ),
+    "alerts by mail that log in without encryption": (
+        with_(lab_alerts={"mail": MAIL | {"user": "lab", "encryption": "none"}}),
+        "the password would go over the network",
+        "starttls or tls",
     ),
     "files without provided": (with_() + "lab_certificate_file: lab.yml\n", "has no effect here", "provided"),
 }

@@ -5,7 +5,7 @@ labtrack-certificate apply     bring it in line with the settings; --check only 
 labtrack-certificate renew     the same by the timer: the lab's own CA is never made anew
 labtrack-certificate issue     have certbot get the first one from the ACME directory; nginx has to run for it
 labtrack-certificate install   certbot's hook: hand its new certificate to nginx
-labtrack-certificate status    days left, and whether it renews itself; --json; exit code 0 or 1
+labtrack-certificate status    days left, and whether it renews itself; --json; exit code 0, 1 warning, 2 failed
 
 Reads SETTINGS. What `apply` is given beside them, it reads as JSON from standard input: "ca" (key and certificate of
 the lab's CA), or "certificate" and "key". Prints "changed", and "changed ca" where the CA is another than was given.
@@ -254,26 +254,27 @@ class Keeper(Pair):
         elif self.installed() if check else self.placeholder():
             yield "changed"
 
-    def status(self) -> tuple[bool, str]:
-        """Whether all is well with it, and what was seen."""
+    def status(self) -> tuple[str, str]:
+        """Whether all is well with it (ok, warning, failed), and what was seen."""
         if why := self.installed():
-            return False, f"{self.certificate}: {why}: run playbooks/deploy.yml"
+            return "failed", f"{self.certificate}: {why}: run playbooks/deploy.yml"
         begins, ends = self.dates(self.certificate)
         days, third = int((ends - time.time()) // DAY), (ends - begins) / 3
         seen = f"{self.method}, valid for {days} more days"
         if self.method == "acme" and not self.obtained():
             limited = json.loads(read(STATE / "limited.json") or "{}")
             why = limited.get("said") or "`labtrack-certificate issue` asks for one, and says why not"
-            return False, f"there is none of {self.acme['directory']} yet, and another one is served: {why}"
+            return "failed", f"there is none of {self.acme['directory']} yet, and another one is served: {why}"
+        unwell = "warning" if ends - time.time() > third / 3 else "failed"
         unit = RENEWED_BY.get(self.method, "")
         if unit and subprocess.run(["systemctl", "--quiet", "is-failed", unit], check=False).returncode == 0:
-            return False, f"{seen}, but its renewal failed: journalctl -u {unit}"
+            return unwell, f"{seen}, but its renewal failed: journalctl -u {unit}"
         if self.method == "acme" and self.obtained() and read(self.certificate) != read(self.live / "fullchain.pem"):
-            return False, f"{seen}, but a newer one is not served: `labtrack-certificate issue` says why"
+            return unwell, f"{seen}, but a newer one is not served: `labtrack-certificate issue` says why"
         if ends - time.time() < third:
             what = f"journalctl -u {unit}" if unit else "get the next one, and run playbooks/deploy.yml"
-            return self.method == "provided" and days > 0, f"{seen}, less than a third of its time: {what}"
-        return True, seen
+            return unwell, f"{seen}, less than a third of its time: {what}"
+        return "ok", seen
 
 
 def certbot_said(text: str) -> str:
@@ -303,15 +304,15 @@ def rate_limited(said: str, until: float) -> Fault:
 
 def main(arguments: list[str]) -> int:
     command, options = "".join(arguments[:1]), arguments[1:]
+    if command == "status":  # without the lock: it writes nothing, and certbot may be at work for minutes
+        status, seen = Keeper().status()
+        print(json.dumps({"status": status, "seen": seen}) if "--json" in options else seen)
+        return {"ok": 0, "warning": 1, "failed": 2}[status]
     STATE.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (STATE / "lock").open("w") as lock:
         if command != "install":  # certbot's hook, whose certbot may be a child of ours
             fcntl.flock(lock, fcntl.LOCK_EX)
         keeper = Keeper()
-        if command == "status":
-            ok, saw = keeper.status()
-            print(json.dumps({"ok": ok, "saw": saw}) if "--json" in options else saw)
-            return 0 if ok else 1
         if command == "apply":
             given = json.loads(sys.stdin.read() or "{}")
             done = set(keeper.apply(given, may_make_ca=True, check="--check" in options))

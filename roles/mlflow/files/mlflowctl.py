@@ -3,103 +3,48 @@
 
 mlflowctl heads      the schema revisions that this release needs, as JSON
 mlflowctl schema     compare the databases with them: exit code 0 the same, 3 to be upgraded
-mlflowctl upgrade    stop the instances, dump both databases and upgrade them; if that fails, all is as it was before
+mlflowctl upgrade    stop the instances, dump both databases, upgrade them and try the new release on them; if one of
+                     that fails, all is as it was before
+mlflowctl trial      start the new release beside what runs, where no proxy looks, and see whether it answers
 mlflowctl admin      set the password of the account "admin" to the one on standard input
 mlflowctl forget     end what the instances remember about passwords and permissions, after a change by hand
-mlflowctl health     check database, accounts, object store, instances and certificate; --json; exit code 0 or 1;
-                     with --mlflow not the certificate, which is deployed after MLflow
+mlflowctl gc --days N   take away for good what was deleted N days ago and longer, with its artifacts; --dry-run, --json
+mlflowctl check      what MLflow needs: a line of JSON for each of database, accounts, connections, wal, store, quota
+                     and instances, or those named; exit code 0 ok, 1 warnings, 2 failed
+mlflowctl health     the same and all else of the server as a table: labtrack-status
 """
 
-import configparser
 import fcntl
 import http.client
 import json
 import os
-import shlex
 import shutil
-import socket
+import signal
 import subprocess
 import sys
 import time
-import uuid
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
 
-SETTINGS = [Path("/etc/mlflow/settings.env"), Path("/etc/mlflow/secrets.env")]
-AUTH_INI = Path("/etc/mlflow/auth.ini")
+sys.path.append("/usr/local/lib/mlflowctl")
+from mlflow_databases import AUTH_INI, VERSION_TABLE, connect, database, needed, query, revision, settings
+
 BACKUPS = Path("/var/backups/mlflow")
 SOCKETS = Path("/run/mlflow")
-CERTIFICATE = Path("/usr/local/sbin/labtrack-certificate")
+STATUS = Path("/usr/local/sbin/labtrack-status")
+TRIAL = "mlflow-trial@trial.service"  # its unit is the new release's
+TRIAL_UNIT = Path("/etc/systemd/system/mlflow-trial@.service")
 LOCK = Path("/run/lock/mlflow-upgrade")
 DUMPS_KEPT = 5  # of each database
-ENABLED = Path("/etc/systemd/system/multi-user.target.wants")
-RELEASE = Path(sys.prefix)
-VERSION_TABLE = {"tracking": "alembic_version", "auth": "alembic_version_auth"}
 ADMIN = "admin"
 SHORTEST_PASSWORD = 12
-TIMEOUT = 5  # seconds for each question that health asks
+LOOK = f"`journalctl -u {TRIAL}` says why; what ran before runs on. Report it, and stay with the version before."
 
 
-class UpgradeError(Exception):
+class ControlError(Exception):
     """What happened, and how to fix it."""
 
-
-def settings():
-    """The environment of the server, as its unit reads it."""
-    values = {}
-    for path in SETTINGS:
-        for line in path.read_text().splitlines():
-            name, sep, value = line.partition("=")
-            if sep and not line.startswith("#"):
-                values[name] = "".join(shlex.split(value))
-    return values
-
-
-def database(which):
-    """Connection arguments for libpq: dbname, user, host.  Root needs no password."""
-    if which == "tracking":
-        uri = settings()["_MLFLOW_SERVER_FILE_STORE"]
-    else:
-        ini = configparser.ConfigParser(interpolation=None)
-        ini.read(AUTH_INI)
-        uri = ini["mlflow"]["database_uri"]
-    parts = urlsplit(uri)
-    return {
-        "dbname": parts.path.lstrip("/"),
-        "user": parts.username,
-        "host": parse_qs(parts.query)["host"][0],
-    }
-
-
-def connect(which):
-    import psycopg2
-
-    connection = psycopg2.connect(**database(which), connect_timeout=TIMEOUT)
-    connection.autocommit = True
-    return connection
-
-
-def query(connection, sql, *values):
-    with connection.cursor() as cursor:
-        cursor.execute(sql, values)
-        return cursor.fetchall() if cursor.description else []
-
-
-def revision(which):
-    """The database's schema revision: None without a schema."""
-    connection = connect(which)
-    try:
-        if query(connection, "SELECT to_regclass(%s)", VERSION_TABLE[which]) == [(None,)]:
-            return None
-        rows = query(connection, f"SELECT version_num FROM {VERSION_TABLE[which]}")  # noqa: S608
-        return rows[0][0] if rows else None
-    finally:
-        connection.close()
-
-
-def needed():
-    """The schema revisions that the release needs, noted when it was installed."""
-    return json.loads((RELEASE / ".complete").read_text())
+    def __str__(self):
+        return self.args[0]
 
 
 def heads():
@@ -131,7 +76,7 @@ def room():
     )
     free = shutil.disk_usage(BACKUPS).free
     if size > free:
-        raise UpgradeError(
+        raise ControlError(
             f"The dumps of the databases may take {size >> 20} MiB, and {BACKUPS} has {free >> 20} MiB left.",
             f"make room there, or mount a larger disk at {BACKUPS}; older dumps may be moved elsewhere.",
         )
@@ -153,7 +98,7 @@ def dump(which):
             check=True,
         )
     except subprocess.CalledProcessError as error:
-        raise UpgradeError(f"{where['dbname']} could not be dumped.", "what pg_dump says above.") from error
+        raise ControlError(f"{where['dbname']} could not be dumped.", "what pg_dump says above.") from error
     part.rename(target)
     print(f"{which}: dumped to {target}")
     for part in BACKUPS.glob(f"{where['dbname']}-*.part"):  # of a dump that was killed
@@ -178,7 +123,7 @@ def restore(which, kept):
         except (OSError, subprocess.CalledProcessError):
             writer.kill()  # before it takes the end of what it reads for the end of the dump
     if writer.returncode:
-        raise UpgradeError(
+        raise ControlError(
             f"{where['dbname']} could not be put back.", f"restore it from {kept} with pg_restore, as its owner."
         )
     print(f"{which}: as it was before")
@@ -213,13 +158,17 @@ def upgrade():
                 dumps[which] = dump(which)
             for which in VERSION_TABLE:
                 migrate(which)
+            if TRIAL_UNIT.exists():  # not in the first deployment, which has nothing to go back to
+                trial()
         except BaseException as error:  # an interruption too
             for which, kept in dumps.items():
                 restore(which, kept)
             systemctl("start", units)
-            raise UpgradeError(
-                f"The databases could not be upgraded: {error}\nThey are as they were, and what ran before runs again.",
-                "what is said above; if MLflow's release itself can't upgrade them, stay with the one before.",
+            raise ControlError(
+                f"The upgrade failed: {error}\nThe databases are as they were, and what ran before runs again.",
+                error.args[1]
+                if isinstance(error, ControlError)
+                else "what is said above; else stay with the one before.",
             ) from error
     return 0
 
@@ -234,7 +183,29 @@ def migrate(which):
     uri = f"postgresql+psycopg2://{where['user']}@/{where['dbname']}?host={where['host']}"
     subprocess.run([sys.executable, *commands[which], uri], check=True)
     if revision(which) != needed()[which]:
-        raise UpgradeError(f"{which}: upgraded without an error, but not to the release's schema.", "report this.")
+        raise ControlError(f"{which}: upgraded without an error, but not to the release's schema.", "report this.")
+
+
+def trial():
+    """Start the new release on a socket that no proxy looks at: it serves nobody until it is seen to answer."""
+    from mlflow_checks import SocketConnection
+
+    try:
+        systemctl("start", [TRIAL])  # started is answering: see its unit
+        connection = SocketConnection(SOCKETS / "trial.sock")
+        host = {"Host": settings()["MLFLOW_SERVER_ALLOWED_HOSTS"]}
+        connection.request("GET", "/api/2.0/mlflow/experiments/search?max_results=1", headers=host)
+        status = connection.getresponse().status
+        if status != http.client.UNAUTHORIZED:
+            raise ControlError(f"The new release answers {status} to who has not logged in.", LOOK)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise ControlError(f"The new release does not run: {error}", LOOK) from error
+    finally:
+        subprocess.run(["systemctl", "stop", TRIAL], check=False)
+        subprocess.run(["systemctl", "reset-failed", TRIAL], check=False, capture_output=True)
+        for left in SOCKETS.glob("trial.*"):
+            left.unlink(missing_ok=True)
+    return 0
 
 
 def admin():
@@ -273,114 +244,43 @@ def forget():
     return 0
 
 
-def check_schema(which):
-    found, head = revision(which), needed()[which]
-    if found != head:
-        raise RuntimeError(f"schema is {found}, the release needs {head}: run the playbook deploy.yml")
-    return f"schema {found}"
+def check():
+    from mlflow_checks import CHECKS, row
 
-
-def check_accounts():
-    check_schema("auth")
-    rows = query(connect("auth"), "SELECT count(*), count(*) FILTER (WHERE is_admin) FROM users")
-    if rows[0][1] == 0:
-        raise RuntimeError("no admin account: run the playbook deploy.yml")
-    return f"{rows[0][0]} accounts"
-
-
-def check_store():
-    import boto3
-    from botocore.config import Config
-
-    values = settings()
-    os.environ.update({name: value for name, value in values.items() if name.startswith("AWS_")})
-    client = boto3.client(
-        "s3",
-        endpoint_url=values["MLFLOW_S3_ENDPOINT_URL"],
-        config=Config(
-            connect_timeout=TIMEOUT, read_timeout=TIMEOUT,
-            retries={"total_max_attempts": 1}, s3={"addressing_style": "path"},
-        ),
-    )  # fmt: skip
-    root = values.get("_MLFLOW_SERVER_ARTIFACT_DESTINATION", values["_MLFLOW_SERVER_ARTIFACT_ROOT"])
-    bucket, key, body = urlsplit(root).netloc, f"labtrack-health/{uuid.uuid4().hex}", b"labtrack"
-    client.put_object(Bucket=bucket, Key=key, Body=body)
-    try:
-        if client.get_object(Bucket=bucket, Key=key)["Body"].read() != body:
-            raise RuntimeError("what was read is not what was written")
-    finally:
-        client.delete_object(Bucket=bucket, Key=key)
-    return f"wrote, read and deleted an object in {bucket}"
-
-
-class SocketConnection(http.client.HTTPConnection):
-    """HTTP over a Unix socket."""
-
-    def __init__(self, path):
-        super().__init__("localhost", timeout=TIMEOUT)
-        self.path = path
-
-    def connect(self):
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self.path))
-
-
-def check_instances():
-    wanted = [SOCKETS / f"{unit.stem.partition('@')[2]}.sock" for unit in sorted(ENABLED.glob("mlflow@*.service"))]
-    if not wanted:
-        raise RuntimeError("none is enabled: run the playbook deploy.yml")
-    for path in wanted:
-        connection = SocketConnection(path)
-        try:
-            connection.request("GET", "/health")
-            status = connection.getresponse().status
-        except OSError as error:
-            raise RuntimeError(f"{path}: {error}: see journalctl -u mlflow@{path.stem}") from error
-        finally:
-            connection.close()
-        if status != http.client.OK:
-            raise RuntimeError(f"{path} answers {status}: see journalctl -u mlflow@{path.stem}")
-    return f"{len(wanted)} answer"
-
-
-def check_certificate():
-    """What the program of the role certificates says; in a deployment that is not there yet."""
-    if not CERTIFICATE.exists():
-        return "there is none yet"
-    done = subprocess.run([CERTIFICATE, "status"], capture_output=True, text=True, timeout=60, check=False)
-    if done.returncode:
-        raise RuntimeError(done.stdout.strip() or done.stderr.strip())
-    return done.stdout.strip()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the store's check cleans up
+    codes = {"ok": 0, "skipped": 0, "warning": 1, "failed": 2}
+    worst = 0
+    for name in sys.argv[2:] or CHECKS:
+        found = row(name)
+        print(json.dumps(found), flush=True)
+        worst = max(worst, codes[found["status"]])
+    return worst
 
 
 def health():
-    checks = {
-        "database": lambda: check_schema("tracking"),
-        "accounts": check_accounts,
-        "store": check_store,
-        "instances": check_instances,
-        "certificate": check_certificate,
-    }
-    if "--mlflow" in sys.argv:
-        del checks["certificate"]
-    results = []
-    for name, check in checks.items():
-        start = time.monotonic()
-        try:
-            ok, saw = True, check()
-        except Exception as error:  # whatever is wrong is the answer
-            ok, saw = False, " ".join(str(error).split()) or type(error).__name__
-        results.append({"name": name, "ok": ok, "saw": saw, "seconds": round(time.monotonic() - start, 3)})
-    if "--json" in sys.argv:
-        print(json.dumps({"ok": all(row["ok"] for row in results), "checks": results}))
-    else:
-        for row in results:
-            print(f"{row['name']:<11} {'ok' if row['ok'] else 'FAILED':<7} {row['saw']}")
-    return 0 if all(row["ok"] for row in results) else 1
+    if not STATUS.exists():
+        raise ControlError(f"{STATUS} is not there.", "run playbooks/deploy.yml.")
+    os.execv(STATUS, [STATUS, *sys.argv[2:]])  # noqa: S606
 
 
-COMMANDS = {"heads": heads, "schema": schema, "upgrade": upgrade, "admin": admin, "forget": forget, "health": health}
+def gc():
+    from mlflow_garbage import main
+
+    # MLflow's own account can't read the files, and has what is in them from its unit
+    return main(settings() if os.geteuid() == 0 else dict(os.environ), sys.argv[2:])
+
+
+COMMANDS = {
+    "heads": heads,
+    "schema": schema,
+    "upgrade": upgrade,
+    "trial": trial,
+    "admin": admin,
+    "forget": forget,
+    "gc": gc,
+    "check": check,
+    "health": health,
+}
 
 if __name__ == "__main__":
     command = COMMANDS.get("".join(sys.argv[1:2]))
@@ -389,6 +289,6 @@ if __name__ == "__main__":
         sys.exit(2)
     try:
         sys.exit(command())
-    except UpgradeError as failure:
+    except ControlError as failure:
         print(f"{failure.args[0]}\nTo fix: {failure.args[1]}", file=sys.stderr)
         sys.exit(1)

@@ -25,6 +25,7 @@ from labtrack.cli import (
 from labtrack.cli.bucket import bucket
 from labtrack.cli.labcopy import lab
 from labtrack.cli.provision import provision
+from labtrack.cli.release import release
 from labtrack.errors import Exit, LabtrackError
 
 _ADMIN_PACKAGES = ("ansible", "jinja2", "jsonschema", "keystoneauth1", "openstack")
@@ -35,7 +36,8 @@ _ADMIN_PACKAGES = ("ansible", "jinja2", "jsonschema", "keystoneauth1", "openstac
 def cli() -> None:
     """A research lab's own MLflow server: deployed, handed out, checked.
 
-    For the lab's admin: preflight, provision, secrets, bucket, env, lab, users, verify.
+    For the lab's admin: preflight, provision, secrets, bucket, env, lab, users, verify,
+    status.
     For researchers: doctor, sync, export, import, ui, and env check.
     On a cluster: setup, run, reconcile, follow.
     For their results: leaderboard, compare, diff, sweep, table, dataset, lineage, runs, query, snapshot,
@@ -44,7 +46,7 @@ def cli() -> None:
 
     Exit codes: 0 fine, 1 something failed, 2 wrong usage or input, 3 a recording is damaged,
     69 Terraform can't be had here, 75 another call is at work.
-    doctor, verify and env check: 0 ok, 1 warnings, 2 failed.
+    doctor, verify, status and env check: 0 ok, 1 warnings, 2 failed.
     """
 
 
@@ -54,6 +56,7 @@ for command in (
     bucket,
     lab,
     provision,
+    release,
     *researcher.COMMANDS,
     *run.COMMANDS,
     *sync.COMMANDS,

@@ -12,7 +12,7 @@ import click
 
 from labtrack.cli import output
 from labtrack.cli.admin import CLOUD, JSON, LAB, tell_of_checkout
-from labtrack.doctor.result import Result, Status
+from labtrack.doctor.result import Result, Status, worst
 from labtrack.errors import Exit
 
 
@@ -106,4 +106,23 @@ def verify(lab_dir: Path, cloud: str | None, all_ports: bool, as_data: bool) -> 
     sys.exit(output.DOCTOR_EXIT[status])
 
 
-COMMANDS: tuple[click.Command, ...] = (certificate, init, preflight, verify)
+@click.command()
+@LAB
+@JSON
+def status(lab_dir: Path, as_data: bool) -> None:
+    """Show how the server is: services, backups, certificate, room; exit 0 ok, 1 warnings, 2 failed.
+
+    The server looks at itself (labtrack-status there), and is asked by the way that the playbooks take.
+    """
+    from labtrack import lab, serverstatus
+
+    said = serverstatus.ask(lab.load(lab_dir))
+    rows = serverstatus.rows(said)
+    if as_data:
+        output.data(said)
+    else:
+        output.results(rows, as_data=False)
+    sys.exit(output.DOCTOR_EXIT[worst(rows)])
+
+
+COMMANDS: tuple[click.Command, ...] = (certificate, init, preflight, verify, status)

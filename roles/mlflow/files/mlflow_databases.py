@@ -1,0 +1,72 @@
+"""Where MLflow's databases are, and what they hold: for mlflowctl and its checks."""
+
+import configparser
+import json
+import shlex
+import sys
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+SETTINGS = [Path("/etc/mlflow/settings.env"), Path("/etc/mlflow/secrets.env")]
+AUTH_INI = Path("/etc/mlflow/auth.ini")
+RELEASE = Path(sys.prefix)
+VERSION_TABLE = {"tracking": "alembic_version", "auth": "alembic_version_auth"}
+TIMEOUT = 5  # seconds for each question
+
+
+def settings():
+    """The environment of the server, as its unit reads it."""
+    values = {}
+    for path in SETTINGS:
+        for line in path.read_text().splitlines():
+            name, sep, value = line.partition("=")
+            if sep and not line.startswith("#"):
+                values[name] = "".join(shlex.split(value))
+    return values
+
+
+def database(which):
+    """Connection arguments for libpq: dbname, user, host.  Root needs no password."""
+    if which == "tracking":
+        uri = settings()["_MLFLOW_SERVER_FILE_STORE"]
+    else:
+        ini = configparser.ConfigParser(interpolation=None)
+        ini.read(AUTH_INI)
+        uri = ini["mlflow"]["database_uri"]
+    parts = urlsplit(uri)
+    return {
+        "dbname": parts.path.lstrip("/"),
+        "user": parts.username,
+        "host": parse_qs(parts.query)["host"][0],
+    }
+
+
+def connect(which):
+    import psycopg2
+
+    connection = psycopg2.connect(**database(which), connect_timeout=TIMEOUT)
+    connection.autocommit = True
+    return connection
+
+
+def query(connection, sql, *values):
+    with connection.cursor() as cursor:
+        cursor.execute(sql, values)
+        return cursor.fetchall() if cursor.description else []
+
+
+def revision(which):
+    """The database's schema revision: None without a schema."""
+    connection = connect(which)
+    try:
+        if query(connection, "SELECT to_regclass(%s)", VERSION_TABLE[which]) == [(None,)]:
+            return None
+        rows = query(connection, f"SELECT version_num FROM {VERSION_TABLE[which]}")  # noqa: S608
+        return rows[0][0] if rows else None
+    finally:
+        connection.close()
+
+
+def needed():
+    """The schema revisions that the release needs, noted when it was installed."""
+    return json.loads((RELEASE / ".complete").read_text())
