@@ -20,7 +20,7 @@ UNREACHABLE = 4  # exit code of ansible
 
 
 def ask(lab: Lab, ansible: Path | None = None) -> dict[str, Any]:
-    """What the server says of itself: version, status, time, host and results (check, status, seen, hint, seconds).
+    """What the server says of itself: version, status, time, host, results (check, status, seen, hint, seconds, parts).
 
     A server that can't be asked is a document too, with the one row "server".  ansible: the program, another in tests.
     """
@@ -72,5 +72,5 @@ def _reach(lab: Lab) -> str:
 
 
 def _not_asked(seen: str, hint: str) -> dict[str, Any]:
-    row = {"check": "server", "status": Status.FAILED.value, "seen": seen, "hint": hint, "seconds": 0.0}
+    row = {"check": "server", "status": Status.FAILED.value, "seen": seen, "hint": hint, "seconds": 0.0, "parts": []}
     return {"version": VERSION, "status": Status.FAILED.value, "time": time.time(), "host": "", "results": [row]}

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email import message_from_bytes
@@ -183,14 +183,15 @@ class Alarms:
         named = {"lab": "climate", "fqdn": "mlflow.example.org", "mail": {}, "webhook": {}, "heartbeat": ""}
         (self.here / "labtrack-alarm.json").write_text(json.dumps(named | receivers))
 
-    def look(self, age: float = 0, **status: str) -> None:
-        """What labtrack-status has written: disk, store and clock, ok unless said otherwise."""
+    def look(self, age: float = 0, parts: Sequence[str] = (), **status: str) -> None:
+        """What labtrack-status has written: disk (with its parts), store and clock, ok unless said otherwise."""
         rows = [
             {
                 "check": name,
                 "status": status.get(name, "ok"),
                 "seen": f"{name} seen",
                 "hint": f"mend {name}",
+                "parts": [*parts] if name == "disk" else [],
                 "seconds": 0,
             }
             for name in ("disk", "store", "clock", "alarms")

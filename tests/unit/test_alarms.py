@@ -43,6 +43,18 @@ def test_what_gets_worse_is_told_and_what_gets_a_little_better_is_not(alarms: Al
     assert alarms.run(disk="skipped") == ["over disk failed"]
 
 
+def test_a_second_unit_that_fails_is_told_though_the_first_is_still_down(alarms: Alarms, hook: Hook) -> None:
+    told = []
+    for parts in (["nginx.service"], ["nginx.service"], ["labtrack-backup@run.service", "nginx.service"],
+                  ["labtrack-backup@run.service"], ["labtrack-backup@run.service", "nginx.service"]):  # fmt: skip
+        before = len(hook.on("/hook"))
+        alarms.look(parts=parts, disk="failed")
+        alarms()
+        told.append([event["kind"] for request in hook.on("/hook")[before:] for event in request.json["events"]])
+    assert told == [["new"], [], ["worse"], [], ["worse"]]
+    assert alarms.run() == ["over disk failed"]
+
+
 def test_problems_of_one_look_are_one_message(alarms: Alarms, hook: Hook) -> None:
     assert alarms.run(disk="failed", clock="warning") == ["new disk failed", "new clock warning"]
     (request,) = hook.on("/hook")

@@ -257,7 +257,9 @@ def test_instances_that_are_silent_are_named(
     monkeypatch.setattr(checks, "SOCKETS", tmp_path)
     monkeypatch.setattr(checks, "why_silent", lambda path: "refused" if path.stem == "2" else "")
     row = checks.row("instances")
-    assert (row["status"], row["seen"], row["hint"]) == ("failed", "2: refused", "`journalctl -u mlflow@2`")
+    assert (row["status"], row["seen"], row["hint"]) == ("warning", "2: refused", "`journalctl -u mlflow@2`")
+    monkeypatch.setattr(checks, "why_silent", lambda _: "refused")
+    assert (checks.row("instances")["status"], checks.row("instances")["seen"]) == ("failed", "1: refused; 2: refused")
     monkeypatch.undo()
     assert "No such file" in checks.why_silent(tmp_path / "1.sock")
 

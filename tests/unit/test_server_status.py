@@ -98,14 +98,26 @@ def test_disk_and_inodes(program: ModuleType, monkeypatch: pytest.MonkeyPatch, u
     files = {"f_files": 1000, "f_ffree": free, "f_favail": free}
     monkeypatch.setattr(program, "places", lambda: [("/var", SimpleNamespace(**numbers, **files))])
     for check in (program.disk, program.inodes):
-        found, seen, hint = check()
+        found, seen, hint, parts = check()
+        assert parts == (["/var"] if hint else [])
         assert found == status and seen.startswith(f"/var {used:.0%} of ")
         assert bool(hint) == (status != "ok") and (not hint or "/var" in hint)
 
 
 def test_a_file_system_that_counts_no_inodes(program: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(program, "places", lambda: [("/", SimpleNamespace(f_files=0, f_blocks=0))])
-    assert program.inodes() == ("ok", "", "") == program.disk()
+    assert program.inodes() == ("ok", "", "", []) == program.disk()
+
+
+def test_disks_that_are_not_well_are_all_told_the_worst_first(
+    program: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disks = [(name, SimpleNamespace(f_frsize=2**30, f_blocks=100, f_bfree=free, f_bavail=free)) for name, free in
+             (("/", 50), ("/var", 15), ("/srv", 5))]  # fmt: skip
+    monkeypatch.setattr(program, "places", lambda: disks)
+    status, seen, hint, parts = program.disk()
+    assert (status, seen, parts) == ("failed", "/srv 95% of 100.0 GiB; /var 85% of 100.0 GiB", ["/srv", "/var"])
+    assert "/srv" in hint
 
 
 def test_memory(server: Server) -> None:
@@ -132,6 +144,7 @@ def test_units(server: Server, line: str, status: str, seen: str) -> None:
     row = server.look()["units"]
     assert (row["status"], row["seen"]) == (status, seen)
     assert bool(row["hint"]) == (status != "ok")
+    assert row["parts"] == ([line.split(maxsplit=1)[0]] if row["hint"] else [])
 
 
 def test_the_alarms_timer_runs_where_somebody_is_told(server: Server) -> None:

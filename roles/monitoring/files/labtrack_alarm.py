@@ -86,17 +86,19 @@ def changes(known: dict[str, Any], rows: list[dict[str, Any]], now: float) -> li
                 events.append({**problem, "kind": "over", "at": now})
                 del known[check]
             continue
+        parts = row.get("parts", [])  # a second unit that fails is told, though the row has failed already
         if problem is None:
             kind = "new"
-        elif row["status"] == "failed" and problem["status"] == "warning":
+        elif (row["status"] == "failed" and problem["status"] == "warning") or set(parts) - set(problem["parts"]):
             kind = "worse"
         elif now - problem["told"] >= AGAIN:
             kind = "still"
         else:
+            problem["parts"] = parts
             continue
         status = "failed" if problem and problem["status"] == "failed" else row["status"]
         problem = {key: row[key] for key in ("check", "seen", "hint")} | {
-            "status": status, "since": problem["since"] if problem else now, "told": now,
+            "status": status, "parts": parts, "since": problem["since"] if problem else now, "told": now,
         }  # fmt: skip
         known[check] = problem
         events.append({**problem, "kind": kind, "at": now})

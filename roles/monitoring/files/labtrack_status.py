@@ -49,6 +49,7 @@ WORST = ("ok", "skipped", "warning", "failed")  # the last is the worst
 CODES = {"ok": 0, "skipped": 0, "warning": 1, "failed": 2}
 
 Found = tuple[str, str, str]  # status, what was seen, how to fix it
+Joined = tuple[str, str, str, list[str]]  # and the names of what is not well
 
 
 class LateError(Exception):
@@ -124,11 +125,11 @@ def job(name: str, result: dict[str, Any]) -> Found:
     return "ok", f"{name}, {(time.time() - result['time']) / 3600:.1f} h ago: {message}", ""
 
 
-def backup() -> Found:
+def backup() -> Found | Joined:
     results = backups()
     if results is None:
         return "skipped", "lab_backup is not set", ""
-    return join(job(name, result) for name, result in results.items() if name != "drill")
+    return join((name, job(name, result)) for name, result in results.items() if name != "drill")
 
 
 def drill() -> Found:
@@ -136,12 +137,13 @@ def drill() -> Found:
     return ("skipped", "lab_backup is not set", "") if results is None else job("drill", results.get("drill", {}))
 
 
-def join(found: Iterable[Found]) -> Found:
-    """Several findings as one row: what is worst, or all that is well."""
-    rows = list(found)
-    worst = max((row[0] for row in rows), key=WORST.index, default="ok")
-    told = [row for row in rows if row[0] == worst]
-    return worst, "; ".join(row[1] for row in told), next((row[2] for row in told if row[2]), "")
+def join(found: Iterable[tuple[str, Found]]) -> Joined:
+    """Several findings, by name, as one row: all that is not well, the worst first, or all that is well."""
+    rows = sorted(found, key=lambda named: -WORST.index(named[1][0]))
+    bad = [(name, row) for name, row in rows if row[0] in ("warning", "failed")]
+    told = [row for _, row in bad or rows]
+    worst, hint = (told[0][0], told[0][2]) if told else ("ok", "")
+    return worst, "; ".join(seen for _, seen, _ in told), hint, [name for name, _ in bad]
 
 
 def places() -> Iterator[tuple[str, os.statvfs_result]]:
@@ -161,19 +163,23 @@ def fullness(folder: str, taken: int, free: int, total: str, hint: str) -> Found
     return status, f"{folder} {share:.0%} of {total}", hint.format(folder) if status != "ok" else ""
 
 
-def disk() -> Found:
+def gibibytes(of: os.statvfs_result) -> str:
+    return f"{of.f_blocks * of.f_frsize / 2**30:.1f}"
+
+
+def disk() -> Joined:
     hint = "`du -xh --max-depth=2 {} | sort -h | tail` shows what takes it; lab_data_volume_gb and lab_boot_volume_gb."
     return join(
-        fullness(folder, of.f_blocks - of.f_bfree, of.f_bavail, f"{of.f_blocks * of.f_frsize / 2**30:.1f} GiB", hint)
+        (folder, fullness(folder, of.f_blocks - of.f_bfree, of.f_bavail, f"{gibibytes(of)} GiB", hint))
         for folder, of in places()
         if of.f_blocks
     )
 
 
-def inodes() -> Found:
+def inodes() -> Joined:
     hint = "`du -x --inodes --max-depth=2 {} | sort -n | tail` shows where the files are."
     return join(
-        fullness(folder, of.f_files - of.f_ffree, of.f_favail, f"{of.f_files:,} inodes", hint)
+        (folder, fullness(folder, of.f_files - of.f_ffree, of.f_favail, f"{of.f_files:,} inodes", hint))
         for folder, of in places()
         if of.f_files  # not each file system counts them
     )
@@ -188,7 +194,7 @@ def memory() -> Found:
     return status, f"{free / 2**20:.1f} of {total / 2**20:.1f} GiB available", hint
 
 
-def units() -> Found:
+def units() -> Found | Joined:
     """Units that have failed, and ours that do not run."""
     code, said = call("systemctl", "list-units", "--all", "--full", "--plain", "--no-legend", "--no-pager")
     if code:
@@ -208,7 +214,7 @@ def units() -> Found:
         return "ok", "none has failed, and ours run", ""
     seen = ", ".join(f"{name} {what}" for name, what in found.items())
     hint = f"`journalctl -u {next(iter(found))}` says why; `systemctl restart` it, or `systemctl reset-failed`."
-    return "failed" if bad else "warning", seen, hint
+    return "failed" if bad else "warning", seen, hint, list(found)
 
 
 def reboot() -> Found:
@@ -268,7 +274,7 @@ def alarms() -> Found:
     )
 
 
-CHECKS: dict[str, Callable[[], Found]] = {
+CHECKS: dict[str, Callable[[], Found | Joined]] = {
     **{name: partial(mlflow, name) for name in MLFLOW},
     "certificate": certificate, "backup": backup, "drill": drill, "disk": disk, "inodes": inodes, "memory": memory,
     "units": units, "reboot": reboot, "clock": clock, "alarms": alarms,
@@ -281,15 +287,17 @@ def look(names: Iterable[str]) -> list[dict[str, Any]]:
 
     def one(name: str) -> None:
         start = time.monotonic()
+        parts: list[list[str]] = []
         try:
-            status, seen, hint = CHECKS[name]()
+            status, seen, hint, *parts = CHECKS[name]()
         except Exception as error:  # whatever is wrong is the answer
             said = " ".join(str(error).split())
             seen = said if isinstance(error, LateError) else f"{type(error).__name__}: {said}"
             status, hint = "failed", "`journalctl --since -1h -p warning` on the server."
         seconds = round(time.monotonic() - start, 3)
         seen = " ".join(seen.split())
-        rows[name] = {"check": name, "status": status, "seen": seen, "hint": hint, "seconds": seconds}
+        row = {"check": name, "status": status, "seen": seen, "hint": hint, "seconds": seconds}
+        rows[name] = {**row, "parts": parts[0] if parts else []}
 
     threads = {name: threading.Thread(target=one, args=(name,), daemon=True) for name in names}
     until = time.monotonic() + LIMIT + 2 * GRACE
@@ -298,7 +306,8 @@ def look(names: Iterable[str]) -> list[dict[str, Any]]:
     for name, thread in threads.items():
         thread.join(max(0, until - time.monotonic()))
         late = {"status": "failed", "seen": f"no answer within {LIMIT} s", "hint": "`dmesg` on the server."}
-        rows.setdefault(name, {"check": name, **late, "seconds": LIMIT})  # its thread hangs, and nobody waits for it
+        # its thread hangs, and nobody waits for it
+        rows.setdefault(name, {"check": name, **late, "seconds": LIMIT, "parts": []})
     return [rows[name] for name in threads]
 
 
