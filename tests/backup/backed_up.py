@@ -57,7 +57,14 @@ class Machine:
 
     def _render(self) -> None:
         """What the roles write, by Ansible; only the places are others."""
-        push = f"pgbackrest --config={self.config} --stanza=labtrack archive-push %p"
+        archive = self.folder / "archive-by-pgbackrest"
+        archive.write_text((ROOT / "roles/backup/files/archive-by-pgbackrest.sh").read_text())
+        archive.chmod(0o755)
+        (play,) = [one for one in yaml.safe_load((ROOT / "playbooks/deploy.yml").read_text())
+                   if one["name"] == "Run PostgreSQL"]  # fmt: skip
+        there = f"PGBACKREST_CONFIG={self.config} {self.folder}"
+        push = play["vars"]["deploy_archive_command"].replace("/var/lib/labtrack-backup", str(self.results))
+        push = push.replace("/usr/local/lib/labtrack-backup", there)
         given = {
             "backup_endpoint": self.store.endpoint, "backup_bucket": BUCKET, "backup_path": "/climate",
             "backup_region": REGION, "backup_ca": self.store.ca.read_text(), "backup_cipher_pass": CIPHER,
@@ -110,12 +117,13 @@ class Machine:
     @contextmanager
     def running(self) -> Iterator[None]:
         """The cluster runs, with some runs and accounts in it."""
-        options = ("-A", "peer", "-E", "UTF8", "--data-checksums", "--no-sync")
-        self.as_postgres(self.bin / "initdb", "-D", self.data, *options)
-        with (self.data / "postgresql.conf").open("a") as conf:
+        self.initdb()
+        for name in ("postgresql.conf", "pg_hba.conf", "pg_ident.conf"):  # which Debian keeps elsewhere
+            (self.data / name).rename(self.folder / name)
+        with (self.folder / "postgresql.conf").open("a") as conf:
+            conf.write(f"hba_file = '{self.folder}/pg_hba.conf'\nident_file = '{self.folder}/pg_ident.conf'\n")
             conf.write(f"include '{self.folder / 'labtrack.conf'}'\nfsync = off\n")
-        log = ("-l", self.folder / "log")
-        self.as_postgres(self.bin / "pg_ctl", "-D", self.data, "-w", *log, "start")
+        self.control("start")
         try:
             for database, tables in TABLES.items():
                 self.sql(f"CREATE DATABASE {database}", "postgres")
@@ -126,7 +134,17 @@ class Machine:
             self.sql("INSERT INTO users (username, password_hash) VALUES ('admin', 'x'), ('ada', 'y')", "mlflow_auth")
             yield
         finally:
-            self.as_postgres(self.bin / "pg_ctl", "-D", self.data, "-m", "immediate", "stop")
+            self.control("-m", "immediate", "stop")
+
+    def initdb(self) -> None:
+        """Make the cluster, as Debian's package does."""
+        options = ("-A", "peer", "-E", "UTF8", "--data-checksums", "--no-sync")
+        self.as_postgres(self.bin / "initdb", "-D", self.data, *options)
+
+    def control(self, *arguments: str) -> None:
+        """Start or stop the cluster, and wait until that is so; at the end of the test it runs again."""
+        conf = ("-o", f"-c config_file={self.folder / 'postgresql.conf'}", "-l", self.folder / "log")
+        self.as_postgres(self.bin / "pg_ctl", "-D", self.data, "-w", "-t", "600", *conf, *arguments)
 
     def environment(self, changed: dict[str, Any]) -> dict[str, str]:
         """Where the program finds its settings, with some of them changed."""

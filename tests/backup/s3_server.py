@@ -27,6 +27,8 @@ class Store:
         self.buckets: dict[str, dict[str, bytes]] = {name: {} for name in buckets}
         self.parts: dict[str, dict[int, bytes]] = {}
         self.multipart = 0  # uploads in parts that were completed
+        self.answering = threading.Event()
+        self.answering.set()
         self.ca = folder / "store.pem"
         key = folder / "store.key"
         make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
@@ -51,6 +53,15 @@ class Store:
             self.server.shutdown()
             thread.join()
             self.server.server_close()
+
+    @contextmanager
+    def cut_off(self) -> Iterator[None]:
+        """Answers nobody, as behind a closed firewall."""
+        self.answering.clear()
+        try:
+            yield
+        finally:
+            self.answering.set()
 
     def signature(self, method: str, target: str, headers: Any) -> str:
         """What the signature of a request has to be."""
@@ -78,6 +89,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     store: Store
 
+    def handle(self) -> None:
+        self.store.answering.wait()
+        super().handle()
+
     def log_message(self, *_: object) -> None:
         """Print nothing."""
 
@@ -94,6 +109,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.answer(status, f"<?xml version='1.0'?><Error><Code>{code}</Code></Error>".encode())
 
     def handle_one(self) -> None:
+        self.store.answering.wait()
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         given = self.headers.get("Authorization", "")
         if f"Credential={self.store.access_key}/" not in given:

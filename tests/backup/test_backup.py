@@ -185,6 +185,39 @@ def test_a_disk_without_room_is_told_before_anything_is_written(drilled: Machine
         subprocess.run(["umount", small], check=True)
 
 
+def test_a_server_stops_soon_and_loses_nothing_while_the_store_is_away(machine: Machine) -> None:
+    machine("check")
+    with machine.store.cut_off():
+        for _ in range(2):
+            machine.sql("INSERT INTO spans VALUES ('\\x00')")
+            machine.sql("SELECT pg_switch_wal()")
+        start = time.monotonic()
+        machine.control("-m", "fast", "stop")
+        assert time.monotonic() - start < 25
+    machine.control("start")
+    assert "archived" in machine("check")
+
+
+def test_turned_off_the_log_is_not_kept_and_turned_on_again_the_gap_is_closed(machine: Machine) -> None:
+    newest = machine.result("run")["backup"]
+    with machine.store.cut_off():
+        (machine.results / "archiving").unlink()  # the first thing that remove.yml does
+        (segment,) = machine.sql("SELECT pg_walfile_name(pg_switch_wal())")
+        end = time.monotonic() + 40
+        while machine.sql("SELECT last_archived_wal FROM pg_stat_archiver") < [segment]:
+            assert time.monotonic() < end, "an attempt that was at work ends, and no other begins"
+            time.sleep(0.1)
+        start = time.monotonic()
+        machine.control("-m", "fast", "stop")
+        assert time.monotonic() - start < 5
+    machine.control("start")
+    assert not any(segment in key for key in machine.store.buckets[BUCKET])
+    assert "log is not archived.\nTo fix: run playbooks/deploy.yml" in machine("check", fails=True)
+    assert "changed" in machine("setup")
+    assert machine.result("run")["backup"] > newest
+    assert machine("setup") == "" and "archived" in machine("check")
+
+
 def test_the_database_of_a_time_in_the_past_comes_back(machine: Machine) -> None:
     """As docs/admin/backups.md says."""
     (runs,) = machine.sql("SELECT count(*) FROM runs")
@@ -192,16 +225,12 @@ def test_the_database_of_a_time_in_the_past_comes_back(machine: Machine) -> None
     machine.sql("TRUNCATE runs, params, tags, metrics, spans")
     machine.sql("SELECT pg_switch_wal()")
     machine("check")  # the log is in the store
-    control = (machine.bin / "pg_ctl", "-D", machine.data, "-w", "-l", machine.folder / "log")
-    machine.as_postgres(*control, "-m", "fast", "stop")
-    conf = {name: (machine.data / name).read_text() for name in ("postgresql.conf", "pg_hba.conf", "pg_ident.conf")}
+    machine.control("-m", "fast", "stop")
     machine.data.rename(machine.folder / "before")
     machine.as_postgres("mkdir", "-m", "700", machine.data)
     pgbackrest = ("pgbackrest", f"--config={machine.config}", "--stanza=labtrack")
     machine.as_postgres(*pgbackrest, "--type=time", f"--target={before}", "--target-action=promote", "restore")
-    for name, text in conf.items():  # which Debian keeps elsewhere
-        (machine.data / name).write_text(text)
-    machine.as_postgres(*control, "start")
+    machine.control("start")
     end = time.monotonic() + 30
     while machine.sql("SELECT pg_is_in_recovery()") == ["t"]:
         assert time.monotonic() < end

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
+import yaml
 
 from labtrack import labbackup, secrets
 from labtrack.errors import BadInputError
 from labtrack.lab import Lab
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_key_is_asked_for_and_the_pass_is_made_once_and_never_renewed(lab: Lab, context) -> None:
@@ -32,3 +36,14 @@ def test_without_it_nothing_is_asked_for(lab: Lab, context) -> None:
     with context():
         secrets.ensure_passwords(lab)
     assert not {labbackup.CIPHER, *labbackup.KEYS} & set(secrets.read(lab))
+
+
+def test_backups_end_before_the_way_to_their_store_is_closed_and_begin_after_postgresql() -> None:
+    plays = [play.get("name") for play in yaml.safe_load((ROOT / "playbooks/deploy.yml").read_text())]
+    told = (
+        "Stop backing up, where the lab has ceased to",
+        "Set up the machine",
+        "Run PostgreSQL",
+        "Back up the databases",
+    )
+    assert [play for play in plays if play in told] == list(told)

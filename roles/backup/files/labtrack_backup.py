@@ -110,6 +110,8 @@ def check(settings: dict[str, Any]) -> dict[str, Any]:
     if age > TOO_OLD["run"]:
         fix = "`journalctl -u labtrack-backup@run` says why; then `systemctl start labtrack-backup@run`."
         raise BackupError(f"The newest backup is {age / DAY:.1f} days old.", fix)
+    if not Path(settings["archiving"]).exists():
+        raise BackupError("PostgreSQL's log is not archived.", "run playbooks/deploy.yml.")
     repository.check()
     message = f"The log is archived, and the newest of {len(backups)} backups is {age / 3600:.1f} h old."
     return {"backups": len(backups), "newest": backups[-1]["label"], "age_seconds": round(age), "message": message}
@@ -154,13 +156,17 @@ def kept(file: Path) -> dict[str, Any]:
 
 
 def setup(settings: dict[str, Any]) -> int:
-    repository = Repository(settings)
-    if repository.backups():
+    repository, archiving = Repository(settings), Path(settings["archiving"])
+    backups = repository.backups()
+    # of before that, the log has a gap
+    if backups and archiving.exists() and archiving.stat().st_mtime <= backups[-1]["time"]:
         failing = "SELECT last_failed_time > coalesce(last_archived_time, '-infinity') FROM pg_stat_archiver"
         if Cluster(settings, settings["socket"], settings["port"]).ask(failing) == ["t"]:
             repository.check()  # which knows why: on a new machine, that these are another database's
         return 0
-    repository.create()
+    repository.create()  # which refuses another database's
+    if not archiving.exists():
+        archiving.touch()
     repository.check()
     print("changed")
     return job("run", settings)
