@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -38,6 +39,16 @@ RUNS = """
     INSERT INTO metrics SELECT 'loss', 1.0 / s, s, s, false, md5(n::text)
         FROM generate_series({0}, {1}) n, generate_series(1, {2}) s;
     """
+# In systemd's place: notes what it is asked, starts and stops the cluster alone, and fails once where a file says so.
+SYSTEMCTL = """#!/bin/sh
+echo "$@" >>{folder}/systemctl.log
+case "$*" in
+    "start postgresql@"*) ! rm {folder}/fails-to-start 2>/dev/null || exit 1 ;;
+    "stop postgresql@"*) test -e {folder}/main/postmaster.pid || exit 0 ;;
+    *) exit 0 ;;
+esac
+exec runuser -u postgres -- {control} -m fast "$1"
+"""
 
 
 class Machine:
@@ -52,8 +63,12 @@ class Machine:
             shutil.chown(owned, "postgres", "postgres")
         self.settings_file, self.config = folder / "labtrack-backup.json", folder / "pgbackrest.conf"
         self._render()
-        self.settings = json.loads(self.settings_file.read_text())
+        systemctl = folder / "systemctl"
+        self.settings = json.loads(self.settings_file.read_text()) | {"systemctl": str(systemctl)}
+        self.settings_file.write_text(json.dumps(self.settings))
         self.bin = Path(self.settings["bin"])
+        systemctl.write_text(SYSTEMCTL.format(folder=folder, control=shlex.join(map(str, self._control()))))
+        systemctl.chmod(0o755)
 
     def _render(self) -> None:
         """What the roles write, by Ansible; only the places are others."""
@@ -73,7 +88,8 @@ class Machine:
             "__backup_data": str(self.data), "__backup_socket": str(self.folder),
             "__backup_configuration": str(self.config),
             "__backup_lock": str(self.folder / "lock"), "__backup_spool": str(self.folder / "spool"),
-            "__backup_results": str(self.results), "__postgresql_socket": str(self.folder),
+            "__backup_results": str(self.results), "__backup_restore": str(self.folder / "restore"),
+            "backup_clients": ["mlflow@1.service", "mlflow@2.service"], "__postgresql_socket": str(self.folder),
             "postgresql_memory_mb": 512, "postgresql_archive_command": push,
         }  # fmt: skip
         (self.folder / "given.json").write_text(json.dumps(given))
@@ -143,8 +159,18 @@ class Machine:
 
     def control(self, *arguments: str) -> None:
         """Start or stop the cluster, and wait until that is so; at the end of the test it runs again."""
+        self.as_postgres(*self._control(), *arguments)
+
+    def _control(self) -> list[Any]:
         conf = ("-o", f"-c config_file={self.folder / 'postgresql.conf'}", "-l", self.folder / "log")
-        self.as_postgres(self.bin / "pg_ctl", "-D", self.data, "-w", "-t", "600", *conf, *arguments)
+        return [self.bin / "pg_ctl", "-D", self.data, "-w", "-t", "600", *conf]
+
+    def asked(self) -> list[str]:
+        """What systemd was asked to do with MLflow's units since it was last asked here."""
+        log = self.folder / "systemctl.log"
+        done = log.read_text().splitlines() if log.exists() else []
+        log.unlink(missing_ok=True)
+        return [line for line in done if "mlflow" in line and "is-enabled" not in line]
 
     def environment(self, changed: dict[str, Any]) -> dict[str, str]:
         """Where the program finds its settings, with some of them changed."""
@@ -154,10 +180,10 @@ class Machine:
             file.write_text(json.dumps(self.settings | changed))
         return {**os.environ, "LABTRACK_BACKUP_SETTINGS": str(file)}
 
-    def __call__(self, command: str, fails: bool = False, **changed: Any) -> str:
+    def __call__(self, *command: str, fails: bool = False, **changed: Any) -> str:
         """Call labtrack-backup as root; what it prints."""
         done = subprocess.run(
-            ["/usr/bin/python3", PROGRAM, command],
+            ["/usr/bin/python3", PROGRAM, *command],
             env=self.environment(changed), capture_output=True, text=True, check=False,
         )  # fmt: skip
         print(command, done.stdout, done.stderr)

@@ -216,24 +216,3 @@ def test_turned_off_the_log_is_not_kept_and_turned_on_again_the_gap_is_closed(ma
     assert "changed" in machine("setup")
     assert machine.result("run")["backup"] > newest
     assert machine("setup") == "" and "archived" in machine("check")
-
-
-def test_the_database_of_a_time_in_the_past_comes_back(machine: Machine) -> None:
-    """As docs/admin/backups.md says."""
-    (runs,) = machine.sql("SELECT count(*) FROM runs")
-    (before,) = machine.sql("SELECT now()")
-    machine.sql("TRUNCATE runs, params, tags, metrics, spans")
-    machine.sql("SELECT pg_switch_wal()")
-    machine("check")  # the log is in the store
-    machine.control("-m", "fast", "stop")
-    machine.data.rename(machine.folder / "before")
-    machine.as_postgres("mkdir", "-m", "700", machine.data)
-    pgbackrest = ("pgbackrest", f"--config={machine.config}", "--stanza=labtrack")
-    machine.as_postgres(*pgbackrest, "--type=time", f"--target={before}", "--target-action=promote", "restore")
-    machine.control("start")
-    end = time.monotonic() + 30
-    while machine.sql("SELECT pg_is_in_recovery()") == ["t"]:
-        assert time.monotonic() < end
-        time.sleep(0.1)
-    assert machine.sql("SELECT count(*) FROM runs") == [runs] != ["0"]
-    machine("check")

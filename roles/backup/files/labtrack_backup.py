@@ -5,6 +5,9 @@ labtrack-backup setup    make the repository and the first backup, where there i
 labtrack-backup run      back up: in full once a week, else what differs from the last full one
 labtrack-backup check    whether the log reaches the repository, and how old the newest backup is
 labtrack-backup drill    restore into a scratch cluster and compare it with the server's databases
+labtrack-backup restore latest | TIME [--discard-newer] [--onto-empty]
+                         put the databases of the backup, or of that time, into the place of the server's. Refused where
+                         the server has what they lack, but with --discard-newer; with --onto-empty where it has data
 labtrack-backup status   the last result of each, as JSON; exit code 1 unless all are well
 
 run, check and drill leave their result in a file that all may read, RESULTS/<job>.json.  Only the class Repository
@@ -21,11 +24,15 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, "/usr/local/lib/labtrack-backup")
-from labtrack_drill import BackupError, Cluster, Drill, failed, tied
+from labtrack_copy import BackupError, Cluster, failed, tied
+from labtrack_drill import Drill
+from labtrack_restore import Restore, chosen
 
 SETTINGS = Path(os.environ.get("LABTRACK_BACKUP_SETTINGS", "/etc/labtrack-backup.json"))
 ACCOUNT = "postgres"
@@ -35,7 +42,7 @@ TOO_OLD = {"run": 2 * DAY, "check": DAY / 4, "drill": 9 * DAY}
 
 
 class Repository:
-    """Where the backups are, by pgBackRest: another tool would be another class with these five methods."""
+    """Where the backups are, by pgBackRest: another tool would be another class with these methods."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self.command = [
@@ -62,28 +69,40 @@ class Repository:
 
     def backups(self) -> list[dict[str, Any]]:
         """All backups, the newest last: label, type, time (seconds since the epoch), size and stored (bytes)."""
-        said = self._call("The repository can't be read", "info", "--output=json")
-        (stanza,) = json.loads(said, strict=False)  # its messages have what it could not read, as it is
-        for repo in stanza.get("repo", []):
-            # 0: ok, 1 and 3: not made yet, or half; 2: no backup yet; the exit code is 0 whatever is wrong
-            if repo["status"]["code"] not in (0, 1, 2, 3):
-                raise failed("The repository can't be read", repo["status"]["message"])
         return [
             {
                 "label": one["label"], "type": one["type"], "time": one["timestamp"]["stop"],
                 "size": one["info"]["size"], "stored": one["info"]["repository"]["delta"],
             }
-            for one in stanza.get("backup", []) if not one.get("error")
+            for one in self._info().get("backup", []) if not one.get("error")
         ]  # fmt: skip
+
+    def version(self) -> str:
+        """Of the PostgreSQL that the newest backups are of; empty where there are none."""
+        return "".join(one["version"] for one in self._info().get("db", [])[-1:])
+
+    def _info(self) -> dict[str, Any]:
+        said = self._call("The repository can't be read", "info", "--output=json")
+        stanza: dict[str, Any]
+        (stanza,) = json.loads(said, strict=False)  # its messages have what it could not read, as it is
+        for repo in stanza.get("repo", []):
+            # 0: ok, 1 and 3: not made yet, or half; 2: no backup yet; the exit code is 0 whatever is wrong
+            if repo["status"]["code"] not in (0, 1, 2, 3):
+                raise failed("The repository can't be read", repo["status"]["message"])
+        return stanza
 
     def backup(self, kind: str) -> None:
         """Make a backup: full, or diff, which keeps what differs from the last full one."""
         self._call(f"The {kind} backup failed", f"--type={kind}", "backup")
 
-    def restore(self, data: Path) -> None:
-        """Put the newest backup into an empty folder; a cluster that starts there replays the log to its end."""
+    def restore(self, data: Path, to: str = "") -> None:
+        """Put a backup into an empty folder; a cluster that starts there replays the log.
+
+        to: the time until which it does; without one the newest backup is taken, and all of the log.
+        """
         options = [f"--pg1-path={data}", f"--tablespace-map-all={data.parent / 'tablespaces'}", "--archive-mode=off"]
-        self._call("The backup could not be restored", *options, "restore")
+        until = ["--type=time", f"--target={to}", "--target-action=promote"] if to else []
+        self._call("The backup could not be restored", *options, *until, "restore")
 
 
 def size(number: int) -> str:
@@ -164,9 +183,9 @@ def setup(settings: dict[str, Any]) -> int:
         if Cluster(settings, settings["socket"], settings["port"]).ask(failing) == ["t"]:
             repository.check()  # which knows why: on a new machine, that these are another database's
         return 0
-    repository.create()  # which refuses another database's
-    if not archiving.exists():
-        archiving.touch()
+    if not (backups and archiving.exists()):  # else it is there, and may be locked by a segment on its way
+        repository.create()  # which refuses another database's
+        archiving.touch()  # changes the time of one that is there
     repository.check()
     print("changed")
     return job("run", settings)
@@ -178,6 +197,67 @@ def status(settings: dict[str, Any]) -> int:
         result["too_old"] = time.time() - (result.get("last_ok") or 0) > TOO_OLD[name]
     print(json.dumps(results, indent=2))
     return 0 if all(result.get("ok") and not result["too_old"] for result in results.values()) else 1
+
+
+def restore(settings: dict[str, Any], arguments: list[str]) -> int:
+    """As root, which stops and starts the units; all else is done by the databases' account."""
+    work = Restore(settings, Repository(settings), chosen(arguments[0]), "--discard-newer" in arguments)
+
+    def control(verb: str, *units: str) -> bool:
+        return not units or subprocess.run([settings["systemctl"], verb, *units], check=False).returncode == 0
+
+    clients = [unit for unit in settings["clients"] if control("is-enabled", "--quiet", unit)]
+    if not work.begun() and not as_account(lambda: work.beside("--onto-empty" in arguments)):
+        return 1
+    control("stop", *clients)
+    try:
+        done = as_account(work.commit) and control("stop", settings["unit"])
+        if done:
+            done = as_account(work.swap) and control("start", settings["unit"])
+            if not done:
+                control("stop", settings["unit"])
+                as_account(work.back)
+                control("start", settings["unit"])
+    finally:
+        # not waited for: where MLflow was upgraded since, the next deploy upgrades the databases
+        control("start", "--no-block", *clients)
+    return 0 if done and as_account(work.end) and as_account(lambda: setup(settings)) else 1
+
+
+def as_account(step: Callable[[], int | None]) -> bool:
+    """Do a step in a process of the databases' account; whether it went well."""
+    sys.stdout.flush()
+    child = os.fork()
+    if child:
+        return os.waitpid(child, 0)[1] == 0
+    code = 1
+    try:
+        become()
+        tied(signal.SIGTERM)()
+        code = told(step)
+    except Exception:  # nothing of the parent's is to run here
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def told(step: Callable[[], int | None]) -> int:
+    """The exit code of a step, whose error is told."""
+    try:
+        return step() or 0
+    except BackupError as error:
+        print(f"{error.args[0]}\nTo fix: {error.args[1]}", file=sys.stderr)
+        return 1
+
+
+def alone(settings: dict[str, Any]) -> None:
+    """Wait until no other call is at work; the lock goes with the process."""
+    lock = os.open(Path(settings["results"], "lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    if os.getuid() == 0:
+        os.fchown(lock, pwd.getpwnam(ACCOUNT).pw_uid, -1)
+    fcntl.flock(lock, fcntl.LOCK_EX)
 
 
 def become() -> None:
@@ -192,21 +272,23 @@ def become() -> None:
 
 
 def main() -> int:
-    command = "".join(sys.argv[1:])
-    if command not in (*JOBS, "setup", "status"):
+    command, *arguments = sys.argv[1:] or [""]
+    known = set(arguments[1:]) <= {"--discard-newer", "--onto-empty"} if command == "restore" else not arguments
+    if command not in (*JOBS, "setup", "status", "restore") or not known or (command == "restore" and not arguments):
         print(__doc__, file=sys.stderr)
         return 2
     settings = json.loads(SETTINGS.read_text())
     if command == "status":
         return status(settings)
+    if command == "restore":
+        if os.getuid() != 0:
+            print("A restore stops and starts the server.\nTo fix: run it as root.", file=sys.stderr)
+            return 2
+        alone(settings)
+        return told(lambda: restore(settings, arguments))
     become()
-    try:
-        with Path(settings["results"], "lock").open("w") as lock:  # one at a time; it goes with the process
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            return setup(settings) if command == "setup" else job(command, settings)
-    except BackupError as error:
-        print(f"{error.args[0]}\nTo fix: {error.args[1]}", file=sys.stderr)
-        return 1
+    alone(settings)
+    return told(lambda: setup(settings) if command == "setup" else job(command, settings))
 
 
 if __name__ == "__main__":
