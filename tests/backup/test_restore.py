@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -47,6 +46,7 @@ def test_the_databases_of_a_time_come_back_beside_first_and_what_is_lost_is_said
     assert "mlflowdb.metrics: 50 rows" in said and "--discard-newer" in said
     assert count(server) == runs + 10 and server.asked() == [], "the server has not noticed"
 
+    server("run")
     newest = server.result("run")["backup"]
     said = server("restore", before, "--discard-newer")
     assert count(server) == runs and int(server.sql("SELECT count(*) FROM spans")[0]) > 100_000
@@ -98,9 +98,11 @@ def test_a_killed_restore_is_finished_by_the_next_call(server: Machine, moment: 
             assert time.monotonic() < end and process.poll() is None
             time.sleep(0.002)
         os.kill(process.pid, signal.SIGKILL)
-    if moment == "swap.json":  # and when only one of two folders had its new name
+    if moment == "swap.json":  # and when the databases were swapped, and nothing else
         server.control("-m", "fast", "stop")
-        server.data.rename(json.loads((server.folder / "restore/swap.json").read_text())["before"])
+        copy, third = server.folder / "restore/data", server.folder / "third"
+        for old, new in ((copy, third), (server.data, copy), (third, server.data)):
+            old.rename(new)
         assert "`labtrack-backup restore latest`, which goes on" in server("restore", "2026-11-01T00:00Z", fails=True)
     else:
         assert count(server) == runs, "the old databases are still in use"

@@ -6,6 +6,7 @@ Like the drill, it knows nothing of the tool that makes the backups.
 
 from __future__ import annotations
 
+import ctypes
 import datetime
 import json
 import os
@@ -19,6 +20,8 @@ from typing import Any
 from labtrack_copy import WHOLE, BackupError, Cluster, Copy, wait
 
 SWAP = "swap.json"  # {"to": what was asked for, "before": the folder that the old databases get}
+RESTORED = "labtrack-restored"  # a file in the restored databases, wherever they are, until the restore has ended
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 # What pgBackRest writes into the cluster's own settings, for the copy alone.
 FOR_THE_COPY = ("archive_mode", "restore_command", "recovery_target_time", "recovery_target_action")
 OF_THE_SCHEMA = "alembic_version"  # tables that are full where nobody has written anything
@@ -174,6 +177,8 @@ class Restore:
             (current,) = cluster.ask("SELECT pg_walfile_name(pg_current_wal_lsn())")
         self._to_be_archived(current)
         before = self.data.with_name(f"{self.data.name}.before-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
+        (self.data / RESTORED).unlink(missing_ok=True)  # of a restore that was killed at its very end
+        (self.copy.data / RESTORED).touch()
         part = self.swapping.with_suffix(".part")
         part.write_text(json.dumps({"to": self.to, "before": str(before)}))
         os.sync()
@@ -192,20 +197,18 @@ class Restore:
 
     def swap(self) -> None:
         """Put the copy into the place of the databases, which are kept; PostgreSQL has stopped."""
-        before = Path(self._swap()["before"])
+        if (self.copy.data / RESTORED).exists():
+            exchange(self.copy.data, self.data)
         if self.copy.data.exists():
-            if self.data.exists():
-                self.data.rename(before)
-            self.copy.data.rename(self.data)
+            self.copy.data.rename(self._swap()["before"])
         os.sync()
 
     def back(self) -> None:
         """Put the old databases back."""
         before = Path(self._swap()["before"])
-        self.data.rename(self.copy.folder / "does-not-start")
+        exchange(before, self.data)
+        before.rename(self.copy.folder / "does-not-start")
         self.swapping.unlink()
-        if before.exists():
-            before.rename(self.data)
         raise BackupError(
             "PostgreSQL did not start with the restored databases; the old ones are back.",
             f"journalctl -u {self.settings['unit']} says why; {self.copy.folder} has the restored ones.",
@@ -214,9 +217,22 @@ class Restore:
     def end(self) -> None:
         """Go on with the log and the backups, from here."""
         wait("PostgreSQL does not answer", lambda: self.live.ask("SELECT pg_is_in_recovery()") == ["f"], 60)
-        before = self._swap()["before"]
+        before, restored = self._swap()["before"], self.data / RESTORED
+        if not restored.exists():  # killed when the old ones were put back
+            self.swapping.unlink()
+            raise BackupError("The old databases are in use.", "begin anew, by the same call.")
         Path(self.settings["archiving"]).touch()  # of now, so that the next backup is made at once
         shutil.rmtree(self.copy.folder)
+        restored.unlink()
         print(f"changed: {self.name} is in place.")
-        if Path(before).exists():
-            print(f"The old databases are in {before}: remove them when all is well.", flush=True)
+        print(f"The old databases are in {before}: remove them when all is well.", flush=True)
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Swap two folders at once, so that there are databases in their place at any moment."""
+    if not other.exists():
+        other.mkdir(mode=0o700)
+    names = AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.renameat2(*names):
+        raise OSError(ctypes.get_errno(), f"{one} and {other} can't be swapped")
