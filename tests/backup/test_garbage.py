@@ -259,6 +259,18 @@ def test_a_store_that_is_down_is_one_finding_and_loses_nothing(lab: Lab) -> None
     assert lab.there() == there and lab.files(made["old"][1]) == ["a", "b/c"] and time.monotonic() - began < 60
 
 
+def test_a_store_that_goes_away_while_it_deletes_is_one_finding_too(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, there = lab.make("fourth"), lab.there()
+    monkeypatch.setattr(
+        lab.store.server.RequestHandlerClass, "do_DELETE", lambda handler: setattr(handler, "close_connection", True)
+    )
+    code, done = lab.gc()
+    assert code == 1 and [one["what"] for one in done["failed"]] == ["the object store"], done
+    monkeypatch.undo()
+    assert lab.there() == there
+    assert lab.gc()[0] == 0 and made["old"][0] not in lab.there()
+
+
 def test_nothing_that_was_deleted_just_now_goes_by_a_slip(lab: Lab) -> None:
     code, _, said = lab.python("gc", str(lab.folder), "--days", "0")
     assert code == 2 and "--days has to be 1 or more" in said

@@ -6,7 +6,6 @@ failure in its own words.
 
 import contextlib
 import http.client
-import os
 import socket
 import time
 import uuid
@@ -14,6 +13,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import mlflow_databases
 from mlflow_databases import TIMEOUT, connect, needed, query, revision, settings
 
 SOCKETS = Path("/run/mlflow")
@@ -103,20 +103,8 @@ def wal():
 
 def bucket():
     """A client of the object store, and the bucket's name."""
-    import boto3
-    from botocore.config import Config
-
-    values = settings()
-    os.environ.update({name: value for name, value in values.items() if name.startswith("AWS_")})
-    client = boto3.client(
-        "s3",
-        endpoint_url=values["MLFLOW_S3_ENDPOINT_URL"],
-        config=Config(
-            connect_timeout=TIMEOUT, read_timeout=TIMEOUT,
-            retries={"total_max_attempts": 1}, s3={"addressing_style": "path"},
-        ),
-    )  # fmt: skip
-    root = values.get("_MLFLOW_SERVER_ARTIFACT_DESTINATION", values["_MLFLOW_SERVER_ARTIFACT_ROOT"])
+    once = {"connect_timeout": TIMEOUT, "read_timeout": TIMEOUT, "retries": {"total_max_attempts": 1}}
+    client, root = mlflow_databases.store(settings(), **once)
     return client, urlsplit(root).netloc
 
 

@@ -1,7 +1,8 @@
-"""Where MLflow's databases are, and what they hold: for mlflowctl and its checks."""
+"""Where MLflow's databases and its bucket are, and what they hold: for mlflowctl and what it calls."""
 
 import configparser
 import json
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -70,3 +71,17 @@ def revision(which):
 def needed():
     """The schema revisions that the release needs, noted when it was installed."""
     return json.loads((RELEASE / ".complete").read_text())
+
+
+def store(values, **more):
+    """A client of the object store with the server's key, and the server's folder in it, like s3://bucket/artifacts.
+
+    values: the settings.  more: timeouts and retries, as botocore's Config takes them.
+    """
+    import boto3
+    from botocore.config import Config
+
+    os.environ.update({name: value for name, value in values.items() if name.startswith("AWS_")})
+    config = Config(s3={"addressing_style": "path"}, **more)
+    client = boto3.client("s3", endpoint_url=values["MLFLOW_S3_ENDPOINT_URL"], config=config)
+    return client, values.get("_MLFLOW_SERVER_ARTIFACT_DESTINATION", values["_MLFLOW_SERVER_ARTIFACT_ROOT"])

@@ -6,6 +6,7 @@ first: a call that was killed leaves nothing that the next one does not find.
 """
 
 import argparse
+import contextlib
 import fcntl
 import json
 import os
@@ -14,6 +15,8 @@ import re
 import time
 from collections import Counter
 from pathlib import Path
+
+import mlflow_databases
 
 STATE = Path("/var/lib/mlflow")  # gc.json: what the last call has done
 ACCOUNT = "mlflow"
@@ -33,16 +36,8 @@ class Store:
     """The folder of the bucket that is the server's."""
 
     def __init__(self, values):
-        import boto3
-        from botocore.config import Config
-
-        self.root = values.get("_MLFLOW_SERVER_ARTIFACT_DESTINATION", values["_MLFLOW_SERVER_ARTIFACT_ROOT"])
+        self.client, self.root = mlflow_databases.store(values, connect_timeout=TIMEOUT, read_timeout=TIMEOUT)
         self.bucket = self.root.removeprefix("s3://").partition("/")[0]
-        self.client = boto3.client(
-            "s3",
-            endpoint_url=values["MLFLOW_S3_ENDPOINT_URL"],
-            config=Config(connect_timeout=TIMEOUT, read_timeout=TIMEOUT, s3={"addressing_style": "path"}),
-        )
 
     def prefix(self, uri, name):
         """The part of an address up to `name`, as a prefix of keys; Kept where it is not one of the server's."""
@@ -52,21 +47,32 @@ class Store:
             raise Kept(f"its artifacts are not in the server's folder: {uri}")
         return f"{before}/{name}/".removeprefix(f"s3://{self.bucket}/")
 
-    def objects(self, prefix):
-        """Key and size of each."""
+    @contextlib.contextmanager
+    def asked(self):
+        """StoreDown where it does not answer."""
         from botocore.exceptions import ConnectionError as Lost
         from botocore.exceptions import HTTPClientError
 
         try:
-            for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix):
-                for one in page.get("Contents", ()):
-                    yield one["Key"], one["Size"]
+            yield
         except (Lost, HTTPClientError) as error:
             raise StoreDown(str(error)) from error
 
+    def objects(self, prefix):
+        """Key and size of each."""
+        pages = iter(self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix))
+        while True:
+            with self.asked():
+                page = next(pages, None)
+            if page is None:
+                return
+            for one in page.get("Contents", ()):
+                yield one["Key"], one["Size"]
+
     def delete(self, key):
         # one by one: OpenStack's Swift wants an MD5 for several at once, which newer SDKs do not send
-        self.client.delete_object(Bucket=self.bucket, Key=key)
+        with self.asked():
+            self.client.delete_object(Bucket=self.bucket, Key=key)
 
 
 class Garbage:
