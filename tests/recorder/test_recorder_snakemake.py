@@ -149,23 +149,33 @@ rule good:
     shell: "touch good"
 rule bad:
     output: "bad"
-    log: "bad.log"
+    log: "bad.log", "of/bad.log"
+    benchmark: "bad.tsv"
     retries: 1
-    shell: "echo it broke > {log}; exit 3"
+    shell: "echo x >> tries; wc -l < tries > {log[0]}; echo beside > {log[1]}; exit 3"
+"""
+# Snakemake hands its records over in a thread of its own, here long after the second try has removed the first's log
+LATE = """
+import logging.handlers, time
+handle = logging.handlers.QueueListener.handle
+logging.handlers.QueueListener.handle = lambda self, record: (time.sleep(0.3), handle(self, record))
 """
 
 
 def test_a_failed_job_is_failed_with_its_log_and_each_try_is_a_run(tmp_path: Path) -> None:
     workflow = Workflow(tmp_path, FAILING)
+    (tmp_path / "sitecustomize.py").write_text(LATE)
+    (tmp_path / "bad.tsv").write_text("s\n12.5\n")  # an earlier workflow's, which measures neither try
+    workflow.env["PYTHONPATH"] += f":{tmp_path}"
     workflow.does("--keep-going", code=1)
     runs = workflow.runs()
     tried = sorted((one for one in runs if one.name == "bad"), key=lambda one: one.tags["snakemake.attempt"])
     assert [(one.status, one.tags["snakemake.attempt"]) for one in tried] == [("FAILED", "1"), ("FAILED", "2")]
     with open_store(workflow.root) as store:
         for one in tried:
-            path = store.local_path(one, "log/bad.log")
-            assert path is not None
-            assert path.read_text() == "it broke\n"
+            texts = [store.local_path(one, f"log/{number}/bad.log") for number in (1, 2)]
+            assert [text and text.read_text().strip() for text in texts] == [one.tags["snakemake.attempt"], "beside"]
+            assert not store.metric_keys(one.id)
     assert {one.name: one.status for one in runs if one.name != "bad"} == {"good": "FINISHED", tmp_path.name: "FAILED"}
     assert next(one for one in runs if one.name == tmp_path.name).tags["snakemake.failed"] == "bad"
 

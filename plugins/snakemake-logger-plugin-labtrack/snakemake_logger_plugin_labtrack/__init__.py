@@ -14,6 +14,7 @@ from logging import LogRecord
 from pathlib import Path
 from typing import Optional
 
+from snakemake.logging import logger
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.settings import LogHandlerSettingsBase
 
@@ -63,6 +64,12 @@ class LogHandler(LogHandlerBase):  # type: ignore[misc]
         os.environ.setdefault("MLFLOW_TRACKING_URI", address_of(folder))
         os.environ.setdefault("MLFLOW_EXPERIMENT_NAME", experiment)
         self._try(self._workflow.open)
+        logger.addFilter(self._keep)
+
+    def _keep(self, record: LogRecord) -> bool:
+        if self._workflow:
+            self._try(self._workflow.keep, record)
+        return True
 
     def emit(self, record: LogRecord) -> None:
         if self._workflow:
@@ -71,6 +78,7 @@ class LogHandler(LogHandlerBase):  # type: ignore[misc]
     def close(self) -> None:
         """The workflow's end, however it ends."""
         workflow, self._workflow = self._workflow, None
+        logger.removeFilter(self._keep)
         if workflow:
             self._try(workflow.end)
         super().close()

@@ -7,9 +7,12 @@ import json
 import math
 import os
 import re
+import shutil
 import socket
+import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from logging import LogRecord
 from pathlib import Path
@@ -34,7 +37,7 @@ class Job:
 
     run: str
     name: str
-    log: list[Path] = field(default_factory=list)
+    log: dict[Path, Path] = field(default_factory=dict)  # a log's path and where its text is: there, or kept
     benchmark: Path | None = None
     attempt: int = 1
     ended: bool = False
@@ -61,6 +64,23 @@ class Workflow:
         self._now = 0  # milliseconds: when what is written down happened
         self._done: tuple[int, int] = (0, 0)
 
+    def keep(self, record: LogRecord) -> None:
+        """Copies the logs of a job that failed, in the thread that tells it: a filter of Snakemake's logger.
+
+        `take` comes later, and by then a second try may have removed them.
+        """
+        errors = _errors(str(getattr(record, "event", None) or ""), vars(record))
+        paths = dict.fromkeys(self._path(name) for info in errors for name in info.get("log") or ())
+        there = [path for path in paths if path.is_file()]
+        if there:
+            folder = tempfile.TemporaryDirectory(prefix="labtrack-")
+            logs: dict[Path, Path] = {}
+            vars(record).update(labtrack_folder=folder, labtrack_logs=logs)
+            for number, path in enumerate(there):
+                copy = Path(folder.name, str(number), path.name)
+                copy.parent.mkdir()
+                logs[path] = Path(shutil.copyfile(path, copy)) if path.stat().st_size <= _LARGEST else path
+
     def open(self) -> None:
         """Imports MLflow, which takes seconds, before any job could begin: a job must find its run."""
         from mlflow import MlflowClient
@@ -83,11 +103,11 @@ class Workflow:
         elif event == "job_finished":
             # the number has two names in Snakemake's events
             self._finish(said.get("job_id", said.get("jobid")), failed=False)
-        elif event == "job_error":
-            self._fail(said)
-        elif event == "group_error":
-            for one in said.get("job_error_info") or ():
-                self._fail(one)
+        elif errors := _errors(event, said):
+            for one in errors:
+                self._fail(one, said.get("labtrack_logs") or {})
+            if folder := said.get("labtrack_folder"):
+                folder.cleanup()
         elif event == "progress":
             self._done = int(said["done"]), int(said["total"])
             self._client.log_metric(self._run, "jobs_done", self._done[0], step=self._done[0])
@@ -134,7 +154,7 @@ class Workflow:
 
     def _start(self, said: Mapping[str, Any]) -> None:
         number, rule = int(said["jobid"]), str(said["rule_name"])
-        log, benchmark = [self._path(one) for one in said.get("log") or ()], said.get("benchmark")
+        log, benchmark = {(path := self._path(one)): path for one in said.get("log") or ()}, said.get("benchmark")
         if not (said.get("output") or said.get("shellcmd") or log or benchmark):
             return  # a rule like `all`, which only names what is wanted
         wildcards = {str(key): str(value) for key, value in dict(said.get("wildcards") or {}).items()}
@@ -160,12 +180,12 @@ class Workflow:
             if value is not None:
                 self._client.log_param(run, key, str(value)[:_LONGEST])
 
-    def _fail(self, said: Mapping[str, Any]) -> None:
-        """A job's error names the scheduler's log, too."""
+    def _fail(self, said: Mapping[str, Any], kept: Mapping[Path, Path]) -> None:
+        """A job's error names its logs and the scheduler's.  kept: which of them there were, and `keep`'s copies."""
         number = said.get("jobid", said.get("job_id"))
         job = self._jobs.get(int(number)) if number is not None else None
         if job:
-            job.log = list(dict.fromkeys([*job.log, *(self._path(one) for one in said.get("log") or ())]))
+            job.log = {path: kept[path] for path in map(self._path, said.get("log") or ()) if path in kept}
         self._finish(number, failed=True, words=said.get("rule_msg"))
 
     def _finish(self, number: Any, *, failed: bool, words: Any = None) -> None:
@@ -176,19 +196,21 @@ class Workflow:
         try:
             if words:
                 self._client.set_tag(job.run, "snakemake.error", self._clean(words))
-            self._measure(job)
+            if not failed:  # the benchmark's file would be an earlier try's
+                self._measure(job)
             self._attach(job)
         finally:
             self._close(job.run, "FAILED" if failed else "FINISHED")
 
     def _attach(self, job: Job) -> None:
-        there = [one for one in job.log if one.is_file()]
-        large = [one for one in there if one.stat().st_size > _LARGEST]
+        there = {path: text for path, text in job.log.items() if text.is_file()}
+        large = [path for path, text in there.items() if text.stat().st_size > _LARGEST]
         if large:
             self._client.set_tag(job.run, "snakemake.log_too_large", self._clean([str(one) for one in large]))
-        for path in there:
-            if path not in large:
-                self._client.log_artifact(job.run, str(path), "log")
+        names = Counter(path.name for path in there)
+        for number, (path, text) in enumerate(there.items(), 1):
+            if path not in large:  # two logs of one name, a/log.txt and b/log.txt, are two files
+                self._client.log_artifact(job.run, str(text), "log" if names[path.name] == 1 else f"log/{number}")
 
     def _measure(self, job: Job) -> None:
         """The benchmark's file: one line for each repetition, which is the step."""
@@ -224,6 +246,11 @@ class Workflow:
         """A file of a rule, which Snakemake names from its working directory, with remarks in brackets behind it."""
         path = self._directory / str(name)
         return path if path.exists() else self._directory / str(name).partition(" (")[0]
+
+
+def _errors(event: str, said: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """The failed jobs that an event tells of: one, or those of a group."""
+    return [said] if event == "job_error" else said.get("job_error_info") or () if event == "group_error" else ()
 
 
 def _target(rule: str, wildcards: Mapping[str, str]) -> str:
