@@ -113,11 +113,9 @@ class Rehearsal:
     def run(
         self, *command: str, check: bool = False, timeout: float = 1200, **more: Any
     ) -> subprocess.CompletedProcess:
-        """Run a command of this checkout's environment, in the checkout."""
-        environment = steps.ansible_environment() | more.pop("env", {})
-        done = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout, check=False, **more
-        )
+        """Run a command of this checkout's environment, in the checkout unless another folder is named."""
+        where = {"cwd": more.pop("cwd", ROOT), "env": steps.ansible_environment() | more.pop("env", {})}
+        done = subprocess.run(command, **where, capture_output=True, text=True, timeout=timeout, check=False, **more)
         if check:
             assert done.returncode == 0, f"{command} exited with {done.returncode}:\n{done.stdout}\n{done.stderr}"
         return done

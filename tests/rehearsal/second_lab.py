@@ -141,12 +141,16 @@ class SecondLab:
         if rest:
             hosts.write_text(begin + rest.partition(block.format("END"))[2])
 
-    def remove(self, tenant: Connection) -> None:
-        """Delete all that the project has of it, whoever has made that."""
+    def lose(self, tenant: Connection) -> None:
+        """Delete the server, whoever has made it."""
         for server in tenant.compute.servers():
             if server.name == f"{self.name}-mlflow":
                 tenant.compute.delete_server(server)
                 tenant.compute.wait_for_delete(server, wait=120)
+
+    def remove(self, tenant: Connection) -> None:
+        """Delete all that the project has of it, whoever has made that."""
+        self.lose(tenant)
         for name in self.mine(tenant)["buckets"]:
             self.empty(tenant, name)
             tenant.object_store.delete_container(name)
@@ -176,3 +180,19 @@ class SecondLab:
         for one in found:
             version = {"version-id": one["version_id"]} if "version_id" in one else {}
             tenant.object_store.delete(f"/{bucket}/{one['name']}", params=version)
+
+
+class StandIn(SecondLab):
+    """A lab with a whole server, whose machine the rehearsal's stand-in for Terraform makes."""
+
+    def __init__(self, rehearsal: Rehearsal, root: Path, name: str, **settings: object) -> None:
+        region = rehearsal.lab["lab_s3_region"]
+        usual = {"lab_cloud": "climate", "lab_flavor": "p2-3gb", "lab_s3_region": region}
+        super().__init__(rehearsal, root, name, **usual, **settings)
+        # the same switch as the rehearsal's own lab has
+        switch = rehearsal.lab_dir / "group_vars/all/provision.yml"
+        (self.dir / "group_vars/all/provision.yml").write_text(switch.read_text())
+
+    def deploy(self, playbook: str = "site.yml", *arguments: str, **more: Any) -> str:
+        """A run that nobody disturbs."""
+        return self.playbook(playbook, *YES, *arguments, check=True, **more).stdout

@@ -1,17 +1,20 @@
-"""The lab's databases in another project's bucket, and the server that sends them there."""
+"""The lab's databases in another project's bucket, the server that sends them there, and what its admins are told."""
 
 from __future__ import annotations
 
 import json
-import secrets
 import subprocess
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
+import away
 import botocore.exceptions
 import pytest
-import yaml
 from recap import changed
+from receivers import Hook, Relay, serving
 
 from labtrack import lab as labs
 from labtrack import secrets as kept
@@ -19,7 +22,7 @@ from labtrack.lab import Lab
 from labtrack.objectstore import Store
 
 DEPLOY = "playbooks/deploy.yml"
-BUCKET = OTHER = "climate-backup"
+HOST = "10.99.0.1"  # where the lab's server finds this one
 
 
 @pytest.fixture(scope="module")
@@ -29,45 +32,65 @@ def lab(rehearsal: Any) -> Lab:
 
 @pytest.fixture(scope="module")
 def other(rehearsal: Any, lab: Lab) -> Iterator[Store]:
-    """A bucket of the other project, by a key of that project's; both gone at the end."""
-    connection = rehearsal.cloud(OTHER)
-    connection.object_store.create_container(BUCKET)
-    of = f"/users/{connection.current_user_id}/credentials/OS-EC2"
-    made = connection.identity.post(of, json={"tenant_id": connection.current_project_id}).json()["credential"]
-    store = Store(lab.s3_endpoint, lab.s3_region, BUCKET, made["access"], made["secret"], lab.s3_ca_file)
-    try:
+    with away.bucket(rehearsal, lab) as store:
         yield store
-    finally:
-        for one in connection.object_store.objects(BUCKET):
-            connection.object_store.delete_object(one, container=BUCKET)
-        connection.object_store.delete_container(BUCKET)
-        connection.identity.delete(f"{of}/{made['access']}")
+
+
+@dataclass
+class Told:
+    """The receivers of the lab's alarms, and what they got since the last time that they were asked."""
+
+    rehearsal: Any
+    hook: Hook = field(default_factory=lambda: Hook(HOST))
+    relay: Relay = field(default_factory=lambda: Relay(address=HOST))
+
+    def settings(self) -> dict[str, Any]:
+        mail = {"relay": HOST, "port": self.relay.port, "encryption": "none"}
+        return {
+            "mail": {**mail, "from": "mlflow@example.org", "to": ["ada@example.org"]},
+            "webhook": {"url": self.hook.url("/hook"), "template": "json"},
+            "heartbeat": self.hook.url("/beat"),
+        }
+
+    def look(self) -> set[str]:
+        """Have the server looked at, as its timer does; what was told then."""
+        done = self.rehearsal.ssh("server", "systemctl start labtrack-alarm")
+        assert done.returncode == 0, self.rehearsal.ssh("server", "journalctl -u labtrack-alarm -n 20").stdout
+        return self.news()
+
+    def news(self) -> set[str]:
+        messages, end = [one.json for one in self.hook.on("/hook")], time.monotonic() + 30
+        subjects = [one["subject"] for one in messages]
+        while (mails := [str(one["Subject"]) for one in self.relay.mails][: len(subjects)]) != subjects:
+            assert time.monotonic() < end, f"the mails say something else: {mails}, not {subjects}"
+            time.sleep(0.1)  # the timer has it looked at too, and the one may have come before the other
+        self.hook.got[:] = [one for one in self.hook.got if one.path != "/hook" or one.json not in messages]
+        del self.relay.mails[: len(mails)]
+        return {f"{event['kind']} {event['check']} {event['status']}" for one in messages for event in one["events"]}
+
+    def beats(self) -> int:
+        got = self.hook.on("/beat")
+        self.hook.got[:] = [one for one in self.hook.got if one not in got]
+        return len(got)
 
 
 @pytest.fixture(scope="module")
-def settings(lab: Lab, other: Store, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """lab.yml's and secrets.yml's lines, by a file that nobody else reads."""
-    file = tmp_path_factory.mktemp("backup") / "variables.yml"
-    file.touch(0o600)
-    values = {
-        "lab_backup": {
-            "endpoint": other.endpoint,
-            "bucket": BUCKET,
-            "region": other.region,
-            "ca_file": str(lab.s3_ca_file),
-        },
-        "secret_backup_access_key_id": other.access,
-        "secret_backup_secret_access_key": other.secret,
-        "secret_backup_cipher_pass": secrets.token_urlsafe(24),
-    }
-    file.write_text(yaml.safe_dump(values))
-    return f"--extra-vars=@{file}"
+def told(rehearsal: Any) -> Iterator[Told]:
+    found = Told(rehearsal)
+    with serving(found.hook), serving(found.relay):
+        yield found
+
+
+@pytest.fixture(scope="module")
+def settings(other: Store, told: Told, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """lab.yml's and secrets.yml's lines."""
+    return away.settings(other, tmp_path_factory.mktemp("backup") / "variables.yml", lab_alerts=told.settings())
 
 
 def of_backups(rehearsal: Any) -> list[str]:
-    """What the role has put on the server."""
+    """What the roles have put on the server for backups and alarms."""
     found = rehearsal.ssh("server", "ls -d /etc/systemd/system/labtrack-backup* /usr/local/*/labtrack-backup*"
-                          " /etc/pgbackrest.conf /etc/labtrack-backup* 2>/dev/null")  # fmt: skip
+                          " /etc/pgbackrest.conf /etc/labtrack-backup* /etc/labtrack-alarm* 2>/dev/null")  # fmt: skip
     return found.stdout.split()
 
 
@@ -102,9 +125,9 @@ def test_the_drill_restores_what_the_server_answers(rehearsal: Any, backed_up: s
 
 def test_no_key_of_the_lab_reads_or_deletes_a_backup(lab: Lab, other: Store, backed_up: str) -> None:
     own = other.client()
-    tags = {one["Key"]: one["ETag"] for one in own.list_objects_v2(Bucket=BUCKET)["Contents"]}
+    tags = {one["Key"]: one["ETag"] for one in own.list_objects_v2(Bucket=other.bucket)["Contents"]}
     keys = list(tags)
-    stored = {key: own.get_object(Bucket=BUCKET, Key=key)["Body"].read(8) for key in keys}
+    stored = {key: own.get_object(Bucket=other.bucket, Key=key)["Body"].read(8) for key in keys}
     assert keys and set(stored.values()) == {b"Salted__"}, "not encrypted"
     held = [[kept.get(lab, kept.S3_ACCESS), kept.get(lab, kept.S3_SECRET)]]
     for env in sorted(lab.private.glob("*/mlflow_env.sh")):
@@ -112,17 +135,87 @@ def test_no_key_of_the_lab_reads_or_deletes_a_backup(lab: Lab, other: Store, bac
         held.append(subprocess.check_output(["sh", "-c", show, "sh", env], text=True, env={"HOME": "/"}).split())
     assert len(held) > 1
     for access, secret in held:
-        mine = Store(lab.s3_endpoint, lab.s3_region, BUCKET, access, secret, lab.s3_ca_file).client()
+        mine = Store(lab.s3_endpoint, lab.s3_region, other.bucket, access, secret, lab.s3_ca_file).client()
         for call in (
-            lambda mine=mine: mine.list_objects_v2(Bucket=BUCKET),
-            lambda mine=mine: mine.get_object(Bucket=BUCKET, Key=keys[0]),
-            lambda mine=mine: mine.put_object(Bucket=BUCKET, Key=keys[0], Body=b""),
-            lambda mine=mine: mine.delete_object(Bucket=BUCKET, Key=keys[0]),
-            lambda mine=mine: mine.delete_bucket(Bucket=BUCKET),
+            lambda mine=mine: mine.list_objects_v2(Bucket=other.bucket),
+            lambda mine=mine: mine.get_object(Bucket=other.bucket, Key=keys[0]),
+            lambda mine=mine: mine.put_object(Bucket=other.bucket, Key=keys[0], Body=b""),
+            lambda mine=mine: mine.delete_object(Bucket=other.bucket, Key=keys[0]),
+            lambda mine=mine: mine.delete_bucket(Bucket=other.bucket),
         ):
             with pytest.raises(botocore.exceptions.ClientError) as refused:
                 call()
             assert refused.value.response["Error"]["Code"] in ("AccessDenied", "NoSuchBucket"), refused.value
     # the server goes on archiving meanwhile: there may be more, and nothing less or other
-    still = {key: own.get_object(Bucket=BUCKET, Key=key)["ETag"] for key in keys}
+    still = {key: own.get_object(Bucket=other.bucket, Key=key)["ETag"] for key in keys}
     assert still == tags
+
+
+def test_a_message_by_hand_reaches_each(rehearsal: Any, backed_up: str, told: Told) -> None:
+    sent = rehearsal.ssh("server", "labtrack-alarm --test")
+    assert (sent.returncode, sent.stdout.splitlines()) == (0, ["mail: taken", "webhook: taken"])
+    assert told.news() >= {"test test test"}
+
+
+CUT = """
+nft -f - <<'END'
+table inet cut {
+    chain out {
+        type filter hook output priority -5
+        meta skuid mlflow tcp dport PORT reject
+    }
+}
+END
+"""
+OLD = """
+cd /etc/ssl/labtrack && cp -a server.pem /run/good.pem && umask 077 &&
+openssl x509 -in server.pem -x509toreq -copy_extensions copy -signkey server.key -out /run/asked.csr &&
+openssl x509 -req -in /run/asked.csr -CA ca.pem -CAkey ca.key -copy_extensions copy -out /run/old.pem \
+    -not_before "$(date -u -d -300days +%Y%m%d%H%M%SZ)" -not_after "$(date -u -d +60days +%Y%m%d%H%M%SZ)" &&
+cat /run/old.pem > server.pem
+"""
+YOUNG = "cat /run/good.pem > /etc/ssl/labtrack/server.pem; rm -f /run/good.pem /run/old.pem /run/asked.csr"
+# what happens, how it ends, and what is told: of the mend the same rows
+CASES = {
+    "a disk is full": (
+        "mkdir -p /boot; mount -t tmpfs -o size=16m full /boot && head -c 15500000 /dev/zero > /boot/full",
+        "umount /boot",
+        {"disk failed"},
+    ),
+    "an instance stands still": (
+        "systemctl stop mlflow@2",
+        "systemctl start mlflow@2",
+        {"instances warning", "units failed"},
+    ),
+    "the store is cut": (CUT, "nft delete table inet cut", {"store failed"}),
+    "a certificate is old": (OLD, YOUNG, {"certificate warning"}),
+    "a backup fails": (
+        "sed -i.good 's/^repo1-s3-bucket=.*/&-gone/' /etc/pgbackrest.conf; ! systemctl start labtrack-backup@run",
+        "mv /etc/pgbackrest.conf.good /etc/pgbackrest.conf; systemctl start labtrack-backup@run",
+        {"backup failed", "units failed"},
+    ),
+}
+
+
+def test_all_is_well_at_first(backed_up: str, told: Told) -> None:
+    told.look()
+    told.beats()
+    assert told.look() == set()
+    assert told.beats() > 0
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_admins_are_told_once_and_when_it_is_over(
+    rehearsal: Any, lab: Lab, backed_up: str, told: Told, case: str
+) -> None:
+    wrong, right, rows = CASES[case]
+    told.beats()
+    try:
+        rehearsal.ssh("server", wrong.replace("PORT", str(urlsplit(lab.s3_endpoint).port)), check=True)
+        assert told.look() == {f"new {row}" for row in rows}
+        assert told.look() == set()
+        assert told.beats() == 0
+    finally:
+        rehearsal.ssh("server", right, check=True)
+    assert told.look() == {f"over {row}" for row in rows}
+    assert told.beats() > 0

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from recap import changed
-from second_lab import SecondLab
+from second_lab import StandIn
 
 from labtrack import lab as labs
 from labtrack import secrets
@@ -29,16 +29,8 @@ TASKS = 118  # of a deployment that begins with nothing
 KILLED = -9
 
 
-class Machine(SecondLab):
+class Machine(StandIn):
     """A lab whose deployments are killed."""
-
-    def __init__(self, rehearsal: Rehearsal, root: Path, image: str) -> None:
-        region = rehearsal.lab["lab_s3_region"]
-        stand_in = {"lab_cloud": "climate", "lab_image": image, "lab_flavor": "p2-3gb", "lab_s3_region": region}
-        super().__init__(rehearsal, root, NAME, **stand_in)
-        # the same switch as the rehearsal's own lab has
-        switch = rehearsal.lab_dir / "group_vars/all/provision.yml"
-        (self.dir / "group_vars/all/provision.yml").write_text(switch.read_text())
 
     def kill(self, task: int, seconds: float) -> None:
         """A deployment that ends with SIGKILL, that many tasks after its first play began."""
@@ -49,10 +41,6 @@ class Machine(SecondLab):
         }
         done = self.playbook("playbooks/deploy.yml", env=plugin, start_new_session=True)
         assert done.returncode == KILLED, f"was not killed at task {task}:\n{done.stdout[-3000:]}"
-
-    def deploy(self, playbook: str = "site.yml") -> str:
-        """A deployment that nobody disturbs."""
-        return self.playbook(playbook, "-e", "auto_approve=true", check=True).stdout
 
     def look(self, host: str | None = None) -> dict[str, list[str]]:
         """What runs otherwise than the disk says, and what is there."""
@@ -83,7 +71,7 @@ def kills(seed: int, number: int) -> Iterator[tuple[int, float]]:
 
 @pytest.fixture
 def machine(rehearsal: Rehearsal, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Machine]:
-    made = Machine(rehearsal, tmp_path, getattr(request, "param", "Debian-12"))
+    made = Machine(rehearsal, tmp_path, NAME, lab_image=getattr(request, "param", "Debian-12"))
     tenant = rehearsal.cloud("climate")
     made.forget()
     made.remove(tenant)  # what a test that was killed has left

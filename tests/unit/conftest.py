@@ -16,6 +16,7 @@ import yaml
 from fake_services import FakeServices
 from fake_terraform import FakeTerraform
 from fakes import SSH_KEY, FakeCloud
+from receivers import Hook, serving
 from recorded import make_files
 
 from labtrack import lab as labs
@@ -209,16 +210,14 @@ def place(there: Lab, terraform: FakeTerraform, services: FakeServices) -> Place
 @pytest.fixture
 def hook() -> Iterator[Any]:
     """A receiver of alarms over HTTP."""
-    import alarm_receivers  # which takes the root from here
-
-    server = alarm_receivers.Hook()
-    with alarm_receivers.serving(server):
+    server = Hook()
+    with serving(server):
         yield server
 
 
 @pytest.fixture
 def alarms(tmp_path: Path, hook: Any) -> Any:
     """labtrack-alarm, with that receiver."""
-    import alarm_receivers
+    import alarm_receivers  # which takes the root from here
 
     return alarm_receivers.Alarms(tmp_path, hook)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from alarm_receivers import TOKEN, Alarms, Hook, Relay, certificate, module, serving
+from alarm_receivers import TOKEN, Alarms, certificate, module
+from receivers import Hook, Relay, serving
 
 # --- what the receivers document that they take
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import pwd
 import subprocess
 import sys
 import threading
@@ -132,6 +133,7 @@ def checks(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mod
     import mlflow_databases
 
     monkeypatch.setattr(mlflow_databases, "SETTINGS", [settings])
+    monkeypatch.setattr(mlflow_databases, "ACCOUNT", pwd.getpwuid(os.getuid()).pw_name)
     return mlflow_checks
 
 

@@ -5,6 +5,7 @@ failure in its own words.
 """
 
 import contextlib
+import functools
 import http.client
 import socket
 import time
@@ -101,10 +102,13 @@ def wal():
     raise Problem("failed" if oldest >= WAITED_LONG else "warning", seen, hint)
 
 
+@functools.cache
 def bucket():
-    """A client of the object store, and the bucket's name."""
+    """A client of the object store, as MLflow itself has it, and the bucket's name."""
+    values = settings()
+    mlflow_databases.become()
     once = {"connect_timeout": TIMEOUT, "read_timeout": TIMEOUT, "retries": {"total_max_attempts": 1}}
-    client, root = mlflow_databases.store(settings(), **once)
+    client, root = mlflow_databases.store(values, **once)
     return client, urlsplit(root).netloc
 
 
@@ -206,6 +210,7 @@ def why_silent(path):
     return "" if status == http.client.OK else f"answers {status}"
 
 
+# In this order: from the store on, they are asked by another account, which must not read what the first ones do.
 CHECKS = {
     "database": database, "accounts": accounts, "connections": connections, "wal": wal,
     "store": store, "quota": quota, "instances": instances,

@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import json
 import os
-import pwd
 import re
 import time
 from collections import Counter
@@ -19,7 +18,6 @@ from pathlib import Path
 import mlflow_databases
 
 STATE = Path("/var/lib/mlflow")  # gc.json: what the last call has done
-ACCOUNT = "mlflow"
 TIMEOUT = 30  # seconds without a word from the store
 GONE = "Deleted_Internal"  # the stage of a version that was deleted
 
@@ -199,11 +197,7 @@ def main(values, arguments):
     wanted = parser.parse_args(arguments)
     if wanted.days < 1:
         parser.error("--days has to be 1 or more: what was deleted just now may have been a slip.")
-    if os.geteuid() == 0:  # MLflow's own account is enough, and the only one that the firewall lets out to the store
-        account = pwd.getpwnam(ACCOUNT)
-        os.initgroups(ACCOUNT, account.pw_gid)
-        os.setgid(account.pw_gid)
-        os.setuid(account.pw_uid)
+    mlflow_databases.become()
     os.environ.update(values)
     with (STATE / "gc.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
