@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 from backed_up import BUCKET, Machine
+from mlflow_lab import Lab
 from s3_server import Store
+from sync_server import Postgres, postgresql_bin
 
 
 @pytest.fixture(scope="package")
@@ -28,3 +30,25 @@ def machine() -> Iterator[Machine]:
             with made.running():
                 made("setup")
                 yield made
+
+
+@pytest.fixture(scope="package")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A lab whose database MLflow has made."""
+    if postgresql_bin() is None:
+        pytest.skip("PostgreSQL is not installed (apt install postgresql)")
+    folder = tmp_path_factory.mktemp("lab")
+    for one in (folder, *list(folder.parents)[:2]):
+        one.chmod(0o755)
+    (folder / "postgresql").mkdir()
+    postgres, store = Postgres(folder / "postgresql"), Store(folder, "climate")
+    postgres.start()
+    try:
+        with store.serving():
+            made = Lab(folder, postgres, store)
+            yield made
+            assert made.worker.stdin
+            made.worker.stdin.close()
+            made.worker.wait()
+    finally:
+        postgres.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import http.server
@@ -11,6 +12,8 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timezone
+from email.utils import format_datetime, parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
@@ -19,13 +22,45 @@ from xml.sax.saxutils import escape
 REGION = "RegionOne"
 
 
+BEGAN = datetime(2026, 11, 26, tzinfo=timezone.utc)  # of objects that a test has put there
+HEADERS = ("content-type", "content-encoding")  # that an object is given back with, beside x-amz-meta-*
+
+
+class Content(bytes):
+    """An object, and what the store knows of it."""
+
+    etag, at, headers = "", BEGAN, ()
+
+    @classmethod
+    def of(cls, body: bytes, given: Any, etag: str = "", at: datetime | None = None) -> Content:
+        """given: the headers that it was sent with."""
+        made = cls(body)
+        made.etag, made.at = etag, at or datetime.now(timezone.utc)
+        names = [name for name in given if name.lower() in HEADERS or name.lower().startswith("x-amz-meta-")]
+        made.headers = tuple((name, given[name]) for name in names)
+        return made
+
+
+def about(body: bytes) -> dict[str, str]:
+    """What the store says of an object."""
+    known = body if isinstance(body, Content) else Content(body)
+    etag = known.etag or hashlib.md5(body).hexdigest()  # noqa: S324  as S3 does
+    return {"ETag": f'"{etag}"', "Last-Modified": format_datetime(known.at, usegmt=True), **dict(known.headers)}
+
+
 class Store:
     """The store: its buckets, and the keys that own them."""
 
     def __init__(self, folder: Path, *buckets: str) -> None:
         self.access_key, self.secret_key = "4f1c0e7d9b", "5bd2f0cc61a14a4f"
+        # of each access key: its secret, and the only buckets that it reaches, where not all
+        self.keys: dict[str, tuple[str, tuple[str, ...]]] = {self.access_key: (self.secret_key, ())}
+        self.page = 1000  # objects in an answer to a listing
+        self.asked: list[tuple[str, str, str]] = []  # method, bucket and key of each request that had a right to it
+        self.refuses: dict[tuple[str, str], tuple[int, str]] = {}  # of these methods and keys: status and code
         self.buckets: dict[str, dict[str, bytes]] = {name: {} for name in buckets}
         self.parts: dict[str, dict[int, bytes]] = {}
+        self.uploads: dict[str, tuple[str, Any]] = {}  # key and headers of each upload in parts that is under way
         self.multipart = 0  # uploads in parts that were completed
         self.answering = threading.Event()
         self.answering.set()
@@ -63,7 +98,7 @@ class Store:
         finally:
             self.answering.set()
 
-    def signature(self, method: str, target: str, headers: Any) -> str:
+    def signature(self, secret: str, method: str, target: str, headers: Any) -> str:
         """What the signature of a request has to be."""
         signed = re.search(r"Credential=([^,]+), ?SignedHeaders=([^,]+)", headers["Authorization"])
         assert signed, headers["Authorization"]
@@ -77,7 +112,7 @@ class Store:
         request = [method, parts.path, query, "".join(lines), signed[2], headers["x-amz-content-sha256"]]
         told = hashlib.sha256("\n".join(request).encode()).hexdigest()
         text = "\n".join(["AWS4-HMAC-SHA256", headers["x-amz-date"], f"{day}/{region}/{service}/aws4_request", told])
-        key = f"AWS4{self.secret_key}".encode()
+        key = f"AWS4{secret}".encode()
         for part in (day, REGION, service, "aws4_request"):
             key = hmac.new(key, part.encode(), "sha256").digest()
         return hmac.new(key, text.encode(), "sha256").hexdigest()
@@ -108,21 +143,37 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def refuse(self, status: int, code: str) -> None:
         self.answer(status, f"<?xml version='1.0'?><Error><Code>{code}</Code></Error>".encode())
 
+    def wrong(self, body: bytes) -> str:
+        """What is wrong with the key or the sums of a request; empty when nothing is."""
+        given = self.headers.get("Authorization", "")
+        access = re.search("Credential=([^/]+)/", given)
+        if access is None or access[1] not in self.store.keys:
+            return "InvalidAccessKeyId"
+        signature = self.store.signature(self.store.keys[access[1]][0], self.command, self.path, self.headers)
+        if not given.endswith(f"Signature={signature}"):
+            return "SignatureDoesNotMatch"
+        if self.headers["x-amz-content-sha256"] not in (hashlib.sha256(body).hexdigest(), "UNSIGNED-PAYLOAD"):
+            return "XAmzContentSHA256Mismatch"
+        digest = base64.b64encode(hashlib.md5(body).digest()).decode()  # noqa: S324
+        if self.headers.get("Content-MD5", digest) != digest:
+            return "BadDigest"
+        _, name, *_ = unquote(urlsplit(self.path).path).split("/", 2)
+        own = self.store.keys[access[1]][1]
+        return "AccessDenied" if own and name not in own else ""
+
     def handle_one(self) -> None:
         self.store.answering.wait()
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        given = self.headers.get("Authorization", "")
-        if f"Credential={self.store.access_key}/" not in given:
-            return self.refuse(403, "InvalidAccessKeyId")
-        if not given.endswith(f"Signature={self.store.signature(self.command, self.path, self.headers)}"):
-            return self.refuse(403, "SignatureDoesNotMatch")
-        if hashlib.sha256(body).hexdigest() != self.headers["x-amz-content-sha256"]:
-            return self.refuse(400, "XAmzContentSHA256Mismatch")
+        if wrong := self.wrong(body):
+            return self.refuse(400 if wrong in ("BadDigest", "XAmzContentSHA256Mismatch") else 403, wrong)
         parts = urlsplit(self.path)
         _, name, *rest = unquote(parts.path).split("/", 2)
         bucket, key = self.store.buckets.get(name), "".join(rest)
         if bucket is None:
             return self.refuse(404, "NoSuchBucket")
+        self.store.asked.append((self.command, name, key))
+        if (self.command, key) in self.store.refuses:
+            return self.refuse(*self.store.refuses[self.command, key])
         query = dict(parse_qsl(parts.query, keep_blank_values=True))
         return getattr(self, f"on_{self.command.lower()}")(bucket, key, query, body)
 
@@ -130,41 +181,57 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def on_get(self, bucket: dict[str, bytes], key: str, query: dict[str, str], _: bytes) -> None:
         if not key:
-            return self.on_list(bucket, query)
+            return self.on_uploads(query) if "uploads" in query else self.on_list(bucket, query)
         if key not in bucket:
             return self.refuse(404, "NoSuchKey")
         wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if wanted:
             end = int(wanted[2]) + 1 if wanted[2] else None
             return self.answer(206, bucket[key][int(wanted[1]) : end])
-        return self.answer(200, bucket[key])
+        return self.answer(200, bucket[key], **about(bucket[key]))
 
     def on_head(self, bucket: dict[str, bytes], key: str, query: dict[str, str], _: bytes) -> None:
         if key not in bucket:
             return self.refuse(404, "NoSuchKey")
-        when = {"Last-Modified": "Thu, 26 Nov 2026 00:00:00 GMT"}
-        return self.answer(200, length=str(len(bucket[key])), **when)
+        return self.answer(200, length=str(len(bucket[key])), **about(bucket[key]))
+
+    def on_uploads(self, query: dict[str, str]) -> None:
+        under = [(key, upload) for upload, (key, _) in self.store.uploads.items()]
+        listed = "".join(
+            f"<Upload><Key>{escape(key)}</Key><UploadId>{upload}</UploadId></Upload>"
+            for key, upload in sorted(under) if key.startswith(query.get("prefix", ""))
+        )  # fmt: skip
+        self.answer(
+            200, f"<?xml version='1.0'?><ListMultipartUploadsResult>{listed}</ListMultipartUploadsResult>".encode()
+        )
 
     def on_list(self, bucket: dict[str, bytes], query: dict[str, str]) -> None:
         prefix, delimiter = query.get("prefix", ""), query.get("delimiter", "")
-        found, folders = [], set()
-        for key in sorted(key for key in bucket if key.startswith(prefix)):
+        found, folders, more = [], set(), ""
+        last = after = query.get("continuation-token", "")
+        for key in sorted(key for key in list(bucket) if key.startswith(prefix) and key > after):
             head, cut, _ = key[len(prefix) :].partition(delimiter) if delimiter else (key, "", "")
             if cut:
                 folders.add(prefix + head + cut)
                 continue
-            when = "<LastModified>2026-11-26T00:00:00.000Z</LastModified>"
-            found.append(f"<Contents><Key>{escape(key)}</Key>{when}<Size>{len(bucket[key])}</Size></Contents>")
+            if len(found) == self.store.page:
+                more = f"<NextContinuationToken>{escape(last)}</NextContinuationToken>"
+                break
+            body, last = bucket[key], key
+            known = about(body)
+            when = parsedate_to_datetime(known["Last-Modified"]).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+            of = f"<LastModified>{when}</LastModified><ETag>{escape(known['ETag'])}</ETag><Size>{len(body)}</Size>"
+            found.append(f"<Contents><Key>{escape(key)}</Key>{of}</Contents>")
         common = "".join(f"<CommonPrefixes><Prefix>{escape(one)}</Prefix></CommonPrefixes>" for one in sorted(folders))
-        listed = f"<IsTruncated>false</IsTruncated>{''.join(found)}{common}"
+        listed = f"<IsTruncated>{'true' if more else 'false'}</IsTruncated>{more}{''.join(found)}{common}"
         self.answer(200, f"<?xml version='1.0'?><ListBucketResult>{listed}</ListBucketResult>".encode())
 
     def on_put(self, bucket: dict[str, bytes], key: str, query: dict[str, str], body: bytes) -> None:
         if "uploadId" in query:
             self.store.parts[query["uploadId"]][int(query["partNumber"])] = body
         else:
-            bucket[key] = body
-        self.answer(200, ETag=f'"{hashlib.md5(body).hexdigest()}"')  # noqa: S324  as S3 does
+            bucket[key] = Content.of(body, self.headers)
+        self.answer(200, ETag=about(body)["ETag"])
 
     def on_post(self, bucket: dict[str, bytes], key: str, query: dict[str, str], body: bytes) -> None:
         if "delete" in query:
@@ -174,14 +241,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if "uploads" in query:
             upload = f"upload{len(self.store.parts)}"
             self.store.parts[upload] = {}
+            self.store.uploads[upload] = (key, self.headers)
             named = f"<UploadId>{upload}</UploadId>"
         else:
-            parts = self.store.parts[query["uploadId"]]
-            bucket[key] = b"".join(parts[number] for number in sorted(parts))
+            parts = [part for _, part in sorted(self.store.parts[query["uploadId"]].items())]
+            sums = b"".join(hashlib.md5(part).digest() for part in parts)  # noqa: S324
+            etag = f"{hashlib.md5(sums).hexdigest()}-{len(parts)}"  # noqa: S324
+            bucket[key] = Content.of(b"".join(parts), self.store.uploads.pop(query["uploadId"])[1], etag)
             self.store.multipart += 1
-            named = '<ETag>"x"</ETag>'
+            named = f'<ETag>"{etag}"</ETag>'
         return self.answer(200, f"<?xml version='1.0'?><Result>{named}</Result>".encode())
 
     def on_delete(self, bucket: dict[str, bytes], key: str, query: dict[str, str], _: bytes) -> None:
-        bucket.pop(key, None)
+        if "uploadId" in query:
+            self.store.uploads.pop(query["uploadId"], None)
+        else:
+            bucket.pop(key, None)
         self.answer(204)
