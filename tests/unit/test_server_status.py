@@ -249,6 +249,17 @@ class TestBackups:
         assert server.look()["drill"]["seen"] == "drill: the last that worked was 10.0 days ago"
         assert server.found() == {"drill": "failed"}
 
+    def test_one_that_worked_and_has_something_to_tell(self, server: Server) -> None:
+        warned = {**self.ran, "message": "A model has no files.", "warning": "put them back."}
+        server.backups(run=self.ran, artifacts=self.ran, drill=warned)
+        row = server.look()["drill"]
+        assert (row["status"], row["seen"], row["hint"]) == (
+            "warning",
+            "drill: A model has no files.",
+            "put them back.",
+        )
+        assert server.found() == {"drill": "warning"}
+
     def test_a_drill_that_never_ran(self, server: Server) -> None:
         server.backups(run=self.ran, check=self.ran, drill={"too_old": True})
         assert server.found() == {}, "its timer is weekly"

@@ -122,6 +122,8 @@ def job(name: str, result: dict[str, Any]) -> Found:
             f"{name}: the last that worked was {(time.time() - result['last_ok']) / DAY:.1f} days ago",
             hint,
         )
+    if result.get("warning"):
+        return "warning", f"{name}: {message}", result["warning"]
     return "ok", f"{name}, {(time.time() - result['time']) / 3600:.1f} h ago: {message}", ""
 
 
