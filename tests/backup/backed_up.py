@@ -102,8 +102,9 @@ class Machine:
                         "dest": str(self.folder / "labtrack.conf"), "mode": "0644"}},
             {"ansible.builtin.copy": {"content": "{{ __backup_settings | to_json }}", "dest": str(self.settings_file),
                                       "mode": "0644"}},
-            {template: {"src": str(roles / "backup/templates/service.j2"), "mode": "0644",
-                        "dest": str(self.folder / "labtrack-backup@drill.service")}},
+            *({template: {"src": str(roles / "backup/templates" / src), "mode": "0644",
+                          "dest": str(self.folder / f"labtrack-backup@{job}.service")}}
+              for job, src in (("drill", "service.j2"), ("artifacts", "artifacts.service.j2"))),
         ]  # fmt: skip
         files = [
             str(roles / role / kind / "main.yml") for role in ("backup", "postgresql") for kind in ("defaults", "vars")

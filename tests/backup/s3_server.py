@@ -57,6 +57,7 @@ class Store:
         self.keys: dict[str, tuple[str, tuple[str, ...]]] = {self.access_key: (self.secret_key, ())}
         self.page = 1000  # objects in an answer to a listing
         self.asked: list[tuple[str, str, str]] = []  # method, bucket and key of each request that had a right to it
+        self.forgets: set[str] = set()  # keys of objects that it takes and does not keep
         self.refuses: dict[tuple[str, str], tuple[int, str]] = {}  # of these methods and keys: status and code
         self.buckets: dict[str, dict[str, bytes]] = {name: {} for name in buckets}
         self.parts: dict[str, dict[int, bytes]] = {}
@@ -229,7 +230,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def on_put(self, bucket: dict[str, bytes], key: str, query: dict[str, str], body: bytes) -> None:
         if "uploadId" in query:
             self.store.parts[query["uploadId"]][int(query["partNumber"])] = body
-        else:
+        elif key not in self.store.forgets:
             bucket[key] = Content.of(body, self.headers)
         self.answer(200, ETag=about(body)["ETag"])
 

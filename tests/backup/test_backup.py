@@ -94,8 +94,9 @@ def test_nothing_in_the_store_can_be_read_and_no_secret_by_others(machine: Machi
     assert CIPHER not in shown and machine.store.secret_key not in shown
 
 
-def test_the_service_is_sandboxed(machine: Machine) -> None:
-    unit = machine.folder / "labtrack-backup@drill.service"
+@pytest.mark.parametrize("job", ["drill", "artifacts"])
+def test_the_services_are_sandboxed(machine: Machine, job: str) -> None:
+    unit = machine.folder / f"labtrack-backup@{job}.service"
     done = subprocess.run(
         ["systemd-analyze", "security", "--offline=true", "--threshold=20", unit],
         capture_output=True, text=True, check=False,

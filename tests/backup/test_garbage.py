@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 
+import pytest
 from mlflow_lab import Lab
 
 GOES = ("old", "model old", "in the experiment", "model in the experiment")

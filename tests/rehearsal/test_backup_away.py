@@ -90,7 +90,8 @@ def settings(other: Store, told: Told, tmp_path_factory: pytest.TempPathFactory)
 def of_backups(rehearsal: Any) -> list[str]:
     """What the roles have put on the server for backups and alarms."""
     found = rehearsal.ssh("server", "ls -d /etc/systemd/system/labtrack-backup* /usr/local/*/labtrack-backup*"
-                          " /etc/pgbackrest.conf /etc/labtrack-backup* /etc/labtrack-alarm* 2>/dev/null")  # fmt: skip
+                          " /etc/pgbackrest.conf /etc/labtrack-backup* /var/lib/labtrack-backup*"
+                          " /etc/labtrack-alarm* 2>/dev/null")  # fmt: skip
     return found.stdout.split()
 
 
@@ -112,13 +113,19 @@ def test_a_second_deploy_with_backups_changes_nothing(rehearsal: Any, backed_up:
 
 
 def test_the_drill_restores_what_the_server_answers(rehearsal: Any, backed_up: str) -> None:
-    for what in ("run", "check", "drill"):  # as the timers start them, in their sandbox
+    for what in ("run", "check", "artifacts", "drill"):  # as the timers start them, in their sandbox
         started = rehearsal.ssh("server", f"systemctl start labtrack-backup@{what}")
         assert started.returncode == 0, rehearsal.ssh("server", f"journalctl -u labtrack-backup@{what} -n 40").stdout
     status = rehearsal.ssh("server", "labtrack-backup status")
     assert status.returncode == 0, status.stdout
     drill = json.loads(rehearsal.ssh("server", "cat /var/lib/labtrack-backup/drill.json", check=True).stdout)
     assert drill["ok"] and drill["runs"] > 0, drill
+    cat = "cat /var/lib/labtrack-backup-artifacts/artifacts.json"
+    artifacts = json.loads(rehearsal.ssh("server", cat, check=True).stdout)
+    assert artifacts["objects"] == artifacts["copied"] > 0 == artifacts["missing"], artifacts
+    assert drill["artifacts"]["listing"] == artifacts["listing"], "the drill has read it"
+    checked = rehearsal.ssh("server", "labtrack-backup artifacts-check")
+    assert "models and versions are there" in checked.stdout + checked.stderr
     archiver = "runuser -u postgres -- psql -XAtc 'SELECT archived_count > 0, failed_count FROM pg_stat_archiver'"
     assert rehearsal.ssh("server", archiver, check=True).stdout.strip() == "t|0"
 

@@ -42,6 +42,6 @@ def test_the_order_of_what_a_deploy_does_with_backups() -> None:
     plays = [play.get("name") for play in yaml.safe_load((ROOT / "playbooks/deploy.yml").read_text())]
     told = [
         "Stop backing up, where the lab has ceased to", "Set up the machine", "Run PostgreSQL",
-        "Bring the databases back from their backup", "Run MLflow", "Back up the databases",
+        "Bring the databases back from their backup", "Run MLflow", "Back up the databases and the artifacts",
     ]  # fmt: skip
     assert [play for play in plays if play in told] == told

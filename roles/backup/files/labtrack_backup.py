@@ -8,9 +8,14 @@ labtrack-backup drill    restore into a scratch cluster and compare it with the 
 labtrack-backup restore latest | TIME [--discard-newer] [--onto-empty]
                          put the databases of the backup, or of that time, into the place of the server's. Refused where
                          the server has what they lack, but with --discard-newer; with --onto-empty where it has data
+labtrack-backup artifacts   copy what is new in the lab's bucket, and leave a listing of all that is there
+labtrack-backup artifacts-restore latest | TIME [--dry-run] [--overwrite]
+                         put back what that listing has, and the lab's bucket not, or otherwise. What is newer there
+                         stays, but with --overwrite; nothing is deleted
+labtrack-backup artifacts-check [TIME]   whether the databases' models have their objects in that listing
 labtrack-backup status   the last result of each, as JSON; exit code 1 unless all are well
 
-run, check and drill leave their result in a file that all may read, RESULTS/<job>.json.  Only the class Repository
+run, check, drill and artifacts leave their result in a file that all may read, <job>.json.  Only the class Repository
 knows pgBackRest.
 """
 
@@ -30,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, "/usr/local/lib/labtrack-backup")
+import labtrack_artifacts
 from labtrack_copy import BackupError, Cluster, failed, tied
 from labtrack_drill import Drill
 from labtrack_restore import Restore, chosen
@@ -38,7 +44,13 @@ SETTINGS = Path(os.environ.get("LABTRACK_BACKUP_SETTINGS", "/etc/labtrack-backup
 ACCOUNT = "postgres"
 DAY = 24 * 3600  # seconds
 FULL_AFTER = 6.5 * DAY  # a full backup each week, also where the timer is a little early
-TOO_OLD = {"run": 2 * DAY, "check": DAY / 4, "drill": 9 * DAY}
+TOO_OLD = {"run": 2 * DAY, "check": DAY / 4, "drill": 9 * DAY, "artifacts": 2 * DAY}
+# What each command that takes a time may be given beside it.
+OPTIONS = {
+    "restore": {"--discard-newer", "--onto-empty"},
+    "artifacts-restore": {"--dry-run", "--overwrite"},
+    "artifacts-check": set[str](),
+}
 
 
 class Repository:
@@ -141,14 +153,20 @@ def drill(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 JOBS = {"run": run, "check": check, "drill": drill}
+ARTIFACTS = "artifacts"
 
 
-def job(name: str, settings: dict[str, Any]) -> int:
+def place(name: str, settings: dict[str, Any]) -> Path:
+    """The result of a job, in the folder of its account."""
+    return Path(settings[ARTIFACTS]["state"] if name == ARTIFACTS else settings["results"], f"{name}.json")
+
+
+def job(name: str, settings: dict[str, Any], work: Callable[[dict[str, Any]], dict[str, Any]]) -> int:
     """Do one, and leave its result; the exit code."""
-    file = Path(settings["results"], f"{name}.json")
+    file = place(name, settings)
     start = time.time()
     try:
-        seen, error = JOBS[name](settings), None
+        seen, error = work(settings), None
     except Exception as caught:  # whatever is wrong is the result
         seen, error = {}, caught
     last = start if error is None else kept(file).get("last_ok")
@@ -188,11 +206,11 @@ def setup(settings: dict[str, Any]) -> int:
         archiving.touch()  # changes the time of one that is there
     repository.check()
     print("changed")
-    return job("run", settings)
+    return job("run", settings, run)
 
 
 def status(settings: dict[str, Any]) -> int:
-    results = {name: kept(Path(settings["results"], f"{name}.json")) for name in JOBS}
+    results = {name: kept(place(name, settings)) for name in TOO_OLD if name != ARTIFACTS or settings[ARTIFACTS]}
     for name, result in results.items():
         result["too_old"] = time.time() - (result.get("last_ok") or 0) > TOO_OLD[name]
     print(json.dumps(results, indent=2))
@@ -252,29 +270,43 @@ def told(step: Callable[[], int | None]) -> int:
         return 1
 
 
-def alone(settings: dict[str, Any]) -> None:
+def alone(folder: str, account: str = ACCOUNT) -> None:
     """Wait until no other call is at work; the lock goes with the process."""
-    lock = os.open(Path(settings["results"], "lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    lock = os.open(Path(folder, "lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     if os.getuid() == 0:
-        os.fchown(lock, pwd.getpwnam(ACCOUNT).pw_uid, -1)
+        os.fchown(lock, pwd.getpwnam(account).pw_uid, -1)
     fcntl.flock(lock, fcntl.LOCK_EX)
 
 
-def become() -> None:
-    """Be the account that the databases belong to."""
+def become(name: str = ACCOUNT) -> None:
+    """Be the account that the databases belong to, or another."""
     if os.getuid() == 0:
-        account = pwd.getpwnam(ACCOUNT)
-        os.initgroups(ACCOUNT, account.pw_gid)
+        account = pwd.getpwnam(name)
+        os.initgroups(name, account.pw_gid)
         os.setgid(account.pw_gid)
         os.setuid(account.pw_uid)
-        os.environ.update(HOME=account.pw_dir, USER=ACCOUNT, LOGNAME=ACCOUNT)
+        os.environ.update(HOME=account.pw_dir, USER=name, LOGNAME=name)
     os.umask(0o077)
+
+
+def of_artifacts(command: str, settings: dict[str, Any], arguments: list[str]) -> int:
+    """The keys are opened as root, or are the unit's; all else is done by the account that they are for."""
+    work, account = labtrack_artifacts.Artifacts(settings), settings[ARTIFACTS]["account"]
+    if command == "artifacts-check":
+        return labtrack_artifacts.check(work, settings, arguments)
+    become(account)
+    alone(settings[ARTIFACTS]["state"])
+    if command == ARTIFACTS:
+        return job(ARTIFACTS, settings, lambda _: work("run"))
+    print(work("restore", labtrack_artifacts.moment(arguments[0]), *arguments[1:])["message"])
+    return 0
 
 
 def main() -> int:
     command, *arguments = sys.argv[1:] or [""]
-    known = set(arguments[1:]) <= {"--discard-newer", "--onto-empty"} if command == "restore" else not arguments
-    if command not in (*JOBS, "setup", "status", "restore") or not known or (command == "restore" and not arguments):
+    known = set(arguments[1:]) <= OPTIONS[command] if command in OPTIONS else not arguments
+    missing = command in ("restore", "artifacts-restore") and not arguments
+    if command not in (*JOBS, *OPTIONS, ARTIFACTS, "setup", "status") or not known or missing:
         print(__doc__, file=sys.stderr)
         return 2
     settings = json.loads(SETTINGS.read_text())
@@ -284,11 +316,13 @@ def main() -> int:
         if os.getuid() != 0:
             print("A restore stops and starts the server.\nTo fix: run it as root.", file=sys.stderr)
             return 2
-        alone(settings)
+        alone(settings["results"])
         return told(lambda: restore(settings, arguments))
+    if command.startswith(ARTIFACTS):
+        return told(lambda: of_artifacts(command, settings, arguments))
     become()
-    alone(settings)
-    return told(lambda: setup(settings) if command == "setup" else job(command, settings))
+    alone(settings["results"])
+    return told(lambda: setup(settings) if command == "setup" else job(command, settings, JOBS[command]))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from labtrack_artifacts import of_drill
 from labtrack_copy import WHOLE, BackupError, Cluster, Copy
 
 SAMPLED = 50  # runs
@@ -22,7 +23,7 @@ class Drill:
     """A restored copy beside the server's cluster."""
 
     def __init__(self, settings: dict[str, Any], repository: Any) -> None:
-        self.repository = repository
+        self.settings, self.repository = settings, repository
         self.copy = Copy(settings, Path(settings["scratch"]))
         self.live = Cluster(settings, settings["socket"], settings["port"])
         self.restored = self.copy.cluster
@@ -89,14 +90,16 @@ class Drill:
             with self.copy.running(signal.SIGQUIT, fsync="off"):
                 took = time.monotonic() - start
                 seen = self.compare(before)
+                artifacts = of_drill(self.settings, self.restored)
                 self.copy.check()
         finally:
             self.copy.clean()
         return {
-            "backup": backups[-1]["label"], **seen,
+            "backup": backups[-1]["label"], **seen, **artifacts,
             "archive_seconds": round(archived, 1), "restore_seconds": round(took, 1),
             "message": f"{backups[-1]['label']} restored in {took:.1f} s: {seen['rows']} rows in {seen['tables']} "
-            f"tables, {seen['runs']} runs and {seen['accounts']} accounts are as the server has them.",
+            f"tables, {seen['runs']} runs and {seen['accounts']} accounts are as the server has them."
+            f"{artifacts['message']}",
         }  # fmt: skip
 
 

@@ -1,0 +1,149 @@
+"""Both buckets of labtrack-backup's artifacts, and an index of what is in them."""
+
+from __future__ import annotations
+
+import itertools
+import shlex
+import sqlite3
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import labtrack_listing as listing
+from labtrack_buckets import CONNECTIONS, UNANSWERED, BotoCoreError, Bucket, ClientError, DamagedError, StoreError, code
+
+CHUNK = 1000  # objects that are handed to the threads at once
+NAMED = 20  # findings that are told one by one
+DOWN = 10  # objects one after the other without an answer: then the store is down
+SCHEMA = """
+    PRAGMA journal_mode = OFF;
+    PRAGMA synchronous = OFF;
+    PRAGMA temp_store = FILE;
+    CREATE TABLE wanted (key TEXT PRIMARY KEY, etag TEXT, size INTEGER, modified REAL, name TEXT, stored INTEGER)
+        WITHOUT ROWID;
+    CREATE INDEX by_name ON wanted (name);
+    CREATE TABLE there (name TEXT PRIMARY KEY, size INTEGER, modified REAL) WITHOUT ROWID;
+    """
+
+
+class Backup:
+    """Both buckets, and an index on disk of what is in them, so that memory does not grow with their number."""
+
+    def __init__(self, settings: dict[str, Any], lab_key: str, store_key: str) -> None:
+        values, lab, store = environment(Path(settings["lab"]).read_text()), environment(lab_key), settings["store"]
+        root = values.get("_MLFLOW_SERVER_ARTIFACT_DESTINATION", values["_MLFLOW_SERVER_ARTIFACT_ROOT"])
+        self.root = root.rstrip("/")
+        bucket, _, self.below = self.root.removeprefix("s3://").partition("/")
+        self.lab = Bucket(
+            "the lab's store", "see lab_s3_endpoint, lab_s3_ca_file and the server's key, and deploy", bucket, lab,
+            endpoint=values["MLFLOW_S3_ENDPOINT_URL"], region=values.get("AWS_DEFAULT_REGION", "us-east-1"),
+            ca=values.get("AWS_CA_BUNDLE", ""),
+        )  # fmt: skip
+        self.store = Bucket(
+            "the store of the backups", "see lab_backup and secret_backup_access_key_id, and deploy", store["bucket"],
+            environment(store_key), endpoint=store["endpoint"], region=store["region"], ca=store["ca"],
+        )  # fmt: skip
+        self.folder, self.days = Path(settings["state"]), int(settings["days"])
+        whole = f"{store['path'].strip('/')}/artifacts"
+        self.objects, self.listings = f"{whole}/objects/", f"{whole}/listings/"
+        # made anew by each call, as what is in the buckets is what counts; in TMPDIR, under no name
+        self.index = sqlite3.connect("", isolation_level=None)
+        self.index.executescript(SCHEMA)
+        self.counts: Counter[str] = Counter()
+        self.findings: list[str] = []
+        self.unanswered, self.lock = 0, threading.Lock()  # what the threads count
+
+    def one(self, sql: str, *values: Any) -> Any:
+        return self.index.execute(sql, values).fetchone()
+
+    def fill(self, table: str, rows: Iterable[tuple[Any, ...]]) -> None:
+        marks = {"wanted": "?, ?, ?, ?, ?, ?", "there": "?, ?, ?"}[table]
+        self.index.execute("BEGIN")
+        self.index.execute(f"DELETE FROM {table}")  # noqa: S608
+        self.index.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", rows)  # noqa: S608
+        self.index.execute("COMMIT")
+
+    def look(self) -> None:
+        """What the backup has."""
+        cut = len(self.objects)
+        self.fill("there", ((key[cut:], size, at) for key, _, size, at in self.store.list(self.objects)))
+
+    def lab_objects(self) -> Iterator[tuple[str, str, int, float]]:
+        return self.lab.list(f"{self.below}/" if self.below else "")
+
+    def all(self, sql: str, work: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
+        """Each row with what work gives for it, several at once; None where that is a finding, which stops no other."""
+        self.index.execute("DROP TABLE IF EXISTS todo")
+        self.index.execute(f"CREATE TABLE todo AS {sql}")
+        with ThreadPoolExecutor(CONNECTIONS) as threads:
+            for first in itertools.count(1, CHUNK):
+                between = (first, first + CHUNK - 1)
+                rows = self.index.execute("SELECT * FROM todo WHERE rowid BETWEEN ? AND ?", between).fetchall()
+                if not rows:
+                    return
+                yield from zip(rows, threads.map(lambda row: self.told(work, *row), rows), strict=True)
+
+    def told(self, work: Any, key: str, *more: Any) -> Any:
+        if self.unanswered > DOWN:
+            raise StoreError("A store gave no answer many times over.", "see that both are up; the next call goes on.")
+        try:
+            done = work(key, *more)
+        except (DamagedError, BotoCoreError, ClientError) as error:
+            with self.lock:
+                self.find(f"{key}: {error}")
+                self.unanswered += isinstance(error, UNANSWERED)
+            if code(error) in ("InvalidAccessKeyId", "QuotaExceeded"):
+                raise StoreError(f"A store refuses more: {error}", "see its key and its quota.") from error
+            return None
+        self.unanswered = 0
+        return done
+
+    def find(self, what: str) -> None:
+        self.counts["findings"] += 1
+        if len(self.findings) < NAMED:
+            self.findings.append(what)
+
+    def told_findings(self) -> str:
+        more = self.counts["findings"] - len(self.findings)
+        return "".join(f"\n  {one}" for one in self.findings) + (f"\n  and {more} more" if more else "")
+
+    # listings
+    def stamps(self) -> list[str]:
+        """The times of the listings, the oldest first."""
+        cut = len(self.listings)
+        return sorted(key[cut:].partition(".")[0] for key, *_ in self.store.list(self.listings))
+
+    def rows(self, stamp: str) -> Iterator[dict[str, Any]]:
+        """See listing.read."""
+        got = self.store.get(self.place(stamp))
+        if got is None:
+            raise StoreError(f"The listing {stamp} is gone.", "name another time.")
+        return listing.read(got["Body"])
+
+    def place(self, stamp: str) -> str:
+        return f"{self.listings}{stamp}.jsonl.gz"
+
+    def chosen(self, to: str) -> str:
+        """The last listing that is not after a time (seconds since the epoch); all are before "latest"."""
+        stamps = self.stamps()
+        if not stamps:
+            raise StoreError("There is no listing of the artifacts yet.", "labtrack-backup artifacts.")
+        found = [one for one in stamps if to == "latest" or listing.seconds(one) <= float(to)]
+        if not found:
+            raise StoreError(
+                f"No listing is as old as that: the oldest is of {listing.when(stamps[0])}.", "name a later time."
+            )
+        return found[-1]
+
+
+def size(number: int) -> str:
+    return f"{number / 2**20:.1f} MiB"
+
+
+def environment(text: str) -> dict[str, str]:
+    """The variables of a file, as systemd reads it."""
+    pairs = (line.partition("=") for line in text.splitlines() if line and not line.startswith("#"))
+    return {name: "".join(shlex.split(value)) for name, _, value in pairs}

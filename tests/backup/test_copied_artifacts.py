@@ -1,0 +1,380 @@
+"""The artifacts of a lab, copied each night into another project's bucket, and put back."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from artifact_copies import COPIES, COPIES_KEY, LAB, LAB_KEY, OBJECTS, Artifacts
+from backed_up import PROGRAM, Machine
+from mlflow_lab import Lab
+from s3_server import Content
+from sync_server import postgresql_bin
+
+MIB = 2**20
+
+# A run that has ended; models that are ready, one that is not and one that was deleted; versions of each kind.
+MODELS = """
+import json
+from mlflow.entities import LoggedModelStatus, RunStatus
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore as Registry
+import mlflow
+mlflow.set_tracking_uri(values["_MLFLOW_SERVER_FILE_STORE"])
+store = SqlAlchemyStore(values["_MLFLOW_SERVER_FILE_STORE"], values["_MLFLOW_SERVER_ARTIFACT_ROOT"])
+registry = Registry(values["_MLFLOW_SERVER_FILE_STORE"])
+experiment = store.create_experiment(name)
+run = store.create_run(experiment, "ada", 1, [], "trained").info
+made = {"run": run.artifact_uri}
+for what in ("whole", "lost", "pending", "deleted"):
+    model = store.create_logged_model(experiment, what, run.run_id)
+    made[what] = model.artifact_location
+    if what != "pending":
+        store.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+    if what == "deleted":
+        store.delete_logged_model(model.model_id)
+    if what in ("whole", "lost"):
+        registry.create_registered_model(f"{name} {what}")
+        registry.create_model_version(f"{name} {what}", "models:/" + model.model_id, run.run_id)
+registry.create_registered_model(f"{name} of run")
+for source in (f"runs:/{run.run_id}/file", f"runs:/{run.run_id}/whole", f"runs:/{run.run_id}/gone", "s3://another/place",
+               run.artifact_uri + "/file", run.artifact_uri + "/fil"):
+    registry.create_model_version(f"{name} of run", source, run.run_id)
+store.update_run_info(run.run_id, RunStatus.FINISHED, 1, None)
+print(json.dumps(made))
+"""
+
+
+def models(lab: Lab, artifacts: Artifacts, name: str) -> None:
+    """What MODELS makes, with files of what is whole; all of it is a day old."""
+    code, out, err = lab.python("make", MODELS, name)
+    assert code == 0, err
+    made = json.loads(out.splitlines()[-1])
+    for what, file in {"whole": "MLmodel", "run": "file/MLmodel"}.items():
+        artifacts.put(f"{made[what].removeprefix('s3://climate/artifacts/')}/{file}", b"flavors: {}")
+    lab.sql("UPDATE logged_models SET last_updated_timestamp_ms = last_updated_timestamp_ms - 86400000")
+    lab.sql("UPDATE model_versions SET last_updated_time = last_updated_time - 86400000")
+
+
+@pytest.fixture
+def trained(lab: Lab, artifacts: Artifacts) -> Iterator[Lab]:
+    """A database that has models and nothing else."""
+    artifacts.more["socket"] = str(lab.postgres.folder)
+    models(lab, artifacts, "trained")
+    yield lab
+    lab.sql("TRUNCATE runs, logged_models, registered_models CASCADE")
+    lab.sql("DELETE FROM experiments WHERE experiment_id <> 0")
+
+
+@pytest.fixture
+def artifacts(machine: Machine, tmp_path: Path) -> Iterator[Artifacts]:
+    made = Artifacts(machine, tmp_path)
+    made.store.page = 3  # so that listings have several pages
+    try:
+        yield made
+    finally:
+        made.store.page = 1000
+        made.close()
+
+
+def test_what_is_new_is_copied_and_what_was_overwritten_or_deleted_stays(artifacts: Artifacts) -> None:
+    old = artifacts.put("1/r/artifacts/model.pkl", b"old")
+    odd = artifacts.put("1/r/artifacts/ä & <b>.txt", b"odd")
+    long = artifacts.put(f"1/r/{'x' * 900}", b"long")
+    empty = artifacts.put("1/r/empty", b"")
+    for number in range(8):
+        artifacts.put(f"2/{number}", b"x" * number)
+    artifacts.lab["elsewhere"] = b"not MLflow's"
+    first = artifacts.night()
+    assert (first["objects"], first["copied"], first["missing"]) == (12, 12, 0)
+    copied = artifacts.copied()
+    assert copied[f"1/r/artifacts/model.pkl/{old}"] == b"old" and copied[f"1/r/artifacts/ä & <b>.txt/{odd}"] == b"odd"
+    assert b"long" in copied.values() and copied[f"1/r/empty/{empty}"] == b"" and len(copied) == 12
+    head, *rows = artifacts.listed()
+    assert (head["objects"], head["root"], head["time"]) == (12, "s3://climate/artifacts", first["listing"])
+    assert {row["key"] for row in rows} == {key for key in artifacts.lab if key != "elsewhere"}
+    assert [row["etag"] for row in rows if row["key"].endswith("x" * 900)] == [long]
+
+    artifacts.writes()
+    assert artifacts.night()["copied"] == 0 and artifacts.writes() == [], "nothing is copied twice"
+
+    new = artifacts.put("1/r/artifacts/model.pkl", b"new")
+    del artifacts.lab["artifacts/2/7"]
+    assert artifacts.night()["copied"] == 1
+    copied = artifacts.copied()
+    assert copied[f"1/r/artifacts/model.pkl/{old}"] == b"old" and copied[f"1/r/artifacts/model.pkl/{new}"] == b"new"
+    assert any(key.startswith("2/7/") for key in copied)
+    _, *rows = artifacts.listed()
+    assert not [row for row in rows if row["key"] == "artifacts/2/7"]
+
+
+def test_who_may_read_what_it_leaves(artifacts: Artifacts) -> None:
+    artifacts.put("1/a", b"a")
+    artifacts.night()
+    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in artifacts.state.iterdir()}
+    assert modes == {"artifacts.json": 0o644, "listing.jsonl.gz": 0o640, "lock": 0o600}
+    left = (
+        b"".join(file.read_bytes() for file in artifacts.state.iterdir()) + artifacts.machine.settings_file.read_bytes()
+    )
+    assert not any(key[1].encode() in left for key in (LAB_KEY, COPIES_KEY))
+
+
+def test_a_large_object_goes_in_parts_both_ways_and_is_the_same_after(artifacts: Artifacts) -> None:
+    body = os.urandom(MIB) * 17 + b"end"
+    artifacts.put("1/large", body)
+    etag = artifacts.put("1/parts", b"y" * 9 * MIB, etag="0123456789abcdef0123456789abcdef-2")
+    before = artifacts.store.multipart
+    assert artifacts.night()["copied"] == 2 and artifacts.store.multipart == before + 1
+    assert body in artifacts.copied().values() and f"1/parts/{etag}" in artifacts.copied()
+
+    artifacts.lab.clear()
+    said = artifacts("artifacts-restore", "latest")
+    assert "2 of 2 objects (26.0 MiB)" in said and artifacts.lab["artifacts/1/large"] == body
+    assert isinstance(artifacts.lab["artifacts/1/large"], Content) and "-2" in artifacts.lab["artifacts/1/large"].etag
+    artifacts.writes()
+    assert "0 of 2 objects" in artifacts("artifacts-restore", "latest", "--overwrite"), "though their etags are others"
+    assert artifacts.night()["copied"] == 0 and artifacts.writes() == []
+
+
+def test_one_that_cannot_be_copied_stops_no_other_and_is_marked(artifacts: Artifacts) -> None:
+    for name in "abc":
+        artifacts.put(f"1/{name}", name.encode())
+    artifacts.put("1/damaged", b"damaged", etag="0" * 32)
+    artifacts.store.refuses["GET", "artifacts/1/b"] = (403, "AccessDenied")
+    result = artifacts.night(fails=True)
+    assert "2 need a look" in result["message"]
+    assert "artifacts/1/b: An error occurred (AccessDenied)" in result["message"]
+    assert "artifacts/1/damaged: its content has the MD5" in result["message"]
+    assert sorted(artifacts.copied().values()) == [b"a", b"c"]
+    head, *rows = artifacts.listed()
+    assert head["missing"] == 2 and {row["key"][-1] for row in rows if not row.get("stored", True)} == {"b", "d"}
+
+    artifacts.store.refuses.clear()
+    artifacts.put("1/damaged", b"mended")
+    assert artifacts.night()["copied"] == 2
+    assert '"artifacts": {' in artifacts("status", fails=True)
+
+
+def test_a_copy_that_the_store_took_and_does_not_have_is_told(artifacts: Artifacts) -> None:
+    artifacts.put("1/a", b"a")
+    lost = artifacts.put("1/b", b"b")
+    artifacts.store.forgets = {f"{OBJECTS}artifacts/1/b/{lost}"}
+    message = artifacts.night(fails=True)["message"]
+    assert "1 need a look:\n  artifacts/1/b: is not in the backup, though it was copied" in message
+    assert [row.get("stored", True) for row in artifacts.listed()[1:]] == [True, False]
+
+
+def test_a_copy_that_is_not_as_it_was_is_made_anew(artifacts: Artifacts) -> None:
+    etag = artifacts.put("1/a", b"whole")
+    artifacts.night()
+    artifacts.copies[f"{OBJECTS}artifacts/1/a/{etag}"] = b"who"
+    assert artifacts.night()["copied"] == 1 and list(artifacts.copied().values()) == [b"whole"]
+
+
+def test_a_store_that_can_not_be_used_is_one_finding_and_there_is_no_listing(artifacts: Artifacts) -> None:
+    artifacts.put("1/a", b"a")
+    other = artifacts.settings["store"]
+
+    def said(**store: str) -> str:
+        message: str = artifacts.night(fails=True, store=other | store)["message"]
+        return message
+
+    assert "no answer from the store of the backups" in said(endpoint="https://localhost:9")
+    assert "The CA of the store of the backups is not known" in said(ca="")
+    assert "The key is refused by the store of the backups (AccessDenied)" in said(bucket=LAB)
+    copies = artifacts.store.buckets.pop(COPIES)
+    assert "The bucket of the store of the backups is not there: climate-copies" in said()
+    artifacts.store.buckets[COPIES] = copies
+    settings = Path(artifacts.settings["lab"])
+    settings.write_text(settings.read_text().replace(artifacts.store.endpoint, "https://localhost:9"))
+    result = artifacts.night(fails=True)
+    assert "no answer from the lab's store" in result["message"] and "To fix: see lab_s3_endpoint" in result["message"]
+    assert artifacts.listings() == [] and artifacts.copied() == {}
+
+
+def test_a_server_whose_mlflow_is_gone(artifacts: Artifacts) -> None:
+    said = artifacts("artifacts", fails=True, python="/opt/mlflow/none/bin/python")
+    assert "/opt/mlflow/none/bin/python is not there" in said and "To fix: run playbooks/deploy.yml" in said
+    assert "MLflow's release has no boto" in artifacts("artifacts", fails=True, python="/usr/bin/python3")
+
+
+def test_the_unit_is_given_its_keys_by_systemd(artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifacts.put("1/a", b"a")
+    given = artifacts.state / "given"
+    given.mkdir()
+    for name in ("lab", "store"):
+        Path(artifacts.settings["keys"][name]).rename(given / name)
+    assert "is not there.\nTo fix: run playbooks/deploy.yml" in artifacts("artifacts", fails=True)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(given))
+    assert artifacts.night()["copied"] == 1
+
+
+@pytest.mark.parametrize("after", [3, 20])
+def test_a_killed_night_is_finished_by_the_next(artifacts: Artifacts, after: int) -> None:
+    for number in range(30):
+        artifacts.put(f"1/{number}", bytes([number]) * 1000)
+    artifacts.put("1/large", os.urandom(MIB) * 40)
+    environment = artifacts.machine.environment({"artifacts": artifacts.settings})
+    with subprocess.Popen(["/usr/bin/python3", PROGRAM, "artifacts"], env=environment) as process:
+        end = time.monotonic() + 60
+        while len(artifacts.copied()) < after:
+            assert time.monotonic() < end and process.poll() is None
+            time.sleep(0.001)
+        process.send_signal(signal.SIGKILL)
+    assert artifacts.listings() == []
+    done = len(artifacts.copied())
+    artifacts.store.uploads["uploadOld"] = (f"{OBJECTS}artifacts/1/large/x", {})
+    result = artifacts.night()
+    assert result["objects"] == 31 and result["copied"] <= 31 - done + 8 and len(artifacts.copied()) == 31
+    assert artifacts.store.uploads == {}, "and parts that never became an object are given up"
+
+
+def test_what_no_listing_names_any_more_is_pruned_and_nothing_else(artifacts: Artifacts) -> None:
+    artifacts.put("1/stays", b"stays")
+    artifacts.put("1/changes", b"before")
+    artifacts.put("1/goes", b"goes")
+    artifacts.night()
+    artifacts.long_ago(40)
+    del artifacts.lab["artifacts/1/goes"]
+    artifacts.put("1/changes", b"between")
+    artifacts.night()
+    assert sorted(artifacts.copied().values()) == [b"between", b"stays"], "only the first listing had them"
+    assert len(artifacts.listings()) == 1
+
+    artifacts.long_ago(20)  # within the time that listings are kept
+    artifacts.put("1/changes", b"after")
+    assert artifacts.night()["pruned"] == 0
+    assert sorted(artifacts.copied().values()) == [b"after", b"between", b"stays"]
+    artifacts.long_ago(20)
+    assert artifacts.night()["pruned"] == 1
+    assert sorted(artifacts.copied().values()) == [b"after", b"stays"] and len(artifacts.listings()) == 2
+
+
+def test_a_bucket_that_has_lost_half_is_told_and_nothing_is_pruned(artifacts: Artifacts) -> None:
+    for number in range(12):
+        artifacts.put(f"1/{number}", bytes([number]))
+    artifacts.night()
+    artifacts.long_ago(40)
+    artifacts.lab.clear()
+    message = artifacts.night(fails=True)["message"]
+    assert "the bucket has 0 objects, and had 12 on" in message
+    assert len(artifacts.copied()) == 12 and len(artifacts.listings()) == 2
+    assert (
+        "12 of 12 objects" in artifacts("artifacts-restore", artifacts_time(artifacts, 0)) and len(artifacts.lab) == 12
+    )
+
+
+def artifacts_time(artifacts: Artifacts, number: int) -> str:
+    """The time of a listing, as somebody writes it."""
+    text = artifacts.listings()[number]
+    return f"{text[:4]}-{text[4:6]}-{text[6:8]} {text[9:11]}:{text[11:13]}:{text[13:15]}+00:00"
+
+
+def test_a_time_is_put_back_and_what_is_newer_stays(artifacts: Artifacts) -> None:
+    artifacts.put("1/lost", b"lost")
+    artifacts.put("1/changed", b"before")
+    artifacts.put("1/same", b"same")
+    artifacts.lab["artifacts/1/same"].headers = (("Content-Type", "text/x-notes"),)  # type: ignore[attr-defined]
+    artifacts.night()
+    artifacts.long_ago(3)
+    artifacts.put("1/changed", b"after")
+    artifacts.put("1/new", b"new")
+    artifacts.night()
+    del artifacts.lab["artifacts/1/lost"]
+    early = artifacts_time(artifacts, 0)
+    there = dict(artifacts.lab)
+    said = artifacts("artifacts-restore", early, "--dry-run")
+    assert "would be put back: artifacts/1/lost" in said and "left, as it is newer: artifacts/1/changed" in said
+    assert artifacts.lab == there
+    said = artifacts("artifacts-restore", early)
+    assert "put back: artifacts/1/lost" in said and "1 of 3 objects" in said and "--overwrite" in said
+    assert artifacts.lab == there | {"artifacts/1/lost": b"lost"}
+    artifacts("artifacts-restore", early, "--overwrite")
+    assert artifacts.lab["artifacts/1/changed"] == b"before" and artifacts.lab["artifacts/1/new"] == b"new"
+
+    del artifacts.lab["artifacts/1/same"]
+    artifacts("artifacts-restore", "latest")
+    same = artifacts.lab["artifacts/1/same"]
+    assert isinstance(same, Content) and dict(same.headers)["Content-Type"] == "text/x-notes"
+
+    assert "No listing is as old as that" in artifacts("artifacts-restore", "2020-01-01 00:00:00Z", fails=True)
+    assert "is not a time with its zone" in artifacts("artifacts-restore", "yesterday", fails=True)
+    lost = next(key for key in artifacts.copies if "/same/" in key)
+    del artifacts.copies[lost], artifacts.lab["artifacts/1/same"], artifacts.lab["artifacts/1/lost"]
+    said = artifacts("artifacts-restore", "latest", fails=True)
+    assert "artifacts/1/same: is not in the backup" in said
+
+
+def test_before_the_first_night_there_is_nothing_to_put_back(artifacts: Artifacts) -> None:
+    said = artifacts("artifacts-restore", "latest", fails=True)
+    assert "There is no listing of the artifacts yet.\nTo fix: labtrack-backup artifacts" in said
+    artifacts.settings = {}
+    assert "The artifacts are not backed up.\nTo fix: set lab_backup.artifacts" in artifacts("artifacts", fails=True)
+    assert '"artifacts"' not in artifacts("status", fails=True)
+
+
+LOST = [
+    "logged model lost (",
+    "version 1 of trained lost",
+    "version 3 of trained of run",
+    "version 6 of trained of run",
+]
+
+
+def test_models_of_the_databases_that_a_listing_has_not_are_named(trained: Lab, artifacts: Artifacts) -> None:
+    artifacts.night()
+    said = artifacts("artifacts-check", fails=True)
+    assert "5 of 9 models and versions are there" in said and "4 need a look" in said
+    assert [what for what in LOST if what not in said] == []
+    assert not any(f"version {number} of trained of run" in said for number in (1, 2, 4, 5))
+    assert "pending" not in said and "deleted" not in said
+
+
+def test_what_came_after_a_listing_is_counted_and_not_missed(trained: Lab, artifacts: Artifacts) -> None:
+    trained.sql("DELETE FROM model_versions WHERE version IN ('3', '6') OR name LIKE '%lost'")
+    trained.sql("DELETE FROM logged_models WHERE name = 'lost'")
+    artifacts.night()
+    said = artifacts("artifacts-check", "2999-01-01 00:00:00Z", fails=True)
+    assert "has not come yet" in said
+    said = artifacts("artifacts-check")
+    assert "5 of 5 models and versions are there; 0 were changed and 0 runs ended later." in said
+    # the database of 03:00, with the artifacts of 02:50
+    code, _, err = trained.python("make", MODELS, "later")
+    assert code == 0, err
+    trained.sql("UPDATE runs SET end_time = (extract(epoch FROM now()) * 1000)::bigint WHERE end_time = 1")
+    said = artifacts("artifacts-check", "latest")
+    assert "5 of 5 models and versions are there; 10 were changed and 2 runs ended later." in said
+
+
+def test_the_drill_looks_for_the_models_of_the_databases_it_has_restored(
+    trained: Lab, artifacts: Artifacts, machine: Machine
+) -> None:
+    artifacts.more.clear()
+    artifacts.night()
+    shutil.chown(artifacts.state, "postgres")
+    for folder in (artifacts.state, *list(artifacts.state.parents)[:3]):
+        folder.chmod(0o755)
+    (artifacts.state / "listing.jsonl.gz").chmod(0o644)
+    dump = trained.folder / "mlflow.sql"
+    programs = postgresql_bin()
+    assert programs is not None
+    of = ["-h", str(trained.postgres.folder), "-U", "postgres", "-f", str(dump), "--no-owner", "mlflow"]
+    subprocess.run([programs / "pg_dump", *of], check=True, cwd="/")
+    machine.sql("CREATE DATABASE trained", "postgres")
+    try:
+        machine.as_postgres(machine.bin / "psql", "-Xq", "-h", machine.folder, "-d", "trained", "-f", dump)
+        artifacts("drill")
+        result = machine.result("drill")
+        assert result["ok"] and "artifacts-restore TIME" in result["warning"]
+        assert "5 of 9 models and versions are there, without any object are: logged model lost" in result["message"]
+        assert result["artifacts"]["missing"][1:] == LOST[1:]
+    finally:
+        machine.sql("DROP DATABASE trained", "postgres")
