@@ -33,6 +33,9 @@ class Artifacts:
         self.store.asked.clear()
         self.store.refuses.clear()
         self.store.forgets.clear()
+        self.store.quotas.clear()
+        self.store.uploads.clear()
+        self.store.down_after = -1
         for name, (access, secret) in {"lab": LAB_KEY, "store": COPIES_KEY}.items():
             lines = f"# written\nAWS_ACCESS_KEY_ID='{access}'\nAWS_SECRET_ACCESS_KEY='{secret}'\n"
             (folder / f"{name}.env").write_text(lines)

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from email.utils import format_datetime, parsedate_to_datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
@@ -59,6 +60,8 @@ class Store:
         self.asked: list[tuple[str, str, str]] = []  # method, bucket and key of each request that had a right to it
         self.forgets: set[str] = set()  # keys of objects that it takes and does not keep
         self.refuses: dict[tuple[str, str], tuple[int, str]] = {}  # of these methods and keys: status and code
+        self.quotas: dict[str, int] = {}  # bytes that a bucket may have; else it says what OpenStack's Swift does
+        self.down_after = -1  # requests, after which each is answered as Swift's proxy does without its servers
         self.buckets: dict[str, dict[str, bytes]] = {name: {} for name in buckets}
         self.parts: dict[str, dict[int, bytes]] = {}
         self.uploads: dict[str, tuple[str, Any]] = {}  # key and headers of each upload in parts that is under way
@@ -172,6 +175,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         bucket, key = self.store.buckets.get(name), "".join(rest)
         if bucket is None:
             return self.refuse(404, "NoSuchBucket")
+        if self.store.down_after == 0:
+            return self.refuse(503, "ServiceUnavailable")
+        self.store.down_after -= 1
         self.store.asked.append((self.command, name, key))
         if (self.command, key) in self.store.refuses:
             return self.refuse(*self.store.refuses[self.command, key])
@@ -208,6 +214,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def on_list(self, bucket: dict[str, bytes], query: dict[str, str]) -> None:
         prefix, delimiter = query.get("prefix", ""), query.get("delimiter", "")
+        told = partial(quote, safe="/") if "encoding-type" in query else escape
         found, folders, more = [], set(), ""
         last = after = query.get("continuation-token", "")
         for key in sorted(key for key in list(bucket) if key.startswith(prefix) and key > after):
@@ -222,17 +229,21 @@ class Handler(http.server.BaseHTTPRequestHandler):
             known = about(body)
             when = parsedate_to_datetime(known["Last-Modified"]).strftime("%Y-%m-%dT%H:%M:%S.000Z")
             of = f"<LastModified>{when}</LastModified><ETag>{escape(known['ETag'])}</ETag><Size>{len(body)}</Size>"
-            found.append(f"<Contents><Key>{escape(key)}</Key>{of}</Contents>")
-        common = "".join(f"<CommonPrefixes><Prefix>{escape(one)}</Prefix></CommonPrefixes>" for one in sorted(folders))
-        listed = f"<IsTruncated>{'true' if more else 'false'}</IsTruncated>{more}{''.join(found)}{common}"
+            found.append(f"<Contents><Key>{told(key)}</Key>{of}</Contents>")
+        common = "".join(f"<CommonPrefixes><Prefix>{told(one)}</Prefix></CommonPrefixes>" for one in sorted(folders))
+        encoded = "<EncodingType>url</EncodingType>" if "encoding-type" in query else ""
+        listed = f"{encoded}<IsTruncated>{'true' if more else 'false'}</IsTruncated>{more}{''.join(found)}{common}"
         self.answer(200, f"<?xml version='1.0'?><ListBucketResult>{listed}</ListBucketResult>".encode())
 
     def on_put(self, bucket: dict[str, bytes], key: str, query: dict[str, str], body: bytes) -> None:
+        name = unquote(urlsplit(self.path).path).split("/", 2)[1]
+        if sum(map(len, bucket.values())) + len(body) > self.store.quotas.get(name, 2**60):
+            return self.refuse(400, "EntityTooLarge")
         if "uploadId" in query:
             self.store.parts[query["uploadId"]][int(query["partNumber"])] = body
         elif key not in self.store.forgets:
             bucket[key] = Content.of(body, self.headers)
-        self.answer(200, ETag=about(body)["ETag"])
+        return self.answer(200, ETag=about(body)["ETag"])
 
     def on_post(self, bucket: dict[str, bytes], key: str, query: dict[str, str], body: bytes) -> None:
         if "delete" in query:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import importlib
 import json
 import os
 import shutil
@@ -11,9 +13,10 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from artifact_copies import COPIES, COPIES_KEY, LAB, LAB_KEY, OBJECTS, Artifacts
+from artifact_copies import COPIES, COPIES_KEY, LAB, LAB_KEY, LISTINGS, OBJECTS, Artifacts
 from backed_up import PROGRAM, Machine
 from mlflow_lab import Lab
 from s3_server import Content
@@ -87,19 +90,21 @@ def artifacts(machine: Machine, tmp_path: Path) -> Iterator[Artifacts]:
 
 def test_what_is_new_is_copied_and_what_was_overwritten_or_deleted_stays(artifacts: Artifacts) -> None:
     old = artifacts.put("1/r/artifacts/model.pkl", b"old")
-    odd = artifacts.put("1/r/artifacts/ä & <b>.txt", b"odd")
+    names = ("ä & <b>.txt", "two\nlines\t", "100%41+?#=;", "a/../b", "a//b", "\x1b[2J'\"\\")
+    odd = {f"1/r/artifacts/{name}": artifacts.put(f"1/r/artifacts/{name}", name.encode()) for name in names}
     long = artifacts.put(f"1/r/{'x' * 900}", b"long")
     empty = artifacts.put("1/r/empty", b"")
     for number in range(8):
         artifacts.put(f"2/{number}", b"x" * number)
     artifacts.lab["elsewhere"] = b"not MLflow's"
     first = artifacts.night()
-    assert (first["objects"], first["copied"], first["missing"]) == (12, 12, 0)
+    assert (first["objects"], first["copied"], first["missing"]) == (17, 17, 0)
     copied = artifacts.copied()
-    assert copied[f"1/r/artifacts/model.pkl/{old}"] == b"old" and copied[f"1/r/artifacts/ä & <b>.txt/{odd}"] == b"odd"
-    assert b"long" in copied.values() and copied[f"1/r/empty/{empty}"] == b"" and len(copied) == 12
+    assert copied[f"1/r/artifacts/model.pkl/{old}"] == b"old"
+    assert {key: copied[f"{key}/{etag}"].decode() for key, etag in odd.items()} == dict(zip(odd, names, strict=True))
+    assert b"long" in copied.values() and copied[f"1/r/empty/{empty}"] == b"" and len(copied) == 17
     head, *rows = artifacts.listed()
-    assert (head["objects"], head["root"], head["time"]) == (12, "s3://climate/artifacts", first["listing"])
+    assert (head["objects"], head["root"], head["time"]) == (17, "s3://climate/artifacts", first["listing"])
     assert {row["key"] for row in rows} == {key for key in artifacts.lab if key != "elsewhere"}
     assert [row["etag"] for row in rows if row["key"].endswith("x" * 900)] == [long]
 
@@ -114,6 +119,12 @@ def test_what_is_new_is_copied_and_what_was_overwritten_or_deleted_stays(artifac
     assert any(key.startswith("2/7/") for key in copied)
     _, *rows = artifacts.listed()
     assert not [row for row in rows if row["key"] == "artifacts/2/7"]
+
+    there = dict(artifacts.lab)
+    artifacts.lab.clear()
+    said = artifacts("artifacts-restore", "latest")
+    assert artifacts.lab == {key: body for key, body in there.items() if key != "elsewhere"}
+    assert r"put back: \"artifacts/1/r/artifacts/two\nlines\t\"" in said.replace('"', r"\"") and "\x1b" not in said
 
 
 def test_who_may_read_what_it_leaves(artifacts: Artifacts) -> None:
@@ -136,12 +147,116 @@ def test_a_large_object_goes_in_parts_both_ways_and_is_the_same_after(artifacts:
     assert body in artifacts.copied().values() and f"1/parts/{etag}" in artifacts.copied()
 
     artifacts.lab.clear()
+    # of a call that was killed, and of somebody else
+    artifacts.store.uploads |= {"killed": ("artifacts/1/large", {}), "other": ("artifacts/1/large.pt", {})}
     said = artifacts("artifacts-restore", "latest")
+    assert list(artifacts.store.uploads) == ["other"]
     assert "2 of 2 objects (26.0 MiB)" in said and artifacts.lab["artifacts/1/large"] == body
     assert isinstance(artifacts.lab["artifacts/1/large"], Content) and "-2" in artifacts.lab["artifacts/1/large"].etag
     artifacts.writes()
     assert "0 of 2 objects" in artifacts("artifacts-restore", "latest", "--overwrite"), "though their etags are others"
     assert artifacts.night()["copied"] == 0 and artifacts.writes() == []
+
+
+def test_the_parts_of_large_objects_fit_into_stores_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(PROGRAM.parent))
+    buckets = importlib.import_module("labtrack_buckets")
+    for size in (17 * MIB, 6 * 1024 * MIB, buckets.LARGEST):
+        part = buckets.part_size(size)
+        assert 16 * MIB <= part < 300 * MIB and part * 1000 > size
+    keys = dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), "x")
+    bucket = buckets.Bucket("a store", "", "name", keys, endpoint="https://localhost:9", region="", ca="")
+    with pytest.raises(buckets.DamagedError, match="it has 300 GiB, and 256 are the most"):
+        bucket.put("key", None, 300 * 2**30, "")
+
+
+def test_no_key_of_the_lab_can_pass_another_content_off_as_the_copied_one(artifacts: Artifacts) -> None:
+    old = artifacts.put("1/model", b"good", etag="0123456789abcdef0123456789abcdef-2")
+    artifacts.night()
+    # as one who has the lab's key would store it
+    for number, body in enumerate((b"evil", b"worse")):
+        new = artifacts.put("1/model", body, etag=f"{number}123456789abcdef0123456789abcdee-2")
+        artifacts.lab["artifacts/1/model"].headers = (("x-amz-meta-labtrack-etag", old),)  # type: ignore[attr-defined]
+        artifacts.night()
+        assert artifacts.copied()[f"1/model/{old}"] == b"good" and artifacts.copied()[f"1/model/{new}"] == body
+    artifacts("artifacts-restore", artifacts_time(artifacts, 0), "--overwrite")
+    assert artifacts.lab["artifacts/1/model"] == b"good"
+
+
+def test_a_store_that_is_full_is_one_finding_and_room_is_made(artifacts: Artifacts) -> None:
+    artifacts.put("1/deleted", b"d" * 1000)
+    artifacts.night()
+    artifacts.long_ago(40)
+    del artifacts.lab["artifacts/1/deleted"]
+    artifacts.night()
+    for number in range(30):
+        artifacts.put(f"1/{number:02}", b"x" * 10_000)
+    artifacts.store.quotas[COPIES] = sum(map(len, artifacts.copies.values())) + 9000
+    artifacts.writes()
+    result = artifacts.night(fails=True)
+    assert "1 need a look:\n  The store of the backups is full (EntityTooLarge). 30 objects" in result["message"]
+    assert len([key for key in artifacts.writes() if "/objects/" in key]) <= 8, "the others were not tried"
+    assert "1 pruned" in result["message"] and artifacts.copied() == {} and artifacts.listed()[0]["missing"] == 30
+    artifacts.store.quotas[COPIES] = sum(map(len, artifacts.copies.values())) + 10
+    assert "is full (EntityTooLarge).\nTo fix: raise its quota" in artifacts.night(fails=True)["message"]
+    artifacts.store.quotas.clear()
+    assert artifacts.night()["copied"] == 30
+
+
+def test_a_store_that_goes_away_in_the_middle_is_told_soon_and_the_next_night_goes_on(artifacts: Artifacts) -> None:
+    artifacts.store.page = 1000
+    for number in range(100):
+        artifacts.put(f"1/{number}", b"x")
+    artifacts.store.down_after = 60
+    artifacts.store.asked.clear()
+    began = time.monotonic()
+    message = artifacts.night(fails=True)["message"]
+    assert "A store gave no answer many times over" in message and time.monotonic() - began < 60
+    artifacts.store.down_after = -1
+    copied = len(artifacts.copied())
+    assert 0 < copied < 60 and artifacts.listings() == []
+    assert artifacts.night()["copied"] == 100 - copied
+
+
+def test_an_object_that_is_deleted_or_changed_before_it_is_read(
+    artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifacts.put("1/gone", b"gone")
+    artifacts.put("1/other", b"before")
+    of_store = artifacts.store.server.RequestHandlerClass
+    get = of_store.on_get
+
+    def meanwhile(handler: Any, bucket: Any, key: str, query: Any, body: bytes) -> None:
+        if key.startswith("artifacts/1/"):
+            artifacts.lab.pop("artifacts/1/gone", None)
+            if artifacts.lab["artifacts/1/other"] == b"before":
+                artifacts.put("1/other", b"after all")
+        get(handler, bucket, key, query, body)
+
+    monkeypatch.setattr(of_store, "on_get", meanwhile)
+    result = artifacts.night()
+    assert (result["objects"], result["bytes"], result["missing"]) == (1, 9, 0)
+    assert list(artifacts.copied().values()) == [b"after all"]
+    _, row = artifacts.listed()
+    assert f"1/other/{row['etag']}" in artifacts.copied()
+
+
+def test_the_bucket_of_the_lab_is_not_its_own_backup(artifacts: Artifacts) -> None:
+    artifacts.put("1/a", b"a")
+    artifacts.store.keys[COPIES_KEY[0]] = (COPIES_KEY[1], (COPIES, LAB))
+    there = dict(artifacts.lab)
+    message = artifacts.night(fails=True, store=artifacts.settings["store"] | {"bucket": LAB})["message"]
+    assert "would go into the lab's own bucket, climate.\nTo fix: name another bucket" in message
+    assert artifacts.lab == there
+
+
+def test_a_damaged_listing_is_named(artifacts: Artifacts) -> None:
+    artifacts.put("1/a", b"a")
+    artifacts.night()
+    place = f"{LISTINGS}{artifacts.listings()[0]}.jsonl.gz"
+    artifacts.copies[place] = artifacts.copies[place][:-20]
+    said = artifacts("artifacts-restore", "latest", fails=True)
+    assert "is damaged" in said and f"To fix: delete {place} in" in said
 
 
 def test_one_that_cannot_be_copied_stops_no_other_and_is_marked(artifacts: Artifacts) -> None:
@@ -217,8 +332,8 @@ def test_the_unit_is_given_its_keys_by_systemd(artifacts: Artifacts, monkeypatch
     assert artifacts.night()["copied"] == 1
 
 
-@pytest.mark.parametrize("after", [3, 20])
-def test_a_killed_night_is_finished_by_the_next(artifacts: Artifacts, after: int) -> None:
+@pytest.mark.parametrize(("after", "by"), [(3, signal.SIGKILL), (20, signal.SIGKILL), (3, signal.SIGTERM)])
+def test_a_killed_night_is_finished_by_the_next(artifacts: Artifacts, after: int, by: int) -> None:
     for number in range(30):
         artifacts.put(f"1/{number}", bytes([number]) * 1000)
     artifacts.put("1/large", os.urandom(MIB) * 40)
@@ -228,13 +343,26 @@ def test_a_killed_night_is_finished_by_the_next(artifacts: Artifacts, after: int
         while len(artifacts.copied()) < after:
             assert time.monotonic() < end and process.poll() is None
             time.sleep(0.001)
-        process.send_signal(signal.SIGKILL)
-    assert artifacts.listings() == []
+        process.send_signal(by)
+    assert process.returncode != 0 and artifacts.listings() == []
     done = len(artifacts.copied())
     artifacts.store.uploads["uploadOld"] = (f"{OBJECTS}artifacts/1/large/x", {})
     result = artifacts.night()
     assert result["objects"] == 31 and result["copied"] <= 31 - done + 8 and len(artifacts.copied()) == 31
     assert artifacts.store.uploads == {}, "and parts that never became an object are given up"
+
+
+def test_a_call_beside_another_says_that_it_waits(artifacts: Artifacts) -> None:
+    artifacts.put("1/a", b"a")
+    environment = artifacts.machine.environment({"artifacts": artifacts.settings})
+    with (artifacts.state / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        command = ["/usr/bin/python3", PROGRAM, "artifacts"]
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        assert process.stderr and "this one waits until it has ended" in process.stderr.readline()
+        assert artifacts.copied() == {}
+    assert process.wait(60) == 0 and list(artifacts.copied().values()) == [b"a"]
+    process.stderr.close()
 
 
 def test_what_no_listing_names_any_more_is_pruned_and_nothing_else(artifacts: Artifacts) -> None:
@@ -245,9 +373,10 @@ def test_what_no_listing_names_any_more_is_pruned_and_nothing_else(artifacts: Ar
     artifacts.long_ago(40)
     del artifacts.lab["artifacts/1/goes"]
     artifacts.put("1/changes", b"between")
-    artifacts.night()
+    assert artifacts.night()["pruned"] == 0, "the last listing before a long time without stays for another night"
+    assert artifacts.night()["pruned"] == 2
     assert sorted(artifacts.copied().values()) == [b"between", b"stays"], "only the first listing had them"
-    assert len(artifacts.listings()) == 1
+    assert len(artifacts.listings()) == 2
 
     artifacts.long_ago(20)  # within the time that listings are kept
     artifacts.put("1/changes", b"after")

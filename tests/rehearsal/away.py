@@ -26,11 +26,14 @@ def bucket(rehearsal: Rehearsal, lab: Lab, name: str = PROJECT) -> Iterator[Stor
     connection.object_store.create_container(name)
     of = f"/users/{connection.current_user_id}/credentials/OS-EC2"
     made = connection.identity.post(of, json={"tenant_id": connection.current_project_id}).json()["credential"]
+    store = Store(lab.s3_endpoint, lab.s3_region, name, made["access"], made["secret"], lab.s3_ca_file)
     try:
-        yield Store(lab.s3_endpoint, lab.s3_region, name, made["access"], made["secret"], lab.s3_ca_file)
+        yield store
     finally:
-        for one in connection.object_store.objects(name):
-            connection.object_store.delete_object(one, container=name)
+        own = store.client()  # by S3: large artifacts are there in parts, and their names may be any
+        for page in own.get_paginator("list_objects_v2").paginate(Bucket=name):
+            for one in page.get("Contents", ()):
+                own.delete_object(Bucket=name, Key=one["Key"])
         connection.object_store.delete_container(name)
         connection.identity.delete(f"{of}/{made['access']}")
 

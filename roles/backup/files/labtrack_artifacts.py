@@ -63,15 +63,11 @@ class Artifacts:
             self._command(command, *arguments), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/",
             pass_fds=self.keys, env=environment, umask=0o077, preexec_fn=tied(signal.SIGTERM), **root,  # noqa: PLW1509
         ) as process:  # fmt: skip
-            assert process.stdin and process.stdout  # noqa: S101
-            last = process.stdout.readline()
-            if answer and last and not last.startswith("{"):
-                process.stdin.writelines(f"{line}\n" for line in answer(last.strip()))
-            process.stdin.close()
-            for line in process.stdout:
-                if not answer:
-                    print(last, end="", flush=True)
-                last = line
+            try:
+                last = self._heard(process, answer)
+            except BaseException:
+                process.terminate()  # or it would be waited for, who knows how long
+                raise
         try:
             result: dict[str, Any] = json.loads(last)
         except ValueError:
@@ -80,6 +76,20 @@ class Artifacts:
         if "error" in result:
             raise BackupError(result["error"], result["fix"])
         return result
+
+    @staticmethod
+    def _heard(process: subprocess.Popen[str], answer: Callable[[str], Iterator[str]] | None) -> str:
+        """The last line that it prints."""
+        assert process.stdin and process.stdout  # noqa: S101
+        last = process.stdout.readline()
+        if answer and last and not last.startswith("{"):
+            process.stdin.writelines(f"{line}\n" for line in answer(last.strip()))
+        process.stdin.close()
+        for line in process.stdout:
+            if not answer:
+                print(last, end="", flush=True)
+            last = line
+        return last
 
 
 def moment(text: str) -> str:

@@ -275,7 +275,11 @@ def alone(folder: str, account: str = ACCOUNT) -> None:
     lock = os.open(Path(folder, "lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     if os.getuid() == 0:
         os.fchown(lock, pwd.getpwnam(account).pw_uid, -1)
-    fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print("Another call is at work; this one waits until it has ended.", file=sys.stderr, flush=True)
+        fcntl.flock(lock, fcntl.LOCK_EX)
 
 
 def become(name: str = ACCOUNT) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import json
 import shlex
 import sqlite3
 import threading
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import labtrack_listing as listing
-from labtrack_buckets import CONNECTIONS, UNANSWERED, BotoCoreError, Bucket, ClientError, DamagedError, StoreError, code
+from labtrack_buckets import CONNECTIONS, FAILED, NO_KEY, Bucket, DamagedError, FullError, StoreError, code, unanswered
 
 CHUNK = 1000  # objects that are handed to the threads at once
 NAMED = 20  # findings that are told one by one
@@ -26,6 +28,7 @@ SCHEMA = """
         WITHOUT ROWID;
     CREATE INDEX by_name ON wanted (name);
     CREATE TABLE there (name TEXT PRIMARY KEY, size INTEGER, modified REAL) WITHOUT ROWID;
+    CREATE TABLE same (name TEXT PRIMARY KEY, etag TEXT) WITHOUT ROWID;
     """
 
 
@@ -48,7 +51,10 @@ class Backup:
         )  # fmt: skip
         self.folder, self.days = Path(settings["state"]), int(settings["days"])
         whole = f"{store['path'].strip('/')}/artifacts"
-        self.objects, self.listings = f"{whole}/objects/", f"{whole}/listings/"
+        self.objects, self.listings, self.whole = f"{whole}/objects/", f"{whole}/listings/", f"{whole}/"
+        # Empty objects <key>/<etag>/<etag before>, of what was put back in other parts than it came in.  Not in the
+        # metadata of the object: whoever has the lab's key could write it to what he has changed.
+        self.same = f"{whole}/same/"
         # made anew by each call, as what is in the buckets is what counts; in TMPDIR, under no name
         self.index = sqlite3.connect("", isolation_level=None)
         self.index.executescript(SCHEMA)
@@ -60,7 +66,7 @@ class Backup:
         return self.index.execute(sql, values).fetchone()
 
     def fill(self, table: str, rows: Iterable[tuple[Any, ...]]) -> None:
-        marks = {"wanted": "?, ?, ?, ?, ?, ?", "there": "?, ?, ?"}[table]
+        marks = {"wanted": "?, ?, ?, ?, ?, ?", "there": "?, ?, ?", "same": "?, ?"}[table]
         self.index.execute("BEGIN")
         self.index.execute(f"DELETE FROM {table}")  # noqa: S608
         self.index.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", rows)  # noqa: S608
@@ -72,7 +78,14 @@ class Backup:
         self.fill("there", ((key[cut:], size, at) for key, _, size, at in self.store.list(self.objects)))
 
     def lab_objects(self) -> Iterator[tuple[str, str, int, float]]:
-        return self.lab.list(f"{self.below}/" if self.below else "")
+        """See Bucket.list; what was put back in other parts has its etag of before."""
+        cut = len(self.same)
+        self.fill("same", (key[cut:].rpartition("/")[::2] for key, *_ in self.store.list(self.same)))
+        before = "SELECT etag FROM same WHERE name = ?"
+        return (
+            (key, (self.one(before, listing.name(key, etag)) or (etag,))[0], length, at)
+            for key, etag, length, at in self.lab.list(f"{self.below}/" if self.below else "")
+        )
 
     def all(self, sql: str, work: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
         """Each row with what work gives for it, several at once; None where that is a finding, which stops no other."""
@@ -91,12 +104,16 @@ class Backup:
             raise StoreError("A store gave no answer many times over.", "see that both are up; the next call goes on.")
         try:
             done = work(key, *more)
-        except (DamagedError, BotoCoreError, ClientError) as error:
+        except FullError:
             with self.lock:
-                self.find(f"{key}: {error}")
-                self.unanswered += isinstance(error, UNANSWERED)
-            if code(error) in ("InvalidAccessKeyId", "QuotaExceeded"):
-                raise StoreError(f"A store refuses more: {error}", "see its key and its quota.") from error
+                self.counts["full"] += 1
+            return None
+        except (DamagedError, *FAILED) as error:
+            with self.lock:
+                self.find(f"{shown(key)}: {error}")
+                self.unanswered += unanswered(error)
+            if code(error) in NO_KEY:
+                raise StoreError(f"A store refuses more: {error}", "see its key, and the server's clock.") from error
             return None
         self.unanswered = 0
         return done
@@ -105,6 +122,11 @@ class Backup:
         self.counts["findings"] += 1
         if len(self.findings) < NAMED:
             self.findings.append(what)
+
+    def find_full(self) -> None:
+        """One finding for all that a full store has not taken."""
+        for full in filter(None, (self.lab.full, self.store.full)):
+            self.find(f"{full.args[0]} {self.counts['full']} objects did not go into it: {full.args[1]}")
 
     def told_findings(self) -> str:
         more = self.counts["findings"] - len(self.findings)
@@ -121,7 +143,11 @@ class Backup:
         got = self.store.get(self.place(stamp))
         if got is None:
             raise StoreError(f"The listing {stamp} is gone.", "name another time.")
-        return listing.read(got["Body"])
+        try:
+            yield from listing.read(got["Body"])
+        except (OSError, EOFError, ValueError, zlib.error) as error:
+            fix = f"delete {self.place(stamp)} in the bucket of the backups; the others are as good without it."
+            raise StoreError(f"The listing {stamp} is damaged: {error}", fix) from error
 
     def place(self, stamp: str) -> str:
         return f"{self.listings}{stamp}.jsonl.gz"
@@ -137,6 +163,11 @@ class Backup:
                 f"No listing is as old as that: the oldest is of {listing.when(stamps[0])}.", "name a later time."
             )
         return found[-1]
+
+
+def shown(key: str) -> str:
+    """A key for the terminal, which no name of a file is to steer."""
+    return key if key.isprintable() else json.dumps(key)
 
 
 def size(number: int) -> str:

@@ -11,8 +11,10 @@ The last line that it prints is the result, JSON.  Exit code 1: with "error" and
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import sqlite3
 import sys
 import time
 from pathlib import Path
@@ -22,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 import labtrack_listing as listing
 
 try:
-    from labtrack_buckets import PART, SAME, BotoCoreError, ClientError, DamagedError, StoreError, kept, plain
-    from labtrack_index import NAMED, Backup, size
+    from labtrack_buckets import FAILED, PART, BotoCoreError, ClientError, DamagedError, StoreError, code, kept
+    from labtrack_index import NAMED, Backup, shown, size
 except ModuleNotFoundError as missing:
     fix = "run playbooks/deploy.yml, which installs MLflow."
     print(json.dumps({"error": f"MLflow's release has no {missing.name}, which speaks to the stores.", "fix": fix}))
@@ -40,7 +42,7 @@ class Night(Backup):
 
     def __call__(self) -> dict[str, Any]:
         begun = time.time()
-        self.store.clear(self.objects)
+        self.apart()
         rows = self.lab_objects()
         named = ((key, etag, size, at, listing.name(key, etag), 1) for key, etag, size, at in rows)
         self.fill("wanted", named)
@@ -57,6 +59,7 @@ class Night(Backup):
             self.counts["bytes"] += copied or 0
             self.index.execute("DELETE FROM wanted WHERE key = ?", (key,))
             self.index.executemany("INSERT INTO wanted VALUES (?, ?, ?, ?, ?, 1)", now)
+        self.find_full()
         if self.counts["copied"]:
             self.check(missing)
         head = self.leave(begun)
@@ -75,14 +78,37 @@ class Night(Backup):
         counts = {name: self.counts[name] for name in ("copied", "pruned")}
         return {"listing": head["time"], **seen, **counts, "message": message}
 
+    def apart(self) -> None:
+        """See that the store can be used, and that it is not the lab's own bucket.  Raises StoreError."""
+        marker = f"{self.whole}marker"
+        try:
+            self.store.clear(self.whole)
+            if self.lab.name != self.store.name:
+                return
+            # in Swift each project has names of its own, so that the name alone says nothing
+            self.store.put(marker, io.BytesIO(), 0, "")
+            try:
+                found = self.lab.head(marker)
+            except ClientError as error:
+                if code(error) != "403":
+                    raise self.lab.error(error) from error
+                found = {}
+            self.store.delete(marker)
+        except (BotoCoreError, ClientError) as error:
+            raise self.store.error(error) from error
+        if found:
+            fix = "name another bucket in lab_backup, of another project, and deploy."
+            raise StoreError(f"The backups would go into the lab's own bucket, {self.lab.name}.", fix)
+
     def copy(self, key: str, etag: str, length: int, at: float, name: str) -> list[Any]:
         """Copy what the object is now: how many bytes, or None, and its row for the index, none where it is gone."""
+        self.store.fits()
         got = self.lab.get(key)
         if got is None:
             return [None]
         with got["Body"] as body:
-            now = got["Metadata"].get(SAME, got["ETag"].strip('"'))
-            if now != etag:  # overwritten meanwhile, or put back in other parts
+            now = got["ETag"].strip('"')
+            if now != etag:  # overwritten meanwhile
                 etag = now
                 length, at, name = got["ContentLength"], got["LastModified"].timestamp(), listing.name(key, etag)
                 if self.store.head(self.objects + name).get("ContentLength") == length:
@@ -133,9 +159,12 @@ class Night(Backup):
         return head
 
     def prune(self, now: str, stamps: list[str]) -> None:
-        """Delete listings that are too old, and what was stored before the oldest that stays and none names."""
+        """Delete listings that are too old, and what was stored before the oldest that stays and none names.
+
+        The one before stays in any case: after a long time without, it alone says what there was.
+        """
         limit = listing.seconds(now) - self.days * DAY
-        old = [one for one in stamps if listing.seconds(one) < limit]
+        old = [one for one in stamps[:-2] if listing.seconds(one) < limit]
         for one in old:  # first, because a listing that is there has all that it names
             self.store.delete(self.place(one))
         self.index.execute("DROP TABLE IF EXISTS gone")
@@ -182,9 +211,10 @@ class Restore(Backup):
                 self.counts[done] += 1
             if done == "back":
                 self.counts["bytes"] += length
-                print(f"{'would be put back' if self.dry else 'put back'}: {key}")
+                print(f"{'would be put back' if self.dry else 'put back'}: {shown(key)}")
             elif done == "newer":
-                print(f"left, as it is newer: {key}")
+                print(f"left, as it is newer: {shown(key)}")
+        self.find_full()
         would = "would be put back" if self.dry else "were put back"
         message = (
             f"{self.counts['back']} of {self.head['objects']} objects ({size(self.counts['bytes'])}) of "
@@ -201,10 +231,9 @@ class Restore(Backup):
         return here, etag, of["size"], of["modified"], listing.name(key, etag), of.get("stored", True)
 
     def back(self, key: str, etag: str, length: int, name: str, stored: int) -> str:
-        """Put an object back; what was done: back, newer or same."""
+        """Put an object back; what was done: back or newer."""
+        self.lab.fits()
         now = self.lab.head(key)
-        if now.get("ContentLength") == length and now["Metadata"].get(SAME) == etag:
-            return "same"  # put back before, in other parts
         if now and now["LastModified"].timestamp() > listing.seconds(self.head["time"]) and not self.overwrite:
             return "newer"
         if not stored:
@@ -214,11 +243,12 @@ class Restore(Backup):
         got = self.store.get(self.objects + name)
         if got is None:
             raise DamagedError("is not in the backup")
+        if length > PART:
+            self.lab.clear(key, only=key)  # of a call that was killed
         with got["Body"] as body:
-            more = kept(got)
-            if length > PART or not plain(etag):
-                more["Metadata"] = {**got["Metadata"], SAME: etag}
-            self.lab.put(key, body, length, etag, **more)
+            made = self.lab.put(key, body, length, etag, **kept(got))
+        if made != etag:
+            self.store.put(f"{self.same}{listing.name(key, made)}/{etag}", io.BytesIO(), 0, "")
         return "back"
 
 
@@ -248,8 +278,9 @@ def main() -> int:
         result = work(*arguments)
     except StoreError as error:
         result = {"error": error.args[0], "fix": error.args[1]}
-    except (BotoCoreError, ClientError) as error:
-        result = {"error": f"{type(error).__name__}: {error}", "fix": "see to what is said; the next call goes on."}
+    except (sqlite3.Error, *FAILED) as error:
+        fix = "see to what is said (where it is the disk: df -h /var/lib); the next call goes on."
+        result = {"error": f"{type(error).__name__}: {error}", "fix": fix}
     else:
         if work.counts["findings"]:
             error = f"{result.pop('message')}\n{work.counts['findings']} need a look:{work.told_findings()}"
