@@ -172,6 +172,15 @@ def test_a_killed_drill_leaves_nothing_behind_after_the_next(drilled: Machine) -
     assert drilled.result("drill")["ok"]
 
 
+def test_what_a_killed_drill_has_left_at_work_ends_before_the_next_begins(drilled: Machine) -> None:
+    """Two that write into one folder would look like damage of the backup."""
+    restoring = ["pgbackrest", "-c", "import time; time.sleep(300)", f"--pg1-path={drilled.drills}/scratch/data"]
+    with subprocess.Popen(restoring, executable="/usr/bin/python3", user="postgres") as left:
+        drilled("drill")
+        assert left.poll() == -signal.SIGTERM
+    assert drilled.result("drill")["ok"]
+
+
 def test_a_disk_without_room_is_told_before_anything_is_written(drilled: Machine) -> None:
     small = Path(drilled.folder, "small")
     small.mkdir()

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,10 @@ def tied(number: signal.Signals) -> Callable[[], int]:
     return lambda: libc.prctl(PR_SET_PDEATHSIG, int(number))
 
 
+# What may still be at work in a copy, and how it is stopped at once.
+ENDED_BY = {"postgres": signal.SIGQUIT, "pgbackrest": signal.SIGTERM}
+
+
 class Cluster:
     """A cluster behind its socket, asked by psql."""
 
@@ -122,20 +126,22 @@ class Copy:
         self.cluster = Cluster(settings, str(folder), settings["port"])
 
     def clean(self) -> None:
-        """Remove it, also what a call that was killed has left."""
-        pid = self.data / "postmaster.pid"
-        if pid.exists():
-            number = int(pid.read_text().split()[0])
-            command = Path(f"/proc/{number}/cmdline")
-            if command.exists() and str(self.folder) in command.read_text():
-                os.kill(number, signal.SIGQUIT)
-                wait("The scratch cluster did not stop", lambda: not command.exists(), 60)
+        """Remove it, also what a call that was killed has left; first what is still at work there ends."""
+        wait(f"What works in {self.folder} does not stop", self._idle, 60)
+        if self.folder.exists():
+            shutil.rmtree(self.folder)
 
-        def gone() -> bool:  # what a killed restore has started may write for a moment longer
-            shutil.rmtree(self.folder, ignore_errors=True)
-            return not self.folder.exists()
-
-        wait(f"{self.folder} can't be removed", gone, 30)
+    def _idle(self) -> bool:
+        """End the cluster and what restores it, which name the folder; a process that has ended names nothing."""
+        found = False
+        for file in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):  # it has ended
+                program, *arguments = os.fsdecode(file.read_bytes()).split("\0")
+                quick = ENDED_BY.get(Path(program).name)
+                if quick and any(str(self.folder) in one for one in arguments):
+                    found = True
+                    os.kill(int(file.parent.name), quick)
+        return not found
 
     def make(self) -> None:
         """Make the empty folders."""
