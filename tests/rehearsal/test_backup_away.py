@@ -99,8 +99,8 @@ def of_backups(rehearsal: Any) -> list[str]:
 def backed_up(rehearsal: Any, settings: str) -> Iterator[str]:
     """The server with its backups turned on, and off again at the end."""
     assert of_backups(rehearsal) == []
-    rehearsal.playbook(DEPLOY, settings, check=True)
     try:
+        rehearsal.playbook(DEPLOY, settings, check=True)
         yield settings
     finally:
         off = rehearsal.playbook(DEPLOY, check=True)
