@@ -130,16 +130,22 @@ class Always:
         return 0
 
 
-def keep_permissions(seconds):
-    """Ask the databases once in SECONDS whether an account may do something, instead of for each request."""
+# What is kept: decisions, the experiment of a run, and who is no admin.  (Being no admin gives nobody a right.)
+DECISIONS = Remembered(TTLCache(ENTRIES, PERMISSION_SECONDS), PERMISSIONS)
+RUNS = Remembered(LRUCache(ENTRIES), Always)
+ORDINARY = Remembered(TTLCache(ENTRIES, PERMISSION_SECONDS), PERMISSIONS)
 
-    def decision(username, anchor, requirements):
-        return username, anchor, tuple(requirements)
 
-    replace(auth, "authorize", remember(Remembered(TTLCache(ENTRIES, seconds), PERMISSIONS), decision))
+def _decision(username, anchor, requirements):
+    return username, anchor, tuple(requirements)
+
+
+def keep_permissions():
+    """Ask the databases once in PERMISSION_SECONDS whether an account may do something, not for each request."""
+    replace(auth, "authorize", remember(DECISIONS, _decision))
 
     def runs(original):
-        known_runs = remember(Remembered(LRUCache(ENTRIES), Always))(original)
+        known_runs = remember(RUNS)(original)
 
         def run_requirement(run_id, action):
             known = known_runs(run_id, action)
@@ -150,10 +156,23 @@ def keep_permissions(seconds):
 
     replace(auth, "_run_requirement", runs)
 
-    # Being no admin is the answer that is kept: it gives nobody a right.
-    ordinary = Remembered(TTLCache(ENTRIES, seconds), PERMISSIONS)
-    is_ordinary = remember(ordinary)(lambda username: not auth.store.get_user(username).is_admin)
+    is_ordinary = remember(ORDINARY)(lambda username: not auth.store.get_user(username).is_admin)
     replace(auth, "sender_is_admin", lambda _: lambda: not is_ordinary(auth.authenticate_request().username))
+
+
+def knows_login(username, password):
+    """Has this password been checked, and no account changed since?"""
+    if auth._USER_AUTH_CACHE is None:
+        return False
+    with auth._USER_AUTH_CACHE_LOCK:
+        return auth._USER_AUTH_CACHE.get(auth._auth_cache_key(username, password)) is not None
+
+
+def knows_update(username, run_id):
+    """Is it remembered that USERNAME may change a run?  False says that nobody has asked yet, or that it may not."""
+    if not ORDINARY.get((username,)) or not (known := RUNS.get((run_id, "update"))):
+        return False
+    return bool(DECISIONS.get(_decision(username, *known)))
 
 
 def keep_passwords():
@@ -190,4 +209,4 @@ def install():
     watch_accounts(auth.store.engine)
     keep_passwords()
     if PERMISSION_SECONDS > 0:
-        keep_permissions(PERMISSION_SECONDS)
+        keep_permissions()

@@ -29,10 +29,13 @@ STREAMED = re.compile(
 
 
 class Straight:
-    """Sends some requests straight to Flask, in threads of their own, and all others to APP."""
+    """Sends some requests straight to Flask, in threads of their own, and all others to APP.
 
-    def __init__(self, app, flask):
-        self.app, self.flask = app, flask
+    native: asked first for the short ones; see native.py.
+    """
+
+    def __init__(self, app, flask, native=None):
+        self.app, self.flask, self.native = app, flask, native
         self.threads = ThreadPoolExecutor(THREADS, "straight")
         self.downloads = ThreadPoolExecutor(DOWNLOADS, "download")
 
@@ -47,8 +50,10 @@ class Straight:
         """Read a short request, and send its answer in one piece."""
         if (body := await _body(receive)) is None:
             return
-        environ = build_environ(scope, body)
-        status, headers, parts = await _in(self.threads, self.call, environ, whole=True)
+        answer = await self.native(scope, body) if self.native else None
+        if answer is None:
+            answer = await _in(self.threads, self.call, build_environ(scope, body), whole=True)
+        status, headers, parts = answer
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": parts})
 

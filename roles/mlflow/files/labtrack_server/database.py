@@ -1,0 +1,133 @@
+"""Writes a Batch in one statement: so in one transaction, in one round trip, all of it or nothing.
+
+PostgreSQL answers a statement outside of a transaction after its commit, as durable as `synchronous_commit` says.  The
+statement may be sent again: points are kept by their primary key, parameters and tags have the value already.
+"""
+
+import asyncio
+import itertools
+import os
+
+import asyncpg
+from sqlalchemy.engine import make_url
+
+CONNECTIONS = int(os.environ.get("LABTRACK_NATIVE_CONNECTIONS", "6"))
+WAITING = 200  # requests, each up to native.LONGEST; more are told to come again
+TURN = 10  # seconds until a connection is free
+# that PostgreSQL works on a statement, or waits for a lock
+STATEMENT = int(os.environ.get("LABTRACK_NATIVE_STATEMENT_SECONDS", "30"))
+# What asyncpg reads in an address as libpq does.
+PARAMETERS = {"host", "port", "sslmode", "sslrootcert", "sslcert", "sslkey"}
+
+POINTS = """points AS (
+    INSERT INTO metrics (key, timestamp, step, value, is_nan, run_uuid)
+    SELECT new.*, run_uuid FROM run, unnest({}::text[], {}::int8[], {}::int8[], {}::float8[], {}::bool[]) AS new
+    ON CONFLICT DO NOTHING)"""
+LATEST = """latest AS (
+    INSERT INTO latest_metrics AS old (key, timestamp, step, value, is_nan, run_uuid)
+    SELECT new.*, run_uuid FROM run, unnest({}::text[], {}::int8[], {}::int8[], {}::float8[], {}::bool[]) AS new
+    ON CONFLICT (key, run_uuid) DO UPDATE
+        SET (timestamp, step, value, is_nan) = (EXCLUDED.timestamp, EXCLUDED.step, EXCLUDED.value, EXCLUDED.is_nan)
+        WHERE (EXCLUDED.step, EXCLUDED.timestamp, EXCLUDED.value) > (old.step, old.timestamp, old.value))"""
+# Another value that comes at the same moment violates the primary key, and then nothing is written.
+PARAMS = """params AS (
+    INSERT INTO params (key, value, run_uuid)
+    SELECT new.*, run_uuid FROM run, unnest({0}::text[], {1}::text[]) AS new (key, value)
+    WHERE NOT EXISTS (SELECT FROM params WHERE run_uuid = $1 AND key = new.key))"""
+UNCHANGED = """
+    AND NOT EXISTS (SELECT FROM params, unnest({0}::text[], {1}::text[]) AS new (key, value)
+        WHERE run_uuid = $1 AND params.key = new.key AND params.value <> new.value)"""
+TAGS = """tags AS (
+    INSERT INTO tags AS old (key, value, run_uuid)
+    SELECT new.*, run_uuid FROM run, unnest({}::text[], {}::text[]) AS new
+    ON CONFLICT (key, run_uuid) DO UPDATE SET value = EXCLUDED.value WHERE old.value IS DISTINCT FROM EXCLUDED.value)"""
+
+
+class Unavailable(Exception):
+    """Nothing is known about the write, or it never began: the client is to send it again."""
+
+
+def statement(*parts):
+    """The SQL for some PARTS of a batch; it gives the run, or nothing where nothing was written."""
+    numbers = itertools.count(2)
+    written, unless = [], ""
+    for part, width in parts:
+        places = [f"${next(numbers)}" for _ in range(width)]
+        written.append(part.format(*places))
+        if part is PARAMS:
+            unless = UNCHANGED.format(*places)
+    run = f"run AS (SELECT run_uuid FROM runs WHERE run_uuid = $1 AND lifecycle_stage = 'active'{unless})"
+    return f"WITH {', '.join([run, *written])} SELECT run_uuid FROM run"
+
+
+# By whether a batch has points, parameters and tags.
+STATEMENTS = {
+    (points, params, tags): statement(
+        *[(POINTS, 5), (LATEST, 5)] * points, *[(PARAMS, 2)] * params, *[(TAGS, 2)] * tags
+    )
+    for points, params, tags in itertools.product((False, True), repeat=3)
+}
+
+
+def values(batch):
+    """What belongs in the places of the batch's statement."""
+    columns = [batch.points, batch.latest, sorted(batch.params.items()), sorted(batch.tags.items())]
+    return [batch.run_id, *(list(column) for rows in columns for column in zip(*rows))]
+
+
+async def _nothing(_connection):
+    """What a connection needs after a statement outside of a transaction."""
+
+
+class Database:
+    """The tracking server's database, by a few connections that are made when they are needed."""
+
+    def __init__(self, uri):
+        url = make_url(uri)
+        if url.get_backend_name() != "postgresql" or not url.query.keys() <= PARAMETERS:
+            raise ValueError("the database's address is not one of PostgreSQL's that asyncpg reads as psycopg2 does")
+        self._address = url.set(drivername="postgresql").render_as_string(hide_password=False)
+        self._pool, self._opening = None, asyncio.Lock()
+        self._waiting = 0
+
+    async def _opened(self):
+        async with self._opening:
+            if self._pool is None:
+                self._pool = await asyncpg.create_pool(
+                    self._address,
+                    min_size=0,
+                    max_size=CONNECTIONS,
+                    reset=_nothing,
+                    timeout=TURN,
+                    command_timeout=STATEMENT + TURN,
+                    server_settings={"application_name": "labtrack", "statement_timeout": f"{STATEMENT}s"},
+                )
+        return self._pool
+
+    async def write(self, batch):
+        """Was the batch written?  If not, nothing of it was.  Raises Unavailable where it must be sent again."""
+        if self._waiting >= WAITING:
+            raise Unavailable("too many requests are waiting for the database")
+        self._waiting += 1
+        try:
+            pool = self._pool or await self._opened()
+            async with pool.acquire(timeout=TURN) as connection:
+                sql = STATEMENTS[bool(batch.points), bool(batch.params), bool(batch.tags)]
+                return await connection.fetchval(sql, *values(batch)) is not None
+        except ValueError:
+            return False  # asyncpg could not encode a value: nothing was sent
+        except (
+            OSError,
+            TimeoutError,
+            asyncpg.InterfaceError,
+            asyncpg.InternalClientError,
+            asyncpg.PostgresConnectionError,
+            asyncpg.CannotConnectNowError,
+            asyncpg.OperatorInterventionError,
+            asyncpg.InsufficientResourcesError,
+        ) as error:
+            raise Unavailable(f"the database does not answer: {type(error).__name__}") from error
+        except asyncpg.PostgresError:
+            return False
+        finally:
+            self._waiting -= 1
