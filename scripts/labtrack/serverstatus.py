@@ -24,10 +24,18 @@ def ask(lab: Lab, ansible: Path | None = None) -> dict[str, Any]:
 
     A server that can't be asked is a document too, with the one row "server".  ansible: the program, another in tests.
     """
+    return answer(lab, COMMAND, ansible)
+
+
+def answer(lab: Lab, shell: str, ansible: Path | None = None) -> dict[str, Any]:
+    """The document that a command prints on the server, run there as root; its first key is "version".
+
+    Where there is none: one with the row "server", which says why.
+    """
     program = ansible or Path(sys.executable).with_name("ansible")
     command = [
         str(program), "--inventory", str(lab.folder), "mlflow", "--become", "--timeout", str(CONNECT),
-        "--module-name", "ansible.builtin.shell", "--args", COMMAND,
+        "--module-name", "ansible.builtin.shell", "--args", shell,
     ]  # fmt: skip
     try:
         done = subprocess.run(

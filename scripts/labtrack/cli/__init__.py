@@ -23,6 +23,7 @@ from labtrack.cli import (
     ui,
 )
 from labtrack.cli.bucket import bucket
+from labtrack.cli.bundle import bundle
 from labtrack.cli.labcopy import lab
 from labtrack.cli.provision import provision
 from labtrack.cli.release import release
@@ -37,7 +38,7 @@ def cli() -> None:
     """A research lab's own MLflow server: deployed, handed out, checked.
 
     For the lab's admin: preflight, provision, secrets, bucket, env, lab, users, verify,
-    status.
+    status, bundle.
     For researchers: doctor, sync, export, import, ui, and env check.
     On a cluster: setup, run, reconcile, follow.
     For their results: leaderboard, compare, diff, sweep, table, dataset, lineage, runs, query, snapshot,
@@ -54,6 +55,7 @@ for command in (
     *admin.COMMANDS,
     *checks.COMMANDS,
     bucket,
+    bundle,
     lab,
     provision,
     release,

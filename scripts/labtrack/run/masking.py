@@ -1,10 +1,12 @@
-"""Command lines without the passwords and tokens that people write into them."""
+"""Command lines, logs and reports without the passwords and tokens that are in them."""
 
 from __future__ import annotations
 
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+
+from labtrack.run import encodings
 
 MASK = "***"
 _LONGEST = 4000  # characters of a command that are kept: MLflow takes 5000 in a tag
@@ -72,6 +74,11 @@ _SHAPES = re.compile(
     r"|AKIA[A-Z0-9]{12,}|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*)"
 )
 _GIVEN = re.compile(r"(?<![\w.+~-])(?P<name>[A-Za-z_+~-][\w.+-]{0,200})=(?P<value>'[^']*'|\"[^\"]*\"|[^\s,&;]*)")
+_QUOTED = re.compile(
+    r"(?P<name>[\"'][A-Za-z_][\w.-]{0,200}[\"'])(?P<gap>\s{0,20}:\s{0,20})(?P<value>\"(?:[^\"\\]|\\.)*\"|'[^']*')"
+)
+_PEM = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]{0,20000}?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)")
+_SIGNED = re.compile(r"(?i)\b(X-Amz-(?:Signature|Credential|Security-Token)|temp_url_sig)((?:=|%3D)[^&\s\"']+)")
 _OPTION = re.compile(
     r"(?P<name>(?<![\w-])--?[A-Za-z][\w.-]{0,200})(?P<gap>\s{1,20})(?P<value>'[^']*'|\"[^\"]*\"|[^\s-]\S*)"
 )
@@ -103,6 +110,17 @@ def mask_known(text: str, known: Iterable[str] = ()) -> str:
     text = _URL.sub(rf"\1{MASK}@", text)
     text = _HEADER.sub(rf"\1\2{MASK}", text)
     return _SHAPES.sub(MASK, text)
+
+
+def mask_report(text: str, known: Iterable[str]) -> str:
+    """Logs, settings and answers of programs without secrets: `known` ones in each encoding, others by their names.
+
+    known: as they are.  What is shorter than encodings.SHORTEST characters is not looked for.
+    """
+    text = encodings.cut(text, known, MASK)
+    text = _SIGNED.sub(rf"\1={MASK}", _PEM.sub(MASK, text))
+    text = _QUOTED.sub(lambda one: f'{one["name"]}{one["gap"]}"{MASK}"' if is_secret(one["name"]) else one[0], text)
+    return mask(text)
 
 
 def mask_command(command: Sequence[str], env: Mapping[str, str] | None = None) -> str:
