@@ -23,7 +23,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
-from labtrack import labalerts, labbackup
+from labtrack import labalerts, labbackup, labwindow
 from labtrack.networks import why_no_network
 from labtrack.sshkeys import why_no_key, why_no_keys
 
@@ -297,7 +297,7 @@ def _beyond_the_schema(lab: LabFile, folder: Path, root: Path) -> None:
         seen.add(text)
     for key in ("lab_network_cidr", "lab_floating_ip"):
         _one_network(lab, key)
-    for part in (labbackup, labalerts):
+    for part in (labbackup, labalerts, labwindow):
         if what := part.why_not(lab.data):
             lab.add(part.WHERE, what, part.INSTEAD)
     _files(lab, root)

@@ -16,6 +16,7 @@ import contextlib
 import fnmatch
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -227,9 +228,24 @@ def reboot() -> Found:
     names = sorted(set(packages.read_text().split())) if packages.exists() else []
     age = time.time() - asked.stat().st_mtime
     seen = f"asked for since {age / DAY:.0f} days" + (f", by {', '.join(names)}" if names else "")
+    if planned := window():
+        last = ROOT / "var/lib/labtrack-window/last.json"
+        said = json.loads(last.read_text()) if last.exists() else {"time": 0, "said": ""}
+        seen += f"; will be in the window of {planned}"
+        if said["time"] > asked.stat().st_mtime:
+            seen += f"; {(time.time() - said['time']) / DAY:.1f} days ago: {said['said']}"
+        if age < REBOOT_WITHIN + DAY:
+            return "ok", seen, ""
+        return "warning", seen, "`journalctl -u labtrack-window` has what was in the way; or `systemctl reboot`."
     if age < REBOOT_WITHIN:
         return "ok", seen, ""
     return "warning", seen, "`systemctl reboot` at a quiet hour: what was answered to a run is kept."
+
+
+def window() -> str:
+    """When the machine may be restarted the next time; empty where it has no window."""
+    _, said = call("systemctl", "show", "--property=NextElapseUSecRealtime", "--value", "labtrack-window.timer")
+    return said if re.fullmatch(r"[A-Z][a-z]{2} \d{4}-\d\d-\d\d \S+( \S+)?", said) else ""
 
 
 def clock() -> Found:
