@@ -39,10 +39,22 @@ def lab_page() -> str:
         *(_setting(key, properties[key]) for key in properties if key in required),
         "## Optional",
         *(_setting(key, properties[key]) for key in properties if key not in required),
+        *_renamed(schema.get("x-renamed", {})),
     ]
     # <lab> is meant as it stands, not as HTML
     page = "\n\n".join(parts).replace("<", "&lt;") + "\n"
     return page.replace("&lt;!--", "<!--")
+
+
+def _renamed(table: dict[str, dict[str, str]]) -> Iterator[str]:
+    """What settings were called before, where some were."""
+    if table:
+        yield "## Renamed and removed"
+        rows = ["| before | since | now |", "|---|---|---|"]
+        for old, about in table.items():
+            new = f"`{about['to']}`. " if "to" in about else ""
+            rows.append(f"| `{old}` | {about['since']} | {(new + about.get('do', '')).strip()} |")
+        yield "\n".join(rows)
 
 
 def _setting(key: str, about: dict[str, Any]) -> str:

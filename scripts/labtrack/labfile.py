@@ -8,7 +8,6 @@ is checked here.
 from __future__ import annotations
 
 import datetime
-import difflib
 import fnmatch
 import ipaddress
 import json
@@ -23,7 +22,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
-from labtrack import labalerts, labbackup, labwindow
+from labtrack import labalerts, labbackup, labnames, labwindow
 from labtrack.networks import why_no_network
 from labtrack.sshkeys import why_no_key, why_no_keys
 
@@ -39,13 +38,8 @@ CA_FILES = ("lab_s3_ca_file", "lab_acme_ca_file")
 DURATION = {"s": 1, "m": 60, "h": 3600, "d": 86400}  # seconds
 
 _KINDS = ((bool, "yes or no"), ((int, float), "a number"), (datetime.date, "a date"))
-_SECRET_NAME = re.compile(r"(^|_)(secret|password|passwd|token|private_key|access_key)(_|$)", re.IGNORECASE)
 _SECRET_VALUE = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----|\$ANSIBLE_VAULT;|://[^/\s:@]+:[^/\s@]+@")
 _JINJA = re.compile(r"\{\{|\{%|\{#")
-_SECRETS_HINT = (
-    "Take it out. Generated secrets are in the encrypted secrets.yml beside lab.yml, made by "
-    "`labtrack secrets ensure`. If it is a real secret and was committed, change it."
-)
 
 
 @dataclass(frozen=True)
@@ -149,7 +143,7 @@ def _plain(node: yaml.Node, keys: Keys, lab: LabFile, loader: yaml.SafeLoader) -
 def _scalar(node: yaml.Node, keys: Keys, lab: LabFile, loader: yaml.SafeLoader) -> Any:
     name = _name(keys)
     if node.tag in ("!vault", "!vault-encrypted"):
-        lab.add(keys, f"{name} is a secret (!vault).", _SECRETS_HINT)
+        lab.add(keys, f"{name} is a secret (!vault).", labnames.SECRETS_HINT)
         return node.value
     if node.tag.startswith("!"):
         lab.add(keys, f"{name} has the tag {node.tag}.", "Write the plain value: lab.yml is plain YAML.")
@@ -176,7 +170,7 @@ def _text(value: str, keys: Keys, lab: LabFile) -> None:
             "Write the value itself: Terraform and labtrack read this file too, and neither knows Jinja.",
         )
     if _SECRET_VALUE.search(value):
-        lab.add(keys, f"{_name(keys)} has a secret in it.", _SECRETS_HINT)
+        lab.add(keys, f"{_name(keys)} has a secret in it.", labnames.SECRETS_HINT)
 
 
 def _name(keys: Keys) -> str:
@@ -202,13 +196,15 @@ def check(lab: LabFile, folder: Path, root: Path) -> list[Problem]:
 def _explain(error: ValidationError, lab: LabFile, broken: set[int]) -> None:
     keys: Keys = tuple(error.absolute_path)
     if error.validator == "additionalProperties":
-        known = list(error.schema["properties"])
+        known, renamed = list(error.schema["properties"]), error.schema.get("x-renamed", {})
         for key in error.instance:
             if key not in known:
-                _unknown(lab, (*keys, key), known)
+                here = _name((*keys, str(key)))
+                lab.add((*keys, key), *labnames.why_not(here, error.instance, known, renamed))
     elif error.validator == "required":
         for key in error.validator_value:
-            if key not in error.instance:
+            olds = [old for old, about in error.schema.get("x-renamed", {}).items() if about.get("to") == key]
+            if key not in error.instance and not any(old in error.instance for old in olds):
                 what = f"{_name((*keys, key))} is missing."
                 lab.add(keys, what, f"Add `{key}:` with {_allowed((*keys, key))}.")
     elif error.validator == "anyOf":
@@ -241,16 +237,6 @@ def _unquoted(keys: Keys, error: ValidationError, lab: LabFile) -> None:
     fits = re.search(error.schema.get("pattern", ""), written)
     hint = f"Put it in quotes: {quoted}" if fits else f"Allowed: {_allowed(keys)}; put it in quotes."
     lab.add(keys, f"{_name(keys)} is {written}, which YAML takes for {kind}.", hint)
-
-
-def _unknown(lab: LabFile, keys: Keys, known: list[str]) -> None:
-    name = str(keys[-1])
-    if _SECRET_NAME.search(name):
-        lab.add(keys, f"{_name(keys)} looks like a secret, and lab.yml is not a place for one.", _SECRETS_HINT)
-        return
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    guess = f"Did you mean {near[0]}? " if near else ""
-    lab.add(keys, f"There is no setting {_name(keys)}.", f"{guess}Known here: {', '.join(known)}.")
 
 
 def _property(keys: Keys) -> Mapping[str, Any]:
