@@ -32,7 +32,7 @@ WELL = {
 }
 ALL = [
     "database", "accounts", "connections", "wal", "store", "quota", "instances", "certificate", "backup", "drill",
-    "disk", "inodes", "memory", "units", "reboot", "clock", "alarms",
+    "disk", "inodes", "memory", "units", "versions", "reboot", "clock", "alarms",
 ]  # fmt: skip
 
 

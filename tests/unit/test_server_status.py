@@ -34,7 +34,12 @@ def test_a_well_server(server: Server) -> None:
     assert server.found() == {}
     rows = server.look()
     assert rows["certificate"]["seen"] == "selfsigned, valid for 300 more days"
-    assert [name for name, row in rows.items() if row["status"] == "skipped"] == ["backup", "drill", "alarms"]
+    assert [name for name, row in rows.items() if row["status"] == "skipped"] == [
+        "backup",
+        "drill",
+        "versions",
+        "alarms",
+    ]
 
 
 def test_exit_codes_and_the_table(server: Server) -> None:
@@ -161,6 +166,58 @@ def test_reboot_is_a_warning_after_a_week(server: Server) -> None:
     assert server.look()["reboot"]["seen"] == "asked for since 0 days, by linux-image-amd64" and server.found() == {}
     os.utime(asked, (ago(8 * 86400),) * 2)
     assert server.found() == {"reboot": "warning"}
+
+
+class TestVersions:
+    """What Debian has closed, and the night's upgrades have installed or not."""
+
+    LINE = "Inst libssl3 [3.0.1] (3.0.2 Debian-Security:12/stable-security [amd64])"
+
+    def nights(self, server: Server, days_ago: float, pending: str = "") -> None:
+        """The upgrades of that night were the last, and what apt would install now."""
+        for name in ("etc/apt/apt.conf.d/60labtrack-upgrades", "var/lib/apt/periodic/unattended-upgrades-stamp"):
+            (server.root / name).parent.mkdir(parents=True, exist_ok=True)
+            (server.root / name).write_text('APT::Periodic::Unattended-Upgrade "1";')
+            os.utime(server.root / name, (ago(days_ago * 86400),) * 2)
+        (server.root / "var/lib/apt/lists/partial").mkdir(parents=True, exist_ok=True)
+        os.utime(server.root / "var/lib/apt/lists/partial", (ago(days_ago * 86400 + 60),) * 2)
+        server.program("apt-get", f"cat <<'END'\n{pending}\nEND")
+
+    def test_all_are_installed(self, server: Server) -> None:
+        self.nights(server, 0.5, "Inst vim [1] (2 Debian:12/stable [amd64])")
+        assert server.look()["versions"]["seen"] == "no security upgrades wait" and server.found() == {}
+
+    def test_one_is_left_out(self, server: Server) -> None:
+        self.nights(server, 0.5, self.LINE)
+        assert server.look()["versions"]["seen"] == "security upgrades that are not installed: libssl3"
+        assert server.found() == {"versions": "warning"}
+
+    def test_one_that_is_new_waits_for_the_night(self, server: Server) -> None:
+        self.nights(server, 0.5, self.LINE)
+        os.utime(server.root / "var/lib/apt/lists/partial")
+        assert server.look()["versions"]["seen"] == "1 security upgrades wait" and server.found() == {}
+
+    def test_postgresql_s_wait_for_the_window(self, server: Server) -> None:
+        self.nights(server, 0.5, self.LINE.replace("libssl3", "postgresql-17"))
+        assert server.found() == {"versions": "warning"}
+        server.program(
+            "systemctl",
+            f"""test "$1" != show || {{ echo 'Sun 2026-11-29 04:00:00 UTC'; exit; }}
+            {WELL["systemctl"]}""",
+        )
+        assert server.look()["versions"]["seen"] == "1 security upgrades wait"
+        assert server.found() == {}
+
+    def test_the_nights_upgrades_do_not_run(self, server: Server) -> None:
+        self.nights(server, 5)
+        assert server.found() == {}, "the machine was off"
+        (server.root / "proc/uptime").write_text("432000.00 1.00\n")
+        assert server.look()["versions"]["seen"] == "no upgrades were installed for 5 days"
+        (server.root / "var/lib/apt/periodic/unattended-upgrades-stamp").unlink()
+        assert server.look()["versions"]["seen"] == "no upgrades were installed for 5 days"
+        assert server.found() == {"versions": "warning"}
+        os.utime(server.root / "etc/apt/apt.conf.d/60labtrack-upgrades")
+        assert server.look()["versions"]["status"] == "ok"
 
 
 def test_clock(server: Server) -> None:

@@ -38,6 +38,7 @@ FOLDERS = ("/", "/boot", "/var", "/var/lib/mlflow", "/var/lib/postgresql", "/var
 NEARLY, FULL = 0.80, 0.90  # of a disk, or its inodes: warning, failed
 LITTLE, LEAST = 0.10, 0.04  # of the memory that is available: warning, failed
 REBOOT_WITHIN = 7 * DAY
+UPGRADES_WITHIN = 3 * DAY  # the timers are daily
 STARTING = 600  # seconds after the boot in which the clock may not be set yet
 AGAIN = 20  # seconds
 FIRST_DRILL = 9 * DAY  # the timer is weekly
@@ -220,6 +221,30 @@ def units() -> Found | Joined:
     return "failed" if bad else "warning", seen, hint, list(found)
 
 
+def versions() -> Found:
+    """Whether the night's upgrades run, and leave no hole open that Debian has closed."""
+    rules, ran = (
+        ROOT / "etc/apt/apt.conf.d/60labtrack-upgrades",
+        ROOT / "var/lib/apt/periodic/unattended-upgrades-stamp",
+    )
+    if not rules.exists() or 'Unattended-Upgrade "1"' not in rules.read_text():
+        return "skipped", "no upgrades are installed by themselves", ""
+    last = (ran if ran.exists() else rules).stat().st_mtime
+    hint = "`journalctl -u apt-daily -u apt-daily-upgrade`, and /var/log/unattended-upgrades, say why."
+    if min(time.time() - last, uptime()) > UPGRADES_WITHIN:
+        return "warning", f"no upgrades were installed for {(time.time() - last) / DAY:.0f} days", hint
+    if not ran.exists():
+        return "ok", "the first upgrades are still to come", ""
+    _, said = call("apt-get", "--simulate", "--quiet", "-o", "Debug::NoLocking=1", "upgrade")
+    missing = re.findall(r"(?m)^Inst (\S+) \[.*Debian-Security", said)
+    fetched = ROOT / "var/lib/apt/lists/partial"  # changes with each update
+    waiting = fetched.exists() and fetched.stat().st_mtime > last
+    held = [] if waiting else [name for name in missing if not (name.startswith("postgresql-") and window())]
+    if held:
+        return "warning", f"security upgrades that are not installed: {', '.join(held)}", hint
+    return "ok", f"{len(missing) or 'no'} security upgrades wait", ""
+
+
 def reboot() -> Found:
     asked = ROOT / "run/reboot-required"
     if not asked.exists():
@@ -228,24 +253,25 @@ def reboot() -> Found:
     names = sorted(set(packages.read_text().split())) if packages.exists() else []
     age = time.time() - asked.stat().st_mtime
     seen = f"asked for since {age / DAY:.0f} days" + (f", by {', '.join(names)}" if names else "")
+    within, hint = REBOOT_WITHIN, "`systemctl reboot` at a quiet hour: what was answered to a run is kept."
     if planned := window():
-        last = ROOT / "var/lib/labtrack-window/last.json"
-        said = json.loads(last.read_text()) if last.exists() else {"time": 0, "said": ""}
+        within, hint = within + DAY, "`journalctl -u labtrack-window` has what was in the way; or `systemctl reboot`."
         seen += f"; will be in the window of {planned}"
+        last = ROOT / "var/lib/labtrack-window/last.json"
+        said = json.loads(last.read_text()) if last.exists() else {"time": 0}
         if said["time"] > asked.stat().st_mtime:
             seen += f"; {(time.time() - said['time']) / DAY:.1f} days ago: {said['said']}"
-        if age < REBOOT_WITHIN + DAY:
-            return "ok", seen, ""
-        return "warning", seen, "`journalctl -u labtrack-window` has what was in the way; or `systemctl reboot`."
-    if age < REBOOT_WITHIN:
-        return "ok", seen, ""
-    return "warning", seen, "`systemctl reboot` at a quiet hour: what was answered to a run is kept."
+    return ("ok", seen, "") if age < within else ("warning", seen, hint)
 
 
 def window() -> str:
     """When the machine may be restarted the next time; empty where it has no window."""
     _, said = call("systemctl", "show", "--property=NextElapseUSecRealtime", "--value", "labtrack-window.timer")
     return said if re.fullmatch(r"[A-Z][a-z]{2} \d{4}-\d\d-\d\d \S+( \S+)?", said) else ""
+
+
+def uptime() -> float:
+    return float((ROOT / "proc/uptime").read_text().split()[0])
 
 
 def clock() -> Found:
@@ -259,7 +285,7 @@ def clock() -> Found:
         return "failed", f"timedatectl: {said}", "`timedatectl` on the server."
     if said == "yes":
         return "ok", "synchronised", ""
-    if float((ROOT / "proc/uptime").read_text().split()[0]) < STARTING:
+    if uptime() < STARTING:
         return "ok", "not synchronised yet, after a boot", ""
     hint = (
         "`systemctl status systemd-timesyncd` says why. The store refuses requests of a clock that is 15 minutes off."
@@ -295,7 +321,7 @@ def alarms() -> Found:
 CHECKS: dict[str, Callable[[], Found | Joined]] = {
     **{name: partial(mlflow, name) for name in MLFLOW},
     "certificate": certificate, "backup": backup, "drill": drill, "disk": disk, "inodes": inodes, "memory": memory,
-    "units": units, "reboot": reboot, "clock": clock, "alarms": alarms,
+    "units": units, "versions": versions, "reboot": reboot, "clock": clock, "alarms": alarms,
 }  # fmt: skip
 
 
