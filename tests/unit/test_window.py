@@ -185,7 +185,13 @@ class TestInTheWay:
         assert self.kept(program, server) == "a playbook is at work"
 
     @pytest.mark.parametrize(
-        "lock", ["var/lib/labtrack-backup/lock", "run/lock/mlflow-upgrade", "var/lib/mlflow/gc.lock"]
+        "lock",
+        [
+            "var/lib/labtrack-backup/lock",
+            "var/lib/labtrack-backup-artifacts/lock",
+            "run/lock/mlflow-upgrade",
+            "var/lib/mlflow/gc.lock",
+        ],
     )
     def test_a_lock_is_held(self, program: ModuleType, server: Server, lock: str) -> None:
         (server.root / lock).parent.mkdir(parents=True, exist_ok=True)

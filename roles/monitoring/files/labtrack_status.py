@@ -223,10 +223,8 @@ def units() -> Found | Joined:
 
 def versions() -> Found:
     """Whether the night's upgrades run, and leave no hole open that Debian has closed."""
-    rules, ran = (
-        ROOT / "etc/apt/apt.conf.d/60labtrack-upgrades",
-        ROOT / "var/lib/apt/periodic/unattended-upgrades-stamp",
-    )
+    rules = ROOT / "etc/apt/apt.conf.d/60labtrack-upgrades"
+    ran = ROOT / "var/lib/apt/periodic/unattended-upgrades-stamp"
     if not rules.exists() or 'Unattended-Upgrade "1"' not in rules.read_text():
         return "skipped", "no upgrades are installed by themselves", ""
     last = (ran if ran.exists() else rules).stat().st_mtime

@@ -27,8 +27,11 @@ ROOT = Path(os.environ.get("LABTRACK_WINDOW_ROOT", "/"))
 ASKED = ROOT / "run/reboot-required"
 DEPLOY = ROOT / "run/labtrack-lab.lock"  # of a run of the playbooks
 DEPLOY_ENDS = 120 * 60  # seconds, after which it counts no more
-# Held by a backup, a drill or a restore; by an upgrade of MLflow's; by its garbage collection.
-LOCKS = ("var/lib/labtrack-backup/lock", "run/lock/mlflow-upgrade", "var/lib/mlflow/gc.lock")
+# Held by a backup, a drill or a restore, of the databases and of the artifacts; by an upgrade and a gc of MLflow's.
+LOCKS = (
+    "var/lib/labtrack-backup/lock", "var/lib/labtrack-backup-artifacts/lock", "run/lock/mlflow-upgrade",
+    "var/lib/mlflow/gc.lock",
+)  # fmt: skip
 WORK = ("labtrack-*", "certbot.service", "apt-daily-upgrade.service")
 NO_WORK = re.compile(r"labtrack-(window|look|alarm|egress)\b")  # quick, or this
 STATE = ROOT / "var/lib/labtrack-window/last.json"

@@ -7,6 +7,7 @@ import base64
 import json
 import os
 import subprocess
+import sys
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
@@ -24,7 +25,7 @@ COMMANDS = {
         [
             "/opt/mlflow/current/bin/python",
             "-c",
-            "import importlib.metadata as m, sys; print('MLflow', m.version('mlflow'), 'on Python', sys.version)",
+            "import importlib.metadata as m, sys; sys.stdout.write(m.version('mlflow') + ' on Python ' + sys.version)",
         ],
         ["pg_lsclusters"],
         ["psql", "--version"],
@@ -92,7 +93,7 @@ def main() -> None:
     with ThreadPoolExecutor() as pool:
         files = dict(zip(COMMANDS, pool.map(look, COMMANDS.values())))
     packed = base64.b64encode(zlib.compress(json.dumps(files).encode())).decode()
-    print(json.dumps({"version": 1, "files": packed}))
+    sys.stdout.write(json.dumps({"version": 1, "files": packed}) + "\n")
 
 
 if __name__ == "__main__":

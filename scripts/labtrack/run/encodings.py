@@ -18,7 +18,7 @@ _CORE = 6  # characters of a value's base64, without those that what is before a
 _HEAD = re.compile(r"(?:\d{4}-\d\d-\d\dT\S+|[A-Z][a-z]{2} [ \d]\d [\d:.]{8,15}) (\S+ [^\s:]+): ?")
 _BASE64 = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_=")
 _PERCENT = re.compile(r"(?:%[0-9A-Fa-f]{2})+")
-_BACKSLASH = re.compile(r"(?:\\u[0-9A-Fa-f]{4})+|\\U000[0-9A-Fa-f]{5}|(?:\\x[0-9A-Fa-f]{2})+|\\.")
+_BACKSLASH = re.compile(r"(?:\\u[0-9A-Fa-f]{4})+|\\U00[01][0-9A-Fa-f]{5}|(?:\\x[0-9A-Fa-f]{2})+|\\.")
 _SPACES = "nrtbfv"  # after a backslash
 
 Spans = list[tuple[int, int]]
