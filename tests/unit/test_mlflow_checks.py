@@ -170,6 +170,7 @@ def test_store_that_does_not_answer(checks: ModuleType, store: Store) -> None:
     store.server_close()
     row = checks.row("store")
     assert row["status"] == "failed" and "Could not connect to the endpoint" in row["seen"]
+    assert checks.row("quota")["status"] == "skipped", "one trouble is one row"
 
 
 @pytest.mark.parametrize(

@@ -146,7 +146,7 @@ def sweep(client, name, versions):
 
 def quota():
     """How full the bucket is.  Ceph tells its owner, Swift only how much is in it."""
-    from botocore.exceptions import ClientError
+    from botocore.exceptions import BotoCoreError, ClientError
 
     client, name = bucket()
 
@@ -158,6 +158,8 @@ def quota():
         said = client.head_bucket(Bucket=name)["ResponseMetadata"]["HTTPHeaders"]
     except ClientError:  # one that does not know the question; what is wrong with it, the check of the store says
         said = {}
+    except BotoCoreError:
+        return "skipped", "the store does not answer: see the row `store`"
     if "x-rgw-bytes-used" not in said:
         return "skipped", "the store tells neither use nor quota; `labtrack preflight` asks the cloud for the project's"
     used = int(said["x-rgw-bytes-used"])
