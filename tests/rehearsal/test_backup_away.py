@@ -104,8 +104,8 @@ def backed_up(rehearsal: Any, settings: str) -> Iterator[str]:
         yield settings
     finally:
         off = rehearsal.playbook(DEPLOY, check=True)
+        # that another changes nothing then, test_machine.py sees
         assert of_backups(rehearsal) == [], off.stdout
-        assert changed(rehearsal.playbook(DEPLOY, check=True).stdout) == []
 
 
 def test_a_second_deploy_with_backups_changes_nothing(rehearsal: Any, backed_up: str) -> None:
