@@ -137,7 +137,7 @@ def test_more_connections_than_the_database_takes_are_refused_with_the_sum(rehea
     done = rehearsal.playbook(DEPLOY, "--tags", "postgresql", extra({"lab_mlflow_instances": 40}))
     assert done.returncode != 0
     said = " ".join(done.stdout.split())
-    assert "40 MLflow instances x 3 engines x 10 connections" in said
+    assert "40 MLflow instances x (3 engines x 8 connections + 6)" in said
     assert "that makes 1210, and PostgreSQL takes 200" in said
     assert "lab_mlflow_instances" in said
     assert started(rehearsal) == before
