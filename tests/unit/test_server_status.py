@@ -187,6 +187,12 @@ class TestVersions:
         self.nights(server, 0.5, "Inst vim [1] (2 Debian:12/stable [amd64])")
         assert server.look()["versions"]["seen"] == "no security upgrades wait" and server.found() == {}
 
+    def test_that_apt_can_not_say_it(self, server: Server) -> None:
+        self.nights(server, 0.5)
+        server.program("apt-get", "echo 'E: The list of sources could not be read.' >&2; exit 100")
+        assert server.look()["versions"]["seen"] == "apt-get: E: The list of sources could not be read."
+        assert server.found() == {"versions": "warning"}
+
     def test_one_is_left_out(self, server: Server) -> None:
         self.nights(server, 0.5, self.LINE)
         assert server.look()["versions"]["seen"] == "security upgrades that are not installed: libssl3"

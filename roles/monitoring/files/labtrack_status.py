@@ -119,11 +119,8 @@ def job(name: str, result: dict[str, Any]) -> Found:
     if not result.get("ok"):
         return "failed", f"{name}: {message}", fix or hint
     if result.get("too_old"):
-        return (
-            "failed",
-            f"{name}: the last that worked was {(time.time() - result['last_ok']) / DAY:.1f} days ago",
-            hint,
-        )
+        days = (time.time() - result["last_ok"]) / DAY
+        return "failed", f"{name}: the last that worked was {days:.1f} days ago", hint
     if result.get("warning"):
         return "warning", f"{name}: {message}", result["warning"]
     return "ok", f"{name}, {(time.time() - result['time']) / 3600:.1f} h ago: {message}", ""
@@ -233,7 +230,9 @@ def versions() -> Found:
         return "warning", f"no upgrades were installed for {(time.time() - last) / DAY:.0f} days", hint
     if not ran.exists():
         return "ok", "the first upgrades are still to come", ""
-    _, said = call("apt-get", "--simulate", "--quiet", "-o", "Debug::NoLocking=1", "upgrade")
+    code, said = call("apt-get", "--simulate", "--quiet", "-o", "Debug::NoLocking=1", "upgrade")
+    if code:
+        return "warning", f"apt-get: {said.splitlines()[-1]}", "`apt-get --simulate upgrade` on the server."
     missing = re.findall(r"(?m)^Inst (\S+) \[.*Debian-Security", said)
     fetched = ROOT / "var/lib/apt/lists/partial"  # changes with each update
     waiting = fetched.exists() and fetched.stat().st_mtime > last
