@@ -115,3 +115,8 @@ class Artifacts:
         for name in (LAB, COPIES):
             self.store.buckets.pop(name, None)
         shutil.rmtree(self.state)
+
+    def time(self, number: int) -> str:
+        """The time of a listing, as somebody writes it."""
+        text = self.listings()[number]
+        return f"{text[:4]}-{text[4:6]}-{text[6:8]} {text[9:11]}:{text[11:13]}:{text[13:15]}+00:00"

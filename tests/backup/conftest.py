@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from artifact_copies import Artifacts
 from backed_up import BUCKET, Machine
 from mlflow_lab import Lab
 from s3_server import Store
@@ -52,3 +53,14 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
             made.worker.wait()
     finally:
         postgres.stop()
+
+
+@pytest.fixture
+def artifacts(machine: Machine, tmp_path: Path) -> Iterator[Artifacts]:
+    made = Artifacts(machine, tmp_path)
+    made.store.page = 3  # so that listings have several pages
+    try:
+        yield made
+    finally:
+        made.store.page = 1000
+        made.close()

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from lab_server import LabServer
-from sync_server import Postgres, postgresql_bin
+from sync_server import Postgres, postgresql, postgresql_bin
 
 
 @pytest.fixture(scope="package")
@@ -18,17 +16,8 @@ def postgres() -> Iterator[Postgres]:
     """Durable, where a database asks for it; without fsync, as no test takes the power away."""
     if postgresql_bin() is None:
         pytest.skip("PostgreSQL is not installed (apt install postgresql)")
-    with tempfile.TemporaryDirectory(prefix="labtrack-native-") as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        place = folder / "postgresql"
-        place.mkdir()
-        found = Postgres(place)
-        found.start()
-        try:
-            yield found
-        finally:
-            found.stop()
+    with postgresql("labtrack-native-") as found:
+        yield found
 
 
 @pytest.fixture(scope="package")

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import subprocess
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import requests
-from sync_server import ROOT, STARTS, Postgres, free_port, mlflow_bin, postgresql_bin
+from sync_server import ROOT, Postgres, answers, free_port, mlflow_bin, postgresql_bin
 
 ADMIN = ("admin", "a word of the tests")
 ADA = ("ada", "another word of the tests")  # whose the runs are
@@ -88,14 +86,7 @@ class LabServer:
         ]  # fmt: skip
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=self.folder)
-        end = time.monotonic() + STARTS
-        while True:
-            with contextlib.suppress(requests.RequestException):
-                if requests.get(f"{self.url}/health", timeout=2).ok:
-                    return
-            if self.process.poll() is not None or time.monotonic() > end:
-                raise RuntimeError(f"the server does not start:\n{self.log()[-3000:]}")
-            time.sleep(0.2)
+        answers(self.url, self.process, self.folder / "log")
 
     def log(self) -> str:
         return (self.folder / "log").read_text()

@@ -71,6 +71,18 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
+def answers(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Waits until a server of MLflow's answers.  Raises RuntimeError, with the log's end, where it does not."""
+    end = time.monotonic() + STARTS
+    while True:
+        with contextlib.suppress(requests.RequestException):
+            if requests.get(f"{url}/health", timeout=2).ok:
+                return
+        if process.poll() is not None or time.monotonic() > end:
+            raise RuntimeError(f"the server does not start:\n{log.read_text()[-3000:]}")
+        time.sleep(0.2)
+
+
 class Postgres:
     """A throw-away cluster that listens on a socket only."""
 
@@ -144,14 +156,7 @@ class TrackingServer:
         self.process = subprocess.Popen(
             command, env=env, stdout=log, stderr=log, cwd=self.folder, start_new_session=True
         )
-        end = time.monotonic() + STARTS
-        while True:
-            with contextlib.suppress(requests.RequestException):
-                if requests.get(f"{self.url}/health", timeout=2).ok:
-                    return
-            if self.process.poll() is not None or time.monotonic() > end:
-                raise RuntimeError(f"mlflow server does not start:\n{(self.folder / 'log').read_text()[-3000:]}")
-            time.sleep(0.2)
+        answers(self.url, self.process, self.folder / "log")
 
     def kill(self) -> None:
         """kill -9, the whole group."""
@@ -208,24 +213,32 @@ class TrackingServer:
 
 
 @contextlib.contextmanager
-def tracking_server(*, workers: int = 1, login: bool = False, plain: bool = False) -> Iterator[TrackingServer]:
-    """PostgreSQL and a server, gone at the end."""
-    with tempfile.TemporaryDirectory(prefix="labtrack-sync-") as name:
+def postgresql(prefix: str = "labtrack-sync-") -> Iterator[Postgres]:
+    """A cluster in a folder of its own, in which there is room for others; gone at the end."""
+    with tempfile.TemporaryDirectory(prefix=prefix) as name:
         folder = Path(name)
         folder.chmod(0o755)
         place = folder / "postgresql"
         place.mkdir()
-        postgres = Postgres(place)
-        postgres.start()
+        found = Postgres(place)
+        found.start()
         try:
-            server = TrackingServer(postgres.create("mlflow"), folder / "mlflow", workers, login=login, plain=plain)
-            server.start()
-            try:
-                yield server
-            finally:
-                server.kill()
+            yield found
         finally:
-            postgres.stop()
+            found.stop()
+
+
+@contextlib.contextmanager
+def tracking_server(*, workers: int = 1, login: bool = False, plain: bool = False) -> Iterator[TrackingServer]:
+    """PostgreSQL and a server, gone at the end."""
+    with postgresql() as postgres:
+        folder = postgres.folder.parent / "mlflow"
+        server = TrackingServer(postgres.create("mlflow"), folder, workers, login=login, plain=plain)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.kill()
 
 
 @contextlib.contextmanager
