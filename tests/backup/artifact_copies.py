@@ -67,7 +67,7 @@ class Artifacts:
         self.lab[f"artifacts/{key}"] = made
         return etag or hashlib.md5(body).hexdigest()  # noqa: S324  as S3 does
 
-    def __call__(self, *command: str, fails: bool = False, **changed: Any) -> str:
+    def __call__(self, *command: str, fails: bool | None = False, **changed: Any) -> str:
         return self.machine(*command, fails=fails, artifacts=self.settings | changed, **self.more)
 
     def night(self, *, fails: bool = False, **changed: Any) -> dict[str, Any]:

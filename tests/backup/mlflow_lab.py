@@ -150,6 +150,11 @@ class Lab:
         done = subprocess.run(command, input=statement, check=True, capture_output=True, text=True, cwd="/")
         return done.stdout.splitlines()
 
+    def empty(self) -> None:
+        """Delete all that tests have made before."""
+        self.sql("TRUNCATE runs, logged_models, registered_models CASCADE")
+        self.sql("DELETE FROM experiments WHERE experiment_id <> 0")
+
     def files(self, uri: str) -> list[str]:
         prefix = f"{uri.removeprefix('s3://climate/')}/"
         return sorted(key.removeprefix(prefix) for key in self.bucket if key.startswith(prefix))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
 
 import pytest
 from artifact_copies import Artifacts
@@ -60,13 +59,12 @@ def models(lab: Lab, artifacts: Artifacts, name: str) -> None:
 
 
 @pytest.fixture
-def trained(lab: Lab, artifacts: Artifacts) -> Iterator[Lab]:
+def trained(lab: Lab, artifacts: Artifacts) -> Lab:
     """A database that has models and nothing else."""
     artifacts.more["socket"] = str(lab.postgres.folder)
+    lab.empty()
     models(lab, artifacts, "trained")
-    yield lab
-    lab.sql("TRUNCATE runs, logged_models, registered_models CASCADE")
-    lab.sql("DELETE FROM experiments WHERE experiment_id <> 0")
+    return lab
 
 
 def test_a_time_is_put_back_and_what_is_newer_stays(artifacts: Artifacts) -> None:
@@ -109,7 +107,8 @@ def test_before_the_first_night_there_is_nothing_to_put_back(artifacts: Artifact
     assert "There is no listing of the artifacts yet.\nTo fix: labtrack-backup artifacts" in said
     artifacts.settings = {}
     assert "The artifacts are not backed up.\nTo fix: set lab_backup.artifacts" in artifacts("artifacts", fails=True)
-    assert '"artifacts"' not in artifacts("status", fails=True)
+    # whether the other jobs are as they should be is another test's
+    assert '"artifacts"' not in artifacts("status", fails=None)
 
 
 LOST = [
