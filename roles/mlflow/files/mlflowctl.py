@@ -268,7 +268,10 @@ def gc():
     from mlflow_garbage import main
 
     # MLflow's own account can't read the files, and has what is in them from its unit
-    return main(settings() if os.geteuid() == 0 else dict(os.environ), sys.argv[2:])
+    try:
+        return main(settings() if os.geteuid() == 0 else dict(os.environ), sys.argv[2:])
+    finally:
+        forget_all()  # a run that is gone may come back by its id, in another experiment
 
 
 COMMANDS = {

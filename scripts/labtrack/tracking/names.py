@@ -1,7 +1,8 @@
 """The tags by which a run at the server is known as a copy of a recorded one.
 
 MLflow gives every run a new id and lets nobody choose it, so a copy's identity is kept in tags that go
-into `runs/create` itself: no copy is ever at the server without them.
+into `runs/create` itself: no copy is ever at the server without them.  A server of the kit's gives the copy
+the recorded id by them (labtrack_server/identities.py).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ import mlflow
 from mlflow.environment_variables import MLFLOW_ENABLE_WORKSPACES
 from mlflow.server import auth
 
-from labtrack_server import answers, caches, datasets, limits, locations, native, storage, traces
+from labtrack_server import answers, caches, datasets, identities, limits, locations, native, storage, traces
 from labtrack_server.closed import Closed
 from labtrack_server.patching import UnknownMlflow
 from labtrack_server.straight import Straight
@@ -28,6 +28,7 @@ def create_app():
     traces.install(auth.app)
     storage.install(auth.app)
     datasets.install()
+    identities.install()
     answers.install(auth.app)
     limits.install(auth.app)
     caches.install()

@@ -122,17 +122,9 @@ def remember(cache, key_of=lambda *arguments: arguments):
     return decorate
 
 
-class Always:
-    """The epoch of what never changes."""
-
-    @staticmethod
-    def now():
-        return 0
-
-
 # What is kept: decisions, the experiment of a run, and who is no admin.  (Being no admin gives nobody a right.)
 DECISIONS = Remembered(TTLCache(ENTRIES, PERMISSION_SECONDS), PERMISSIONS)
-RUNS = Remembered(LRUCache(ENTRIES), Always)
+RUNS = Remembered(LRUCache(ENTRIES), PERMISSIONS)  # an id may come again, in another experiment, after a gc
 ORDINARY = Remembered(TTLCache(ENTRIES, PERMISSION_SECONDS), PERMISSIONS)
 
 
