@@ -1,5 +1,5 @@
 # Each target calls something that can also be called by hand.
-.PHONY: help demo test test-long check lint types unit infra venv venv-dev lock bench bench-artifacts bench-sync bench-results bench-record dist down clean docs site
+.PHONY: help demo test test-long check lint types unit infra venv venv-dev lock bench bench-artifacts bench-sync bench-results bench-record bench-growth dist down clean docs site
 .DEFAULT_GOAL := help
 VENV := .venv/bin
 
@@ -35,6 +35,9 @@ bench-results: venv-dev ## leaderboard, compare, search and export beside MLflow
 
 bench-record: venv-dev ## what log_metric costs a training, by the recorder and by MLflow's own
 	@$(VENV)/python scripts/dev/bench_record.py
+
+bench-growth: venv-dev ## how what a lab waits for grows with what it has recorded, on servers of its own
+	@$(VENV)/python scripts/dev/bench_growth.py
 
 dist: venv-dev ## dist/: wheels to install without network, and labtrack.pyz, one file to run
 	@$(VENV)/python scripts/dev/dist.py
