@@ -14,7 +14,6 @@ import os
 import platform
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests" / "sync"), str(ROOT / "tests" / "differential")]
 
 from lab_server import ADA, API, LabServer  # noqa: E402 - of the tests
-from sync_server import Postgres  # noqa: E402
+from sync_server import postgresql  # noqa: E402
 
 PAGE = ROOT / "docs" / "reference" / "performance.md"
 BEGIN, END = "<!-- bench-growth -->\n", "<!-- end bench-growth -->"
@@ -123,14 +122,8 @@ def measure(server: LabServer, experiment: str, runs: int, each: int) -> dict[st
 def filled(runs: int, points: int) -> Iterator[tuple[LabServer, str, int]]:
     """A server with so many runs and points; its experiment, and the points of each metric of a run."""
     each = points // runs // METRICS
-    with tempfile.TemporaryDirectory(prefix="labtrack-growth-") as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        place = folder / "postgresql"
-        place.mkdir()
-        postgres = Postgres(place)
-        postgres.start()
-        server = LabServer(postgres, "growth", folder / "server")
+    with postgresql("labtrack-growth-") as postgres:
+        server = LabServer(postgres, "growth", postgres.folder.parent / "server")
         try:
             server.prepare()
             experiment = server.experiment("all")
@@ -140,7 +133,6 @@ def filled(runs: int, points: int) -> Iterator[tuple[LabServer, str, int]]:
             yield server, experiment, each
         finally:
             server.kill()
-            postgres.stop()
 
 
 ROWS = {
