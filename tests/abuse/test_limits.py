@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import resource
+import ssl
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from api import Api
+from wire import connect, request
 
 QUICK = 3  # seconds: what is refused costs no more than reading it
 
@@ -78,3 +83,33 @@ def test_graphql_aliases_are_bounded(ann: Api) -> None:
     assert time.monotonic() - start < QUICK
     assert run not in answer.text
     assert "errors" in answer.json() or answer.status_code == 400
+
+
+IDLE = 1900  # the firewall lets an address have 2,000 connections: tests/abuse/test_egress.py
+
+
+def test_1900_clients_that_keep_their_connection_leave_room_for_others(ann: Api) -> None:
+    """Jobs keep their connection between two epochs; a cluster's nodes often come from one address."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
+    whole = request(ann, "/api/2.0/mlflow/users/current").replace(b"Connection: close", b"Connection: keep-alive")
+    with contextlib.ExitStack() as ends:
+        ends.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+
+        def client(_: int) -> tuple[bytes, ssl.SSLSocket]:
+            tls = connect(ann)
+            tls.sendall(whole)
+            return tls.recv(65536)[:15], tls
+
+        with ThreadPoolExecutor(16) as pool:
+            idle = list(pool.map(client, range(IDLE)))
+        for _, tls in idle:
+            ends.enter_context(tls)
+        assert {answer for answer, _ in idle} == {b"HTTP/1.1 200 OK"}
+        run = ann.new_run(ann.new_experiment())
+        for step in range(20):
+            ann.done("runs/log-metric", {"run_id": run, "key": "loss", "value": 1, "timestamp": step, "step": step})
+        # those that have kept it may go on, the first as the last
+        for _, tls in (idle[0], idle[-1]):
+            tls.sendall(whole)
+            assert tls.recv(65536).startswith(b"HTTP/1.1 200 OK")
