@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -125,3 +126,27 @@ def test_an_empty_new_machine_gets_the_databases_back(server: Machine) -> None:
     server("restore", "latest", "--onto-empty")
     assert count(server) == runs
     assert server("setup") == "" and "archived" in server("check")
+
+
+def test_a_database_that_was_moved_to_a_newer_postgresql_is_backed_up_further(server: Machine) -> None:
+    """Its system identifier is another one; the version here is the same, as there is no other on this machine."""
+    runs = count(server)
+    system = server.sql("SELECT system_identifier FROM pg_control_system()")[0]
+    dump = server.folder / "all.sql"
+    dump.write_text(server.as_postgres(server.bin / "pg_dumpall", "-h", server.folder))
+    server.control("-m", "fast", "stop")
+    server.data.rename(server.folder / "older")
+    (server.results / "archiving").unlink()
+    server.initdb()
+    server.control("start")
+    server.as_postgres(server.bin / "psql", "-Xq", "-h", server.folder, "-d", "postgres", "-f", dump)
+    came_from = server.data / "labtrack-came-from.json"
+    came_from.write_text(json.dumps({"version": "14", "system": "1234"}))
+    came_from.chmod(0o644)
+    assert "another database's" in server("setup", fails=True)
+    came_from.write_text(json.dumps({"version": "14", "system": system}))
+    assert server("setup").startswith("changed")
+    assert "archived" in server("check") and server("setup") == ""
+    server("drill")
+    assert server.result("drill")["ok"] and server.result("run")["type"] == "full"
+    assert count(server) == runs

@@ -42,6 +42,8 @@ from labtrack_restore import Restore, chosen
 
 SETTINGS = Path(os.environ.get("LABTRACK_BACKUP_SETTINGS", "/etc/labtrack-backup.json"))
 ACCOUNT = "postgres"
+# In a cluster that labtrack-postgresql has filled from the dump of another: which one.
+CAME_FROM = "labtrack-came-from.json"
 DAY = 24 * 3600  # seconds
 FULL_AFTER = 6.5 * DAY  # a full backup each week, also where the timer is a little early
 TOO_OLD = {"run": 2 * DAY, "check": DAY / 4, "drill": 9 * DAY, "artifacts": 2 * DAY}
@@ -75,6 +77,10 @@ class Repository:
         """Make the repository; one that is there stays as it is."""
         self._call("The repository could not be made", "stanza-create")
 
+    def upgrade(self) -> None:
+        """Take another database for the one that is backed up; the backups of the earlier one stay."""
+        self._call("The repository could not be upgraded", "stanza-upgrade")
+
     def check(self) -> None:
         """Have PostgreSQL end a segment of its log, and wait until it is in the repository."""
         self._call("The log does not reach the repository", "check")
@@ -91,7 +97,14 @@ class Repository:
 
     def version(self) -> str:
         """Of the PostgreSQL that the newest backups are of; empty where there are none."""
-        return "".join(one["version"] for one in self._info().get("db", [])[-1:])
+        return self._newest("version")
+
+    def system(self) -> str:
+        """The system identifier of the database that the newest backups are of; empty where there are none."""
+        return self._newest("system-id")
+
+    def _newest(self, what: str) -> str:
+        return "".join(str(one[what]) for one in self._info().get("db", [])[-1:])
 
     def _info(self) -> dict[str, Any]:
         said = self._call("The repository can't be read", "info", "--output=json")
@@ -129,7 +142,7 @@ def run(settings: dict[str, Any]) -> dict[str, Any]:
     made = repository.backups()[-1]
     message = f"{made['label']}: {size(made['size'])} of databases, {size(made['stored'])} stored."
     sizes = {"bytes": made["size"], "stored_bytes": made["stored"]}
-    return {"type": kind, "backup": made["label"], **sizes, "message": message}
+    return {"type": made["type"], "backup": made["label"], **sizes, "message": message}
 
 
 def check(settings: dict[str, Any]) -> dict[str, Any]:
@@ -202,6 +215,9 @@ def setup(settings: dict[str, Any]) -> int:
             repository.check()  # which knows why: on a new machine, that these are another database's
         return 0
     if not (backups and archiving.exists()):  # else it is there, and may be locked by a segment on its way
+        came_from = kept(Path(settings["data"], CAME_FROM))
+        if came_from and repository.system() == came_from["system"]:
+            repository.upgrade()
         repository.create()  # which refuses another database's
         archiving.touch()  # changes the time of one that is there
     repository.check()
