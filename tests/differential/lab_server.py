@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import requests
 from sync_server import ROOT, Postgres, answers, free_port, mlflow_bin, postgresql_bin
+
+sys.path.append(str(ROOT / "roles/mlflow/files"))
+from mlflow_databases import INDEXES
 
 ADMIN = ("admin", "a word of the tests")
 ADA = ("ada", "another word of the tests")  # whose the runs are
@@ -59,6 +63,8 @@ class LabServer:
             self.post("users/create", {"username": name, "password": word}, ADMIN)
         self.post("experiments/search", {"max_results": 1})  # MLflow makes its tables when they are first needed
         self.sql(COUNTED)
+        for name, columns in INDEXES.items():
+            self.sql(f"CREATE INDEX {name} ON {columns}")
 
     def start(self) -> None:
         ours = ("MLFLOW_", "AWS_", "LABTRACK_")

@@ -5,6 +5,7 @@ mlflowctl heads      the schema revisions that this release needs, as JSON
 mlflowctl schema     compare the databases with them: exit code 0 the same, 3 to be upgraded
 mlflowctl upgrade    stop the instances, dump both databases, upgrade them and try the new release on them; if one of
                      that fails, all is as it was before
+mlflowctl indexes    make the indexes that MLflow's schema lacks; prints those that it made
 mlflowctl trial      start the new release beside what runs, where no proxy looks, and see whether it answers
 mlflowctl admin      set the password of the account "admin" to the one on standard input
 mlflowctl forget     end what the instances remember about passwords and permissions, after a change by hand
@@ -26,7 +27,7 @@ import time
 from pathlib import Path
 
 sys.path.append("/usr/local/lib/mlflowctl")
-from mlflow_databases import AUTH_INI, VERSION_TABLE, connect, database, needed, query, revision, settings
+from mlflow_databases import AUTH_INI, INDEXES, VERSION_TABLE, connect, database, needed, query, revision, settings
 
 BACKUPS = Path("/var/backups/mlflow")
 SOCKETS = Path("/run/mlflow")
@@ -186,6 +187,19 @@ def migrate(which):
         raise ControlError(f"{which}: upgraded without an error, but not to the release's schema.", "report this.")
 
 
+def indexes():
+    """Make the kit's own indexes; as long as one is made, runs can be read and not written."""
+    connection = connect("tracking")
+    try:
+        for name, columns in INDEXES.items():
+            if query(connection, "SELECT to_regclass(%s)", name) == [(None,)]:
+                query(connection, f"CREATE INDEX {name} ON {columns}")
+                print(f"made {name}")
+    finally:
+        connection.close()
+    return 0
+
+
 def trial():
     """Start the new release on a socket that no proxy looks at: it serves nobody until it is seen to answer."""
     from mlflow_checks import SocketConnection
@@ -278,6 +292,7 @@ COMMANDS = {
     "heads": heads,
     "schema": schema,
     "upgrade": upgrade,
+    "indexes": indexes,
     "trial": trial,
     "admin": admin,
     "forget": forget,
