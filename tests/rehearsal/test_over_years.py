@@ -33,7 +33,7 @@ class Lab(StandIn):
     @property
     def admin(self) -> Api:
         password = secrets.read(labs.load(self.dir))["secret_mlflow_admin_password"]
-        return Api(f"https://mlflow.{NAME}.test", str(self.private / "ca.pem"), ("admin", password))
+        return Api(f"https://mlflow.{self.name}.test", str(self.private / "ca.pem"), ("admin", password))
 
     def sync(self, recorded: Path) -> dict[str, Any]:
         """What `labtrack sync --verify` says, with the file that she was given."""
