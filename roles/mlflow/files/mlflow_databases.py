@@ -13,11 +13,13 @@ SETTINGS = [Path("/etc/mlflow/settings.env"), Path("/etc/mlflow/secrets.env")]
 AUTH_INI = Path("/etc/mlflow/auth.ini")
 RELEASE = Path(sys.prefix)
 VERSION_TABLE = {"tracking": "alembic_version", "auth": "alembic_version_auth"}
-# What MLflow's schema lacks.  The newest runs of an experiment, in the order in which MLflow's page and clients ask for
-# them: without it each page sorts all runs of the lab.  Nothing of MLflow's refers to it, so its migrations keep it.
+# What MLflow's schema lacks: the newest runs of an experiment, in the orders in which MLflow's page and its client ask
+# for them.  Without them each answer sorts all runs of the lab.  Nothing of MLflow's refers to them, so its migrations
+# keep them.
 INDEXES = {
-    "labtrack_runs_newest": "runs (experiment_id, lifecycle_stage, (CASE WHEN start_time IS NULL THEN 1 ELSE 0 END), "
+    "labtrack_runs_of_page": "runs (experiment_id, lifecycle_stage, (CASE WHEN start_time IS NULL THEN 1 ELSE 0 END), "
     "start_time DESC, run_uuid)",
+    "labtrack_runs_of_client": "runs (experiment_id, lifecycle_stage, start_time DESC, run_uuid)",
 }
 TIMEOUT = 5  # seconds for each question
 ACCOUNT = "mlflow"
