@@ -84,7 +84,11 @@ def test_all_rows_are_in_the_newer_one_and_the_older_data_stay(move: Move) -> No
     assert (move.root / "asked-to-stop").exists()
     assert (move.root / "labtrack-dump").stat().st_mode & 0o077 == 0
     move("check")
+    spool = move.root / "pgbackrest-spool/archive/labtrack/out/000000010000000000000001.ok"
+    spool.parent.mkdir(parents=True)
+    spool.touch()
     assert move("restore", NEWER).startswith("changed")
+    assert not spool.exists(), "the newer one's first segment would pass for archived"
     assert psql(move.newer, "mlflowdb", "SELECT count(*), count(DISTINCT run_uuid) FROM runs") == "500|500"
     (kept,) = move.root.glob("*/main.before-99")
     assert (kept / "PG_VERSION").exists() and not (move.root / "labtrack-dump").exists()

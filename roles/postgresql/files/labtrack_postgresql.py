@@ -28,6 +28,8 @@ DUMP = ROOT / "labtrack-dump"  # the dumps, and what they are of: written last
 OF = DUMP / "of.json"
 # In the new cluster: whose data it has.  The backups ask for it, whose older ones are of that.
 CAME_FROM = "labtrack-came-from.json"
+# Which segments of the log the backups have: of another cluster, whose segments are called like the first ones here.
+SPOOL = ROOT / "pgbackrest-spool"
 TABLES = """SELECT format('%I.%I', schemaname, tablename) FROM pg_tables
     WHERE schemaname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1"""
 AGAIN = "put the machine of Debian back that has made the data, and run playbooks/dump.yml."
@@ -146,6 +148,7 @@ def restore(version: str) -> None:
                 f"look at both; to have the dump's, drop the database {name} and run this again.",
             )
         as_postgres("vacuumdb", "--analyze-only", "--quiet", "-h", SOCKET, name)
+    shutil.rmtree(SPOOL, ignore_errors=True)
     came_from = cluster(version) / CAME_FROM
     came_from.write_text(json.dumps({"version": of["version"], "system": of["system"]}) + "\n")
     came_from.chmod(0o644)
