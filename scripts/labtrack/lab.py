@@ -11,6 +11,7 @@ from labtrack import labfile, sshkeys
 from labtrack.errors import BadInputError
 
 VERIFY_USER = "labtrack-verify"
+DRILL_USER = "labtrack-drill"  # which the server has while a drill is at work
 SERVER_OWNER = "server"
 ADMIN_USER = "admin"
 MADE_HERE = "Written by playbooks/provision.yml"  # in the first line of a hosts.yml that may be written again

@@ -47,7 +47,7 @@ class Artifacts:
         of_role = machine.settings["artifacts"]
         self.settings = of_role | {
             "account": "root", "state": str(self.state), "python": str(mlflow_bin() / "python"),
-            "lab": str(folder / "settings.env"),
+            "lab": str(folder / "settings.env"), "files": str(folder / "lab"),
             "keys": {name: str(folder / f"{name}.env") for name in ("lab", "store")},
             "store": of_role["store"] | {"bucket": COPIES},
         }  # fmt: skip

@@ -65,6 +65,7 @@ class Machine:
         self._render()
         systemctl = folder / "systemctl"
         self.settings = json.loads(self.settings_file.read_text()) | {"systemctl": str(systemctl)}
+        self.mlflow, self.settings["mlflow"] = self.settings["mlflow"], {}  # there is none but for the tests of it
         self.settings_file.write_text(json.dumps(self.settings))
         self.bin = Path(self.settings["bin"])
         systemctl.write_text(SYSTEMCTL.format(folder=folder, control=shlex.join(map(str, self._control()))))
@@ -103,8 +104,9 @@ class Machine:
             {"ansible.builtin.copy": {"content": "{{ __backup_settings | to_json }}", "dest": str(self.settings_file),
                                       "mode": "0644"}},
             *({template: {"src": str(roles / "backup/templates" / src), "mode": "0644",
-                          "dest": str(self.folder / f"labtrack-backup@{job}.service")}}
-              for job, src in (("drill", "service.j2"), ("artifacts", "artifacts.service.j2"))),
+                          "dest": str(self.folder / f"{unit}.service")}}
+              for unit, src in (("labtrack-backup@drill", "service.j2"), ("labtrack-drill@", "drill.service.j2"),
+                                ("labtrack-backup@artifacts", "artifacts.service.j2"))),
         ]  # fmt: skip
         files = [
             str(roles / role / kind / "main.yml") for role in ("backup", "postgresql") for kind in ("defaults", "vars")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import time
@@ -20,6 +21,7 @@ from receivers import Hook, Relay, serving
 from labtrack import lab as labs
 from labtrack import secrets as kept
 from labtrack.lab import Lab
+from labtrack.labcopy import archive
 from labtrack.objectstore import Store
 
 DEPLOY = "playbooks/deploy.yml"
@@ -90,9 +92,9 @@ def settings(other: Store, told: Told, tmp_path_factory: pytest.TempPathFactory)
 
 def of_backups(rehearsal: Any) -> list[str]:
     """What the roles have put on the server for backups and alarms."""
-    found = rehearsal.ssh("server", "ls -d /etc/systemd/system/labtrack-backup* /usr/local/*/labtrack-backup*"
+    found = rehearsal.ssh("server", "ls -d /etc/systemd/system/labtrack-{backup,drill}* /usr/local/*/labtrack-backup*"
                           " /etc/pgbackrest.conf /etc/labtrack-backup* /var/lib/labtrack-backup*"
-                          " /etc/labtrack-alarm* 2>/dev/null")  # fmt: skip
+                          " /var/lib/labtrack-drill /run/labtrack-drill* /etc/labtrack-alarm* 2>/dev/null")  # fmt: skip
     return found.stdout.split()
 
 
@@ -131,6 +133,7 @@ def test_the_drill_restores_what_the_server_answers(rehearsal: Any, backed_up: s
     assert status.returncode == 0, status.stdout
     drill = json.loads(rehearsal.ssh("server", "cat /var/lib/labtrack-backup/drill.json", check=True).stdout)
     assert drill["ok"] and drill["runs"] > 0, drill
+    assert drill["mlflow"]["runs"] > 0 < drill["mlflow"]["accounts"], drill
     cat = "cat /var/lib/labtrack-backup-artifacts/artifacts.json"
     artifacts = json.loads(rehearsal.ssh("server", cat, check=True).stdout)
     assert artifacts["objects"] == artifacts["copied"] > 0 == artifacts["missing"], artifacts
@@ -142,11 +145,49 @@ def test_the_drill_restores_what_the_server_answers(rehearsal: Any, backed_up: s
     assert rehearsal.ssh("server", archiver, check=True).stdout.strip() == "t|0"
 
 
+def test_a_drill_by_hand_says_what_it_saw_and_leaves_nothing_at_work(rehearsal: Any, backed_up: str) -> None:
+    said = rehearsal.playbook("playbooks/drill.yml", backed_up, check=True).stdout
+    assert "MLflow started on the copy in" in said and "can be restored, in" in said
+    assert "failed=0" in said and changed(said) == []
+    left = rehearsal.ssh("server", "ls -A /var/lib/labtrack-drill; pgrep -u labtrack-drill -a")
+    assert left.stdout == "", left.stdout
+    names = rehearsal.ssh("server", "runuser -u postgres -- psql -XAtc 'SELECT username FROM users' mlflow_auth")
+    assert "admin" in names.stdout and "labtrack-drill" not in names.stdout
+
+
+def test_mlflow_on_the_copy_ends_with_a_drill_that_is_killed(rehearsal: Any, backed_up: str) -> None:
+    """Without a network and the lab's keys meanwhile."""
+    script = """
+        systemctl start --no-block labtrack-backup@drill
+        until pid=$(pgrep -o -u labtrack-drill -f labtrack_serve); do sleep 0.2; done
+        nsenter -t $pid -n ip -o addr; tr '\\0' '\\n' < /proc/$pid/environ | grep -c AWS_.*KEY
+        systemctl kill --signal=KILL labtrack-backup@drill
+        until ! pgrep -u labtrack-drill; do sleep 0.2; done; echo ended
+        systemctl reset-failed labtrack-backup@drill
+        """
+    done = rehearsal.ssh("server", script, check=True).stdout.splitlines()
+    assert done[-1] == "ended" and "0" in done and not [line for line in done if "inet" in line and " lo " not in line]
+    again = rehearsal.ssh("server", "systemctl start labtrack-backup@drill && labtrack-backup status")
+    assert again.returncode == 0, again.stdout
+
+
+def test_the_backup_has_the_labs_files_as_the_server_keeps_them(
+    rehearsal: Any, lab: Lab, other: Store, backed_up: str
+) -> None:
+    found = other.client().list_objects_v2(Bucket=other.bucket, Prefix=f"{lab.name}/lab/")["Contents"]
+    newest = max(one["Key"] for one in found)
+    body = other.client().get_object(Bucket=other.bucket, Key=newest)["Body"].read()
+    number = newest.rpartition("-")[2]
+    kept_there = rehearsal.ssh("server", f"sha256sum /var/lib/labtrack/lab/{number}", check=True).stdout.split()[0]
+    assert hashlib.sha256(body).hexdigest() == kept_there
+    assert "private/keys.json" in archive.unpack(lab, body, newest).content.files
+
+
 def test_no_key_of_the_lab_reads_or_deletes_a_backup(lab: Lab, other: Store, backed_up: str) -> None:
     own = other.client()
     pages = own.get_paginator("list_objects_v2").paginate(Bucket=other.bucket)
     found = {one["Key"]: one["ETag"] for page in pages for one in page["Contents"]}
-    copies = [key for key in found if "/artifacts/" in key]
+    copies = [key for key in found if "/artifacts/" in key or "/lab/" in key]
     tags = {key: etag for key, etag in found.items() if key not in copies}
     keys = [*tags, *copies[:1]]
     stored = {key: own.get_object(Bucket=other.bucket, Key=key)["Body"].read(8) for key in tags}

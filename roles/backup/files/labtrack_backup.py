@@ -4,7 +4,8 @@
 labtrack-backup setup    make the repository and the first backup, where there is none; prints "changed" if it did
 labtrack-backup run      back up: in full once a week, else what differs from the last full one
 labtrack-backup check    whether the log reaches the repository, and how old the newest backup is
-labtrack-backup drill    restore into a scratch cluster and compare it with the server's databases
+labtrack-backup drill    restore into a scratch cluster, compare it with the server's databases, start MLflow on it and
+                         compare what it answers with what the server does
 labtrack-backup restore latest | TIME [--discard-newer] [--onto-empty]
                          put the databases of the backup, or of that time, into the place of the server's. Refused where
                          the server has what they lack, but with --discard-newer; with --onto-empty where it has data
@@ -22,6 +23,7 @@ knows pgBackRest.
 from __future__ import annotations
 
 import fcntl
+import grp
 import json
 import os
 import pwd
@@ -30,7 +32,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -298,11 +300,11 @@ def alone(folder: str, account: str = ACCOUNT) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
 
 
-def become(name: str = ACCOUNT) -> None:
-    """Be the account that the databases belong to, or another."""
+def become(name: str = ACCOUNT, groups: Iterable[str] = ()) -> None:
+    """Be the account that the databases belong to, or another, in further groups."""
     if os.getuid() == 0:
         account = pwd.getpwnam(name)
-        os.initgroups(name, account.pw_gid)
+        os.setgroups([*os.getgrouplist(name, account.pw_gid), *(grp.getgrnam(one).gr_gid for one in groups)])
         os.setgid(account.pw_gid)
         os.setuid(account.pw_uid)
         os.environ.update(HOME=account.pw_dir, USER=name, LOGNAME=name)
@@ -340,7 +342,7 @@ def main() -> int:
         return told(lambda: restore(settings, arguments))
     if command.startswith(ARTIFACTS):
         return told(lambda: of_artifacts(command, settings, arguments))
-    become()
+    become(groups=settings["mlflow"].get("groups", ()) if command == "drill" else ())
     alone(settings["results"])
     return told(lambda: setup(settings) if command == "setup" else job(command, settings, JOBS[command]))
 

@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -160,17 +160,21 @@ class Copy:
             )
 
     @contextmanager
-    def running(self, stop: signal.Signals, **more: str) -> Iterator[Cluster]:
+    def running(self, stop: signal.Signals, access: Mapping[str, str] | None = None, **more: str) -> Iterator[Cluster]:
         """Run it; nothing of it is archived.
 
-        stop: how it ends, QUIT at once, INT so that it could be the server's.  more: further settings.
+        stop: how it ends, QUIT at once, INT so that it could be the server's.  access: hba_file and ident_file for
+        MLflow, which comes by a socket in its folder.  more: further settings.
         """
-        log = self.folder / "log"
-        files = {name: self.folder / f"{name}.conf" for name in ("config_file", "hba_file", "ident_file")}
-        for name, file in files.items():
-            file.write_text("local all all peer\n" if name == "hba_file" else "")
+        log, sockets = self.folder / "log", str(self.folder)
+        contents = {"config_file": "", "hba_file": "local all all peer\n", "ident_file": ""} | dict(access or {})
+        files = {name: self.folder / f"{name}.conf" for name in contents}
+        for name, text in contents.items():
+            files[name].write_text(text)
+        if access:
+            sockets += f",{self.settings['mlflow']['sockets']}"
         given = {
-            **files, "listen_addresses": "", "unix_socket_directories": self.folder, "port": self.settings["port"],
+            **files, "listen_addresses": "", "unix_socket_directories": sockets, "port": self.settings["port"],
             "archive_mode": "off", "hot_standby": "off", "shared_buffers": "64MB", "autovacuum": "off", **more,
         }  # fmt: skip
         options = [part for name, value in given.items() for part in ("-c", f"{name}={value}")]
@@ -209,9 +213,9 @@ class Copy:
             self.cluster.ask(f"SET client_min_messages = warning; {sql}", database)
 
 
-def wait(what: str, is_so: Any, seconds: float) -> None:
+def wait(what: str, is_so: Any, seconds: float, fix: str = "journalctl -u 'postgresql@*' says why.") -> None:
     end = time.monotonic() + seconds
     while not is_so():
         if time.monotonic() > end:
-            raise BackupError(f"{what} within {seconds:.0f} s.", "journalctl -u 'postgresql@*' says why.")
+            raise BackupError(f"{what} within {seconds:.0f} s.", fix)
         time.sleep(0.2)

@@ -51,6 +51,7 @@ class Backup:
         )  # fmt: skip
         self.folder, self.days = Path(settings["state"]), int(settings["days"])
         whole = f"{store['path'].strip('/')}/artifacts"
+        self.exports, self.of_lab = Path(settings["files"]), f"{store['path'].strip('/')}/lab/"
         self.objects, self.listings, self.whole = f"{whole}/objects/", f"{whole}/listings/", f"{whole}/"
         # Empty objects <key>/<etag>/<etag before>, of what was put back in other parts than it came in.  Not in the
         # metadata of the object: whoever has the lab's key could write it to what he has changed.

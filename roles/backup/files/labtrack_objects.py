@@ -2,7 +2,8 @@
 
 Usage: labtrack_objects.py SETTINGS LAB_KEY STORE_KEY COMMAND ...   (the keys are open files, by their numbers)
 
-    run                                       copy what is new, look whether all is there, leave a listing, prune
+    run                                       copy what is new, and the lab's files; look whether all is there, leave a
+                                              listing, prune
     restore latest|TIME [--dry-run] [--overwrite]   put back what the lab's bucket has not, or otherwise
     check latest|TIME                         compare with the models that are on standard input
 
@@ -11,6 +12,7 @@ The last line that it prints is the result, JSON.  Exit code 1: with "error" and
 
 from __future__ import annotations
 
+import datetime
 import io
 import json
 import os
@@ -24,7 +26,17 @@ sys.path.insert(0, str(Path(__file__).parent))
 import labtrack_listing as listing
 
 try:
-    from labtrack_buckets import FAILED, PART, BotoCoreError, ClientError, DamagedError, StoreError, code, kept
+    from labtrack_buckets import (
+        FAILED,
+        PART,
+        BotoCoreError,
+        ClientError,
+        DamagedError,
+        FullError,
+        StoreError,
+        code,
+        kept,
+    )
     from labtrack_index import NAMED, Backup, shown, size
 except ModuleNotFoundError as missing:
     fix = "run playbooks/deploy.yml, which installs MLflow."
@@ -33,6 +45,7 @@ except ModuleNotFoundError as missing:
 
 DAY = 24 * 3600  # seconds
 MANY = 10  # objects: with fewer, losing half of them is nothing
+EXPORTS_KEPT = 20  # of the lab's files
 
 
 class Night(Backup):
@@ -59,6 +72,7 @@ class Night(Backup):
             self.counts["bytes"] += copied or 0
             self.index.execute("DELETE FROM wanted WHERE key = ?", (key,))
             self.index.executemany("INSERT INTO wanted VALUES (?, ?, ?, ?, ?, 1)", now)
+        lab = self.lab_files()
         self.find_full()
         if self.counts["copied"]:
             self.check(missing)
@@ -72,11 +86,37 @@ class Night(Backup):
             self.prune(head["time"], stamps)
         message = (
             f"{head['objects']} objects ({size(head['bytes'])}) are listed, {self.counts['copied']} "
-            f"({size(self.counts['bytes'])}) were copied, {self.counts['pruned']} pruned."
+            f"({size(self.counts['bytes'])}) were copied, {self.counts['pruned']} pruned. {lab.pop('message')}"
         )
         seen = {name: head[name] for name in ("objects", "bytes", "missing")}
         counts = {name: self.counts[name] for name in ("copied", "pruned")}
-        return {"listing": head["time"], **seen, **counts, "message": message}
+        return {"listing": head["time"], **seen, **counts, "lab": lab, "message": message}
+
+    def lab_files(self) -> dict[str, Any]:
+        """Copy the newest of the encrypted files of the lab, as its admins' last run has left it; which that is.
+
+        Named by time and number, as a server that was made anew may count from the beginning.
+        """
+        try:
+            newest = max(self.exports.glob("*.json"), default=None)
+            if newest is None:
+                return {"message": "The server has no file of the lab yet."}
+            facts, file = json.loads(newest.read_text()), newest.with_suffix(".vault")
+            length, made = file.stat().st_size, listing.stamp(datetime.datetime.fromisoformat(facts["at"]).timestamp())
+            key = f"{self.of_lab}{made}-{newest.stem}.vault"
+            if self.store.head(key).get("ContentLength") != length:
+                with file.open("rb") as body:
+                    self.store.put(key, body, length, "")
+            for old in sorted(name for name, *_ in self.store.list(self.of_lab))[:-EXPORTS_KEPT]:
+                self.store.delete(old)
+        except FullError:
+            self.counts["full"] += 1
+        except (DamagedError, KeyError, ValueError, *FAILED) as error:
+            self.find(f"the lab's files in {self.exports}: {type(error).__name__}: {error}")
+        else:
+            said = f"The lab's files are those of {listing.when(made)} (number {facts['serial']})."
+            return {"time": made, "number": facts["serial"], "message": said}
+        return {"message": "The lab's files were not copied."}
 
     def apart(self) -> None:
         """See that the store can be used, and that it is not the lab's own bucket.  Raises StoreError."""

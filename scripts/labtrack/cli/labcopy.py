@@ -41,13 +41,20 @@ def export(lab_dir: Path, where: Path, force: bool) -> None:
 
 @lab.command("import")
 @LAB
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path), required=False)
+@click.option("--from-backup", is_flag=True, help="Take the newest that the bucket of lab_backup has, and no FILE.")
 @click.option("--force", is_flag=True, help="Replace files that differ; the old ones are put aside.")
-def import_(lab_dir: Path, file: Path, force: bool) -> None:
-    """Put the files of an export back where they belong, all of them or none; nothing that differs is written over."""
+def import_(lab_dir: Path, file: Path | None, from_backup: bool, force: bool) -> None:
+    """Put the files of an export back where they belong, all of them or none; nothing that differs is written over.
+
+    With --from-backup the export is the one that the server had last night.  The key is the one in secrets.yml, or,
+    where that is lost, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY of the project that owns the bucket.
+    """
     from labtrack import lab as labs
     from labtrack.labcopy import byhand
 
+    if from_backup is bool(file):
+        raise click.UsageError("Name a FILE of `labtrack lab export`, or give --from-backup.")
     brought = byhand.bring(labs.load(lab_dir), file, force=force)
     output.line(f"The export is of {brought.export.by}, {brought.export.at}.")
     for name in brought.written:

@@ -11,7 +11,7 @@ from labtrack.envfile import read
 from labtrack.envfile.lifecycle import Context
 from labtrack.envfile.register import OLD, Entry, seconds_until
 from labtrack.errors import LabtrackError
-from labtrack.lab import ADMIN_USER, SERVER_OWNER, VERIFY_USER
+from labtrack.lab import ADMIN_USER, DRILL_USER, SERVER_OWNER, VERIFY_USER
 
 UNITS = (("d", 86400), ("h", 3600), ("min", 60))  # seconds
 
@@ -97,7 +97,7 @@ def unlisted(context: Context) -> Mapping[str, str]:
 
     Raises LabtrackError when the server can't be asked.
     """
-    listed = {user.name for user in context.lab.users} | {ADMIN_USER, VERIFY_USER, SERVER_OWNER}
+    listed = {user.name for user in context.lab.users} | {ADMIN_USER, VERIFY_USER, DRILL_USER, SERVER_OWNER}
     owners = {entry.owner for entry in context.keys.register.keys.values()} - listed
     accounts = set(context.server.users()) - listed
     return {

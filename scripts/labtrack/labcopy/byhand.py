@@ -8,7 +8,7 @@ from pathlib import Path
 from labtrack import files
 from labtrack.errors import BadInputError, LabtrackError
 from labtrack.lab import Lab
-from labtrack.labcopy import archive, content, placing
+from labtrack.labcopy import archive, content, frombackup, placing
 from labtrack.labcopy.content import Mark
 
 _HEAD = b"$ANSIBLE_VAULT;"
@@ -54,18 +54,23 @@ def export(lab: Lab, output: Path, *, force: bool = False) -> content.Content:
     return found
 
 
-def bring(lab: Lab, source: Path, *, force: bool = False) -> Brought:
+def bring(lab: Lab, file: Path | None, *, force: bool = False) -> Brought:
     """Puts the files of an export where they belong; all of them or none.
 
-    Raises BadInputError where a file is there already and differs; with force it is put aside and replaced.
+    file: None, to take the newest of the lab's backup.  Raises BadInputError where a file is there already and
+    differs; with force it is put aside and replaced.
     """
-    try:
-        data = source.expanduser().read_bytes()
-    except OSError as error:
-        raise BadInputError(
-            f"Can't read {source}: {error.strerror}.", "name a file of `labtrack lab export`."
-        ) from None
-    export_ = archive.unpack(lab, data, str(source))
+    if file is None:
+        source, data = frombackup.newest(lab)
+    else:
+        source = str(file)
+        try:
+            data = file.expanduser().read_bytes()
+        except OSError as error:
+            raise BadInputError(
+                f"Can't read {file}: {error.strerror}.", "name a file of `labtrack lab export`."
+            ) from None
+    export_ = archive.unpack(lab, data, source)
     if export_.fqdn != lab.fqdn and not force:
         raise BadInputError(
             f"{source} is of the lab {lab.name} at {export_.fqdn}, and lab_fqdn here is {lab.fqdn}.",
@@ -79,7 +84,7 @@ def bring(lab: Lab, source: Path, *, force: bool = False) -> Brought:
         raise LabtrackError(f"Can't put {len(names)} files into {where}: {error.strerror}.", "`ls -ld` it.") from None
 
 
-def _brought(lab: Lab, export_: archive.Export, source: Path, *, force: bool) -> Brought:
+def _brought(lab: Lab, export_: archive.Export, source: str, *, force: bool) -> Brought:
     with files.lock(lab.private / ".lock", "labtrack lab import"):
         placing.finish(lab)
         take, same, differ = {}, [], []

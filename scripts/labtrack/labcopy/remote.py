@@ -42,11 +42,17 @@ _END = """\
 set -eu; umask 077
 exec 9>"$lock.guard"; flock -w 20 9
 if [ -n "$name" ]; then
-    mkdir -p "$exports"; chmod 700 "$exports"
+    mkdir -p "$exports"
+    # the folder may be open to the group that backs it up: then so is what is in it
+    mode=$(stat -c %a "$exports" | tr 75 64)
     newest=$(find "$exports" -name '*.json' | sort | tail -n 1)
     if [ "$(basename "$newest" .json)" != "$seen" ]; then echo "newer $(cat "$newest")"; exit 0; fi
-    cat >"$exports/.new"; sync "$exports/.new"; mv "$exports/.new" "$exports/$name.vault"
-    printf '%s\\n' "$facts" >"$exports/.new"; sync "$exports/.new"; mv "$exports/.new" "$exports/$name.json"
+    keep() {
+        chgrp --reference="$exports" "$exports/.new"; chmod "$mode" "$exports/.new"
+        sync "$exports/.new"; mv "$exports/.new" "$exports/$name.$1"
+    }
+    cat >"$exports/.new"; keep vault
+    printf '%s\\n' "$facts" >"$exports/.new"; keep json
     find "$exports" -name '*.json' | sort | head -n "-$kept" | while read -r old; do
         rm -f "${old%.json}.vault" "$old"
     done
