@@ -1,5 +1,5 @@
 """Writes docs/reference/: lab.md from schema/lab.json, cli.md from the commands' help, library.md from docstrings,
-terraform.md from terraform/."""
+terraform.md from terraform/; and the dashboards of roles/metrics."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 
+import grafana
 import labtrack
 from labtrack import labfile, library
 from labtrack.cli import cli
@@ -207,6 +208,8 @@ def main() -> None:
     REFERENCE.mkdir(parents=True, exist_ok=True)
     for name, page in PAGES.items():
         (REFERENCE / name).write_text(page(), encoding="utf-8")
+    for file, text in grafana.files().items():
+        file.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

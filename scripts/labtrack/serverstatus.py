@@ -27,6 +27,11 @@ def ask(lab: Lab, ansible: Path | None = None) -> dict[str, Any]:
     return answer(lab, COMMAND, ansible)
 
 
+def week(lab: Lab, ansible: Path | None = None) -> dict[str, Any]:
+    """The server's report of the week: version, time, text, figures; where it can't be asked, as ask() has it."""
+    return answer(lab, "labtrack-report --json", ansible)
+
+
 def answer(lab: Lab, shell: str, ansible: Path | None = None) -> dict[str, Any]:
     """The document that a command prints on the server, run there as root; its first key is "version".
 
@@ -53,9 +58,9 @@ def answer(lab: Lab, shell: str, ansible: Path | None = None) -> dict[str, Any]:
         return _not_asked(f"The server can't be reached: {why}", _reach(lab))
     if "No hosts matched" in done.stderr:
         return _not_asked("The lab has no server yet.", f"ansible-playbook -i {lab.shown_folder} site.yml")
-    if "labtrack-status" in done.stdout:
+    if missing := re.search(r"(labtrack-\w+): not found", done.stdout):
         hint = f"ansible-playbook -i {lab.shown_folder} playbooks/deploy.yml, which brings it up to this version."
-        return _not_asked("The server has no labtrack-status.", hint)
+        return _not_asked(f"The server has no {missing[1]}.", hint)
     return _not_asked(f"The server could not be asked: {why}", _reach(lab))
 
 

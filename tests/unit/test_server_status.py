@@ -350,6 +350,15 @@ class TestAsked:
         called = (tmp_path / "called").read_text()
         assert f"--inventory {lab.folder} mlflow --become" in called and "labtrack-status --json" in called
 
+    def test_the_week_s_report(self, lab: Lab, tmp_path: Path) -> None:
+        program = tmp_path / "ansible"
+        program.write_text("""#!/bin/sh\necho '{"version": 1, "time": 1, "text": "a week"}'\n""")
+        program.chmod(0o755)
+        assert serverstatus.week(lab, program)["text"] == "a week"
+        program.write_text("#!/bin/sh\necho '/bin/sh: 1: labtrack-report: not found'; exit 2\n")
+        (row,) = serverstatus.rows(serverstatus.week(lab, program))
+        assert row.seen == "The server has no labtrack-report." and "deploy.yml" in row.hint
+
     @pytest.mark.parametrize(
         ("script", "seen", "hint"),
         [

@@ -48,6 +48,15 @@ def nameservers() -> list[str]:
     return [line.split()[1].partition("%")[0] for line in lines if line.startswith("nameserver ")]
 
 
+def is_address(host: str) -> bool:
+    """Is HOST a number, which nobody has to look up?"""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def family(address: str) -> str:
     """How nft calls the family of an address."""
     return "ip6" if isinstance(ipaddress.ip_address(address), ipaddress.IPv6Address) else "ip"
@@ -56,7 +65,7 @@ def family(address: str) -> str:
 def chain(user: str, uid: int, to: list[dict], known: dict[str, dict[str, float]]) -> list[str]:
     """The rules for one account."""
     accept = []
-    if to:
+    if any(not is_address(place["host"]) for place in to):
         for server in sorted(set(nameservers())):
             accept.append(f"{family(server)} daddr {server} meta l4proto {{ tcp, udp }} th dport 53 accept")
     for place in to:

@@ -144,11 +144,12 @@ def sweep(client, name, versions):
                 client.delete_object(Bucket=name, Key=one["Key"], **version)
 
 
-def quota():
-    """How full the bucket is.  Ceph tells its owner, Swift only how much is in it."""
-    from botocore.exceptions import BotoCoreError, ClientError
+def usage(client, name):
+    """Bytes and objects in the bucket, and limits of it: as Ceph tells its owner; None, None and [] where nobody says.
 
-    client, name = bucket()
+    Raises BotoCoreError where the store does not answer.
+    """
+    from botocore.exceptions import ClientError
 
     def with_usage(request, **_):  # newer Ceph counts only when asked
         request.params = {"read-stats": ""}
@@ -158,13 +159,25 @@ def quota():
         said = client.head_bucket(Bucket=name)["ResponseMetadata"]["HTTPHeaders"]
     except ClientError:  # one that does not know the question; what is wrong with it, the check of the store says
         said = {}
+    finally:
+        client.meta.events.unregister("before-sign.s3.HeadBucket", with_usage)
+    if "x-rgw-bytes-used" not in said:
+        return None, None, []
+    told = [int(said[key]) for key in ("x-rgw-quota-bucket-size", "x-rgw-quota-user-size") if key in said]
+    return int(said["x-rgw-bytes-used"]), said.get("x-rgw-object-count"), told
+
+
+def quota():
+    """How full the bucket is.  Ceph tells its owner, Swift only how much is in it."""
+    from botocore.exceptions import BotoCoreError
+
+    try:
+        used, objects, told = usage(*bucket())
     except BotoCoreError:
         return "skipped", "the store does not answer: see the row `store`"
-    if "x-rgw-bytes-used" not in said:
+    if used is None:
         return "skipped", "the store tells neither use nor quota; `labtrack preflight` asks the cloud for the project's"
-    used = int(said["x-rgw-bytes-used"])
-    seen = f"{mebibytes(used)} in {said.get('x-rgw-object-count', 'some')} objects"
-    told = [int(said[key]) for key in ("x-rgw-quota-bucket-size", "x-rgw-quota-user-size") if key in said]
+    seen = f"{mebibytes(used)} in {objects or 'some'} objects"
     if not told:
         return "skipped", f"{seen}; the store tells no quota, `labtrack preflight` asks the cloud for the project's"
     limits = [limit for limit in told if limit > 0]

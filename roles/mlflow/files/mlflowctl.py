@@ -12,7 +12,8 @@ mlflowctl forget     end what the instances remember about passwords and permiss
 mlflowctl gc --days N   take away for good what was deleted N days ago and longer, with its artifacts; --dry-run, --json
 mlflowctl check      what MLflow needs: a line of JSON for each of database, accounts, connections, wal, store, quota
                      and instances, or those named; exit code 0 ok, 1 warnings, 2 failed
-mlflowctl health     the same and all else of the server as a table: labtrack-status
+mlflowctl figures    what the lab has recorded, in numbers, for labtrack-report: a line of JSON
+mlflowctl health     the same as check and all else of the server as a table: labtrack-status
 """
 
 import fcntl
@@ -272,6 +273,12 @@ def check():
     return worst
 
 
+def figures():
+    from mlflow_figures import main
+
+    return main()
+
+
 def health():
     if not STATUS.exists():
         raise ControlError(f"{STATUS} is not there.", "run playbooks/deploy.yml.")
@@ -298,6 +305,7 @@ COMMANDS = {
     "forget": forget,
     "gc": gc,
     "check": check,
+    "figures": figures,
     "health": health,
 }
 

@@ -4,7 +4,8 @@
 labtrack-alarm            tell what has changed since the last call, and ping the heartbeat when all is well
 labtrack-alarm --test     send a test message to each receiver; run as root
 
-Reads SETTINGS (the lab's name; mail, webhook, heartbeat) and LOOK, which labtrack-status has written a moment ago. What
+Reads SETTINGS (the lab's name; mail, webhook, heartbeat), LOOK, which labtrack-status has written a moment ago, and
+REPORT, which labtrack-report leaves once a week. What
 is to be told is in the state's queues before it is sent, and leaves them when it has been taken: a call that is killed
 may have it sent twice, and a receiver that is down gets it later. The state is on the disk, or in memory while that is
 full.
@@ -36,12 +37,14 @@ ACCOUNT = "labtrack-alarm"
 # systemd hands the settings over as a credential, because only root may read the file.
 SETTINGS = Path(os.environ.get("CREDENTIALS_DIRECTORY", "/etc"), "labtrack-alarm.json")
 LOOK = Path(os.environ.get("LABTRACK_ALARM_LOOK", "/run/labtrack-status/look.json"))
+REPORT = Path(os.environ.get("LABTRACK_ALARM_REPORT", "/var/lib/labtrack-report/report.json"))
 STATES = [
     Path(folder, "state.json")
     for folder in os.environ.get("LABTRACK_ALARM_STATES", "/var/lib/labtrack-alarm:/run/labtrack-alarm").split(":")
 ]
 AGAIN = 24 * 3600  # seconds, after which a problem that is still there is told again
 OLD = 600  # seconds: an older look is none
+STALE = 48 * 3600  # seconds: an older report is no news
 LIMIT = 30  # seconds for a receiver
 MOST = 100  # events that wait for a receiver: the oldest go
 ANSWER = 15  # seconds, that a receiver may be silent
@@ -105,6 +108,19 @@ def changes(known: dict[str, Any], rows: list[dict[str, Any]], now: float) -> li
     return events
 
 
+def reported(state: State, now: float) -> list[Event]:
+    """The week's report, where it has not been told yet."""
+    try:
+        report = json.loads(REPORT.read_text())
+        if report["time"] <= state.get("reported", 0) or now - report["time"] > STALE:
+            return []
+        named = {"kind": "report", "check": "week", "status": "report", "seen": report["text"], "hint": ""}
+        state["reported"] = report["time"]
+        return [{**named, "since": report["time"], "at": now}]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
 def prepare(state: State, receivers: list[str]) -> None:
     """Make a queue for each receiver.  One that is new gets what is open; one that is gone is forgotten."""
     told = [{**problem, "kind": "still", "at": problem["told"]} for problem in state["open"].values()]
@@ -162,7 +178,7 @@ def moment(when: float) -> str:
 def subject(settings: dict[str, Any], events: list[Event]) -> str:
     """One line: what is wrong first."""
     last = {event["check"]: "over" if event["kind"] == "over" else event["status"] for event in events}
-    words = {"failed": "failed", "warning": "warning", "over": "over", "test": "test"}
+    words = {"failed": "failed", "warning": "warning", "over": "over", "test": "test", "report": "report"}
     parts = [
         f"{word}: {', '.join(check for check, status in last.items() if status == word)}"
         for word in words
@@ -176,7 +192,9 @@ def text(settings: dict[str, Any], events: list[Event]) -> str:
     lines = []
     for event in events:
         since = f"since {moment(event['since'])}"
-        if event["kind"] == "over":
+        if event["kind"] == "report":
+            lines.append(event["seen"])
+        elif event["kind"] == "over":
             lines.append(
                 f"{event['check']}: over at {moment(event['at'])}. It was {event['status']} {since}: {event['seen']}"
             )
@@ -209,7 +227,7 @@ def send_webhook(settings: dict[str, Any], events: list[Event], name: str) -> No
     headers = {"Authorization": f"Bearer {hook['token']}"} if hook.get("token") else {}
     as_json = {"Content-Type": "application/json", **headers}
     if template == "ntfy":
-        over = all(event["kind"] == "over" for event in events)
+        over = all(event["kind"] in ("over", "report") for event in events)
         urgent = any(event["status"] == "failed" and event["kind"] != "over" for event in events)
         plain = title.encode("ascii", "replace").decode()
         tags, priority = "white_check_mark" if over else "warning", "high" if urgent else "default"
@@ -316,7 +334,7 @@ def main() -> int:
     receivers = [name for name in SENDERS if settings.get(name)]
     rows, state = looked(now), load()
     prepare(state, receivers)
-    enqueue(state, changes(state["open"], rows, now))
+    enqueue(state, changes(state["open"], rows, now) + reported(state, now))
     save(state)
     tell(settings, state)
     well = all(row["status"] in ("ok", "skipped") for row in rows) and not any(state["queues"].values())

@@ -108,15 +108,24 @@ def verify(lab_dir: Path, cloud: str | None, all_ports: bool, as_data: bool) -> 
 
 @click.command()
 @LAB
+@click.option(
+    "--report", is_flag=True, help="What the week brought instead: runs, people, growth, until when there is room."
+)
 @JSON
-def status(lab_dir: Path, as_data: bool) -> None:
+def status(lab_dir: Path, report: bool, as_data: bool) -> None:
     """Show how the server is: services, backups, certificate, room; exit 0 ok, 1 warnings, 2 failed.
 
     The server looks at itself (labtrack-status there), and is asked by the way that the playbooks take.
     """
     from labtrack import lab, serverstatus
 
-    said = serverstatus.ask(lab.load(lab_dir))
+    said = (serverstatus.week if report else serverstatus.ask)(lab.load(lab_dir))
+    if "text" in said:
+        if as_data:
+            output.data(said)
+        else:
+            output.line(said["text"])
+        return
     rows = serverstatus.rows(said)
     if as_data:
         output.data(said)

@@ -12,6 +12,7 @@ what a lab adds to it (docs/decisions/0011-what-the-server-adds.md).
 - limits    how long and how deep a request may be
 - straight  the training loop's requests without MLflow's layers for other routes
 - native    its writes without MLflow's handlers, where that is certain: writes (what is sent), database (one statement)
+- figures   how many requests, how long, and what they brought, for Prometheus
 
 All of it reaches into MLflow, and MLflow without it lets accounts read each other's artifacts.  So with another version
 than the one that it was written and tested for, or with workspaces, the server does not start.

@@ -4,7 +4,7 @@ import mlflow
 from mlflow.environment_variables import MLFLOW_ENABLE_WORKSPACES
 from mlflow.server import auth
 
-from labtrack_server import answers, caches, datasets, identities, limits, locations, native, storage, traces
+from labtrack_server import answers, caches, datasets, figures, identities, limits, locations, native, storage, traces
 from labtrack_server.closed import Closed
 from labtrack_server.patching import UnknownMlflow
 from labtrack_server.straight import Straight
@@ -32,4 +32,5 @@ def create_app():
     answers.install(auth.app)
     limits.install(auth.app)
     caches.install()
-    return Closed(Straight(app, auth.app, native.install(auth.app)))
+    straight = Straight(app, auth.app, native.install(auth.app))
+    return figures.install(Closed(straight), straight)

@@ -20,7 +20,7 @@ from mlflow.server.security import get_allowed_hosts
 from mlflow.server.security_utils import is_allowed_host_header
 from werkzeug.datastructures import Authorization
 
-from labtrack_server import caches, writes
+from labtrack_server import caches, figures, writes
 from labtrack_server.answers import words
 from labtrack_server.database import Database, Unavailable
 from labtrack_server.locations import invalid
@@ -87,6 +87,7 @@ class Native:
             _logger.warning("labtrack: %s", error)
             said = words("TEMPORARILY_UNAVAILABLE", f"The server is busy or restarts: {error}. To fix: send it again.")
             return 503, [*headers, (b"content-length", b"%d" % len(said)), (b"retry-after", b"1")], said.encode()
+        figures.points += len(batch.points) if written else 0
         return (200, [*headers, (b"content-length", b"2")], b"{}") if written else None
 
     def account(self, headers, length):
