@@ -35,12 +35,13 @@ CREATE TRIGGER native_tag AFTER INSERT ON tags FOR EACH ROW EXECUTE FUNCTION cou
 
 @dataclass
 class LabServer:
-    """name: of its database.  native: as LABTRACK_NATIVE says it."""
+    """name: of its database.  native: as LABTRACK_NATIVE says it.  default: what accounts may without a grant."""
 
     postgres: Postgres
     name: str
     folder: Path
     native: str = "1"
+    default: str = "READ"
     more: dict[str, str] = field(default_factory=dict)
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
@@ -54,7 +55,7 @@ class LabServer:
         self.folder.mkdir(parents=True)
         self.database, accounts = (self.postgres.create(one) for one in (self.name, f"{self.name}_auth"))
         (self.folder / "auth.ini").write_text(
-            f"[mlflow]\ndefault_permission = READ\ndatabase_uri = {accounts}\nadmin_username = {ADMIN[0]}\n"
+            f"[mlflow]\ndefault_permission = {self.default}\ndatabase_uri = {accounts}\nadmin_username = {ADMIN[0]}\n"
             f"admin_password = {ADMIN[1]}\nauth_cache_ttl_seconds = 3600\n"
             "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
         )
@@ -111,6 +112,17 @@ class LabServer:
             where = self.url + (path if path.startswith("/") else API + path)
             return session.post(where, data=body, auth=login, headers=given, timeout=60)
 
+    def call(self, method: str, path: str, document: Any, login: tuple[str, str] = ADMIN) -> dict[str, Any]:
+        """A call by any method that must succeed."""
+        with requests.Session() as session:
+            session.trust_env = False
+            where = self.url + (path if path.startswith("/") else API + path)
+            headers = {"Host": "lab.example.org"}
+            answer = session.request(method, where, json=document, auth=login, headers=headers, timeout=60)
+        assert answer.ok, answer.text
+        found: dict[str, Any] = answer.json() if answer.content else {}
+        return found
+
     def post(self, path: str, document: Any, login: tuple[str, str] = ADA) -> dict[str, Any]:
         """A call that must succeed."""
         answer = self.send(path, json.dumps(document).encode(), login)
@@ -140,3 +152,8 @@ class LabServer:
         """How many rows the native routes have written."""
         (row,) = self.sql("SELECT last_value - 1 + is_called::int FROM natively")
         return int(row)
+
+    def last_native(self) -> str:
+        """When a native route has last asked the database."""
+        (at,) = self.sql("SELECT max(query_start) FROM pg_stat_activity WHERE application_name = 'labtrack'")
+        return at

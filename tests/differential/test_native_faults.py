@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import requests
@@ -134,6 +136,44 @@ def test_a_write_that_waits_too_long_is_not_acknowledged_and_not_written(server:
     assert answer.json()["error_code"] == "TEMPORARILY_UNAVAILABLE"
     assert steps(server, run_id) == []
     assert log(server, run_id).status_code == 200
+
+
+def memory(server: LabServer) -> int:
+    """MiB of the server's process."""
+    assert server.process is not None
+    lines = Path(f"/proc/{server.process.pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) // 1024
+
+
+def test_too_many_waiting_writes_are_told_to_come_again_and_memory_stays(server: LabServer, run_id: str) -> None:
+    """Nobody gets a connection: 200 wait, the others are answered at once."""
+    metrics = [{**POINT, "key": f"{number:0200d}"} for number in range(100)]
+    body = json.dumps({"run_id": run_id, "metrics": metrics}).encode()
+    assert log(server, run_id).status_code == 200
+    before, answers = memory(server), []
+
+    def told() -> int:
+        return sum("too many requests are waiting" in answer.text for answer in answers)
+
+    with ThreadPoolExecutor(261) as pool:
+        holder = pool.submit(
+            server.sql, f"BEGIN; SELECT FROM runs WHERE run_uuid = '{run_id}' FOR UPDATE; SELECT pg_sleep(60)"
+        )
+        held = "FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)%' AND pid <> pg_backend_pid()"
+        while not server.sql(f"SELECT 1 {held}"):
+            time.sleep(0.05)
+        sent = [pool.submit(lambda: answers.append(server.send("runs/log-batch", body))) for _ in range(260)]
+        while told() < 20 and not all(one.done() for one in sent):
+            time.sleep(0.05)
+        server.sql(f"SELECT pg_terminate_backend(pid) {held}")
+        assert holder.exception() is not None
+        for one in sent:
+            one.result()
+    assert told() >= 20, collections.Counter((one.status_code, one.text[:150]) for one in answers)
+    assert {answer.status_code for answer in answers} <= {200, 503}
+    assert all(answer.headers["Retry-After"] == "1" for answer in answers if answer.status_code == 503)
+    assert memory(server) - before < 64
+    assert server.send("runs/log-batch", body).status_code == 200
 
 
 @pytest.mark.parametrize("how", ["revoked", "deleted"])

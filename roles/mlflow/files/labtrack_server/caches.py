@@ -84,6 +84,16 @@ class Remembered(MutableMapping):
             at, value = self._cache.get(key, (None, default))
         return value if now is not None and at == now else default
 
+    def keep(self, key, value, at):
+        """Keep the answer to a question that was asked when the epoch was AT."""
+        if at is not None:
+            with self._lock:
+                self._cache[key] = (at, value)
+
+    def now(self):
+        """When a question is asked, for keep()."""
+        return self._epoch.now()
+
     def __getitem__(self, key):
         missing = object()
         if (value := self.get(key, missing)) is missing:
@@ -91,9 +101,7 @@ class Remembered(MutableMapping):
         return value
 
     def __setitem__(self, key, value):
-        if (at := getattr(self._asked, "at", None)) is not None:
-            with self._lock:
-                self._cache[key] = (at, value)
+        self.keep(key, value, getattr(self._asked, "at", None))
 
     def __delitem__(self, key):
         with self._lock:
@@ -126,6 +134,12 @@ def remember(cache, key_of=lambda *arguments: arguments):
 DECISIONS = Remembered(TTLCache(ENTRIES, PERMISSION_SECONDS), PERMISSIONS)
 RUNS = Remembered(LRUCache(ENTRIES), PERMISSIONS)  # an id may come again, in another experiment, after a gc
 ORDINARY = Remembered(TTLCache(ENTRIES, PERMISSION_SECONDS), PERMISSIONS)
+# For native.py alone: whose runs an account may find, and who may see which models runs have made and used.
+SEARCHED = Remembered(TTLCache(ENTRIES, PERMISSION_SECONDS), PERMISSIONS)
+MODELS = Remembered(TTLCache(ENTRIES, PERMISSION_SECONDS), PERMISSIONS)
+# What a search of runs asks beside reading the experiment, and what MLflow asks before it names models.
+RUNS_TOO = (auth.Requirement(auth.RESOURCE_TYPE_RUN, "*", auth.ACTION_NOT_DENIED),)
+MODELS_TOO = (auth.RESOURCE_TYPE_LOGGED_MODEL,)
 
 
 def _decision(username, anchor, requirements):
@@ -148,6 +162,35 @@ def keep_permissions():
 
     replace(auth, "_run_requirement", runs)
 
+    def predicate(original):
+        def for_all(username, resource_type, also_require=()):
+            at = SEARCHED.now()
+            may = original(username, resource_type, also_require)
+            if resource_type != auth.RESOURCE_TYPE_EXPERIMENT or tuple(also_require) != RUNS_TOO:
+                return may
+
+            def may_find(experiment_id):
+                if found := may(experiment_id):
+                    SEARCHED.keep((username, experiment_id), True, at)
+                return found
+
+            return may_find
+
+        return for_all
+
+    def denied(original):
+        def denied_tiers(username, resource_types):
+            at = MODELS.now()
+            found = original(username, resource_types)
+            if not found and tuple(resource_types) == MODELS_TOO:
+                MODELS.keep(username, True, at)
+            return found
+
+        return denied_tiers
+
+    replace(auth, "_role_based_read_predicate", predicate)
+    replace(auth, "_denied_sibling_tiers", denied)
+
     is_ordinary = remember(ORDINARY)(lambda username: not auth.store.get_user(username).is_admin)
     replace(auth, "sender_is_admin", lambda _: lambda: not is_ordinary(auth.authenticate_request().username))
 
@@ -160,11 +203,21 @@ def knows_login(username, password):
         return auth._USER_AUTH_CACHE.get(auth._auth_cache_key(username, password)) is not None
 
 
-def knows_update(username, run_id):
-    """Is it remembered that USERNAME may change a run?  False says that nobody has asked yet, or that it may not."""
-    if not ORDINARY.get((username,)) or not (known := RUNS.get((run_id, "update"))):
+def knows(username, run_id, action):
+    """Is it remembered that USERNAME may do that with a run?  False says that nobody has asked, or that it may not."""
+    if not ORDINARY.get((username,)) or not (known := RUNS.get((run_id, action))):
         return False
     return bool(DECISIONS.get(_decision(username, *known)))
+
+
+def knows_search(username, experiment_ids):
+    """Is it remembered that USERNAME may find the runs of these experiments?"""
+    return bool(ORDINARY.get((username,))) and all(SEARCHED.get((username, one)) for one in experiment_ids)
+
+
+def knows_models(username):
+    """Is it remembered that USERNAME may see which models a run has made and used?"""
+    return bool(ORDINARY.get((username,)) and MODELS.get(username))
 
 
 def keep_passwords():

@@ -1,10 +1,11 @@
-"""Writes a Batch in one statement: so in one transaction, in one round trip, all of it or nothing.
+"""Writes a Batch in one statement: so in one transaction, in one round trip, all of it or nothing; and asks in one.
 
 PostgreSQL answers a statement outside of a transaction after its commit, as durable as `synchronous_commit` says.  The
 statement may be sent again: points are kept by their primary key, parameters and tags have the value already.
 """
 
 import asyncio
+import contextlib
 import itertools
 import os
 
@@ -12,6 +13,9 @@ import asyncpg
 from sqlalchemy.engine import make_url
 
 CONNECTIONS = int(os.environ.get("LABTRACK_NATIVE_CONNECTIONS", "6"))
+READERS = max(1, CONNECTIONS // 2)  # of the connections: a training does not wait for who looks at many runs
+READ = 5  # seconds of a statement that reads; what takes longer is MLflow's
+READING = 50  # requests that read, or wait for it; more are told to come again
 WAITING = 200  # requests, each up to native.LONGEST; more are told to come again
 TURN = 10  # seconds until a connection is free
 # that PostgreSQL works on a statement, or waits for a lock
@@ -88,7 +92,7 @@ class Database:
             raise ValueError("the database's address is not one of PostgreSQL's that asyncpg reads as psycopg2 does")
         self._address = url.set(drivername="postgresql").render_as_string(hide_password=False)
         self._pool, self._opening = None, asyncio.Lock()
-        self._waiting = 0
+        self._waiting, self._reading, self._readers = 0, 0, asyncio.Semaphore(READERS)
 
     async def _opened(self):
         async with self._opening:
@@ -100,22 +104,57 @@ class Database:
                     reset=_nothing,
                     timeout=TURN,
                     command_timeout=STATEMENT + TURN,
-                    server_settings={"application_name": "labtrack", "statement_timeout": f"{STATEMENT}s"},
+                    # compiling a statement that takes milliseconds takes longer than it
+                    server_settings={
+                        "application_name": "labtrack",
+                        "statement_timeout": f"{STATEMENT}s",
+                        "jit": "off",
+                    },
                 )
         return self._pool
 
     async def write(self, batch):
         """Was the batch written?  If not, nothing of it was.  Raises Unavailable where it must be sent again."""
+        sql = STATEMENTS[bool(batch.points), bool(batch.params), bool(batch.tags)]
+        return bool(await self._ask(sql, values(batch)))
+
+    @contextlib.asynccontextmanager
+    async def reading(self):
+        """One's turn to read, and to hold what was read.  Raises Unavailable where too many have come before."""
+        if self._reading >= READING:
+            raise Unavailable("too many requests are waiting to read")
+        self._reading += 1
+        try:
+            await asyncio.wait_for(self._readers.acquire(), TURN)
+            try:
+                yield
+            finally:
+                self._readers.release()
+        except TimeoutError as error:
+            raise Unavailable("those who read now take too long") from error
+        finally:
+            self._reading -= 1
+
+    async def read(self, sql, places):
+        """The rows; None where MLflow is to be asked.  Raises Unavailable where it must be asked again."""
+        return await self._ask(sql, places, READ)
+
+    async def _ask(self, sql, places, seconds=None):
+        """The rows of a statement, None where it failed or took more than SECONDS."""
         if self._waiting >= WAITING:
             raise Unavailable("too many requests are waiting for the database")
         self._waiting += 1
         try:
             pool = self._pool or await self._opened()
             async with pool.acquire(timeout=TURN) as connection:
-                sql = STATEMENTS[bool(batch.points), bool(batch.params), bool(batch.tags)]
-                return await connection.fetchval(sql, *values(batch)) is not None
+                try:
+                    return await connection.fetch(sql, *places, timeout=seconds)
+                except TimeoutError:
+                    if seconds is None:
+                        raise
+                    return None
         except ValueError:
-            return False  # asyncpg could not encode a value: nothing was sent
+            return None  # asyncpg could not encode a value: nothing was sent
         except (
             OSError,
             TimeoutError,
@@ -128,6 +167,6 @@ class Database:
         ) as error:
             raise Unavailable(f"the database does not answer: {type(error).__name__}") from error
         except asyncpg.PostgresError:
-            return False
+            return None
         finally:
             self._waiting -= 1

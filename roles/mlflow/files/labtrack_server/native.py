@@ -1,15 +1,19 @@
-"""The writes of a training loop, answered without MLflow's handlers, where that gives the answer that MLflow would.
+"""What trainings write and people look at, answered without MLflow's handlers, where that gives MLflow's own answer.
 
 A request goes on to MLflow, unchanged and before anything was written, unless all of this is certain: its headers are a
-plain client's, its password has been checked and its permission is remembered (caches.py), its JSON holds what MLflow
-takes as it is (writes.py), the run is active and no parameter has another value (database.py).  So MLflow words each
-refusal, checks each login and decides each permission.  See docs/decisions/0025-native-writes.md.
+plain client's, its password has been checked and its permission is remembered (caches.py), it holds what MLflow takes
+as it is (writes.py, reads.py), the run that is written to is active and no parameter has another value (database.py),
+and what is found is printed as MLflow does (printing.py).  So MLflow words each refusal, checks each
+login and decides each permission.  See docs/decisions/0025-native-routes.md.
 """
 
+import asyncio
 import functools
 import json
 import logging
 import os
+import re
+import urllib.parse
 
 import mlflow
 from flask import Response, g
@@ -17,25 +21,40 @@ from google.protobuf.json_format import ParseError
 from mlflow.protos.service_pb2 import LogBatch, LogMetric
 from mlflow.server import ARTIFACTS_ONLY_ENV_VAR, BACKEND_STORE_URI_ENV_VAR, auth, handlers
 from mlflow.server.security import get_allowed_hosts
-from mlflow.server.security_utils import is_allowed_host_header
+from mlflow.server.security_utils import (
+    get_allowed_origins_from_env,
+    is_allowed_host_header,
+    should_block_cors_request,
+)
 from werkzeug.datastructures import Authorization
 
-from labtrack_server import caches, figures, writes
+from labtrack_server import caches, figures, reads, writes
 from labtrack_server.answers import words
 from labtrack_server.database import Database, Unavailable
 from labtrack_server.locations import invalid
 from labtrack_server.patching import replace
+from labtrack_server.printing import Unknown
 
 _logger = logging.getLogger("labtrack")
 
 # The MLflow with which tests/differential has compared these routes.
 COMPARED_VERSION = "3.17.2"
-PREFIX = "/api/2.0/mlflow/runs/"
-ROUTES = {
-    PREFIX + "log-metric": writes.log_metric,
-    PREFIX + "log-batch": writes.log_batch,
-    PREFIX + "log-parameter": writes.log_parameter,
-    PREFIX + "set-tag": writes.set_tag,
+API = "/api/2.0/mlflow/"
+WRITES = {
+    API + "runs/log-metric": writes.log_metric,
+    API + "runs/log-batch": writes.log_batch,
+    API + "runs/log-parameter": writes.log_parameter,
+    API + "runs/set-tag": writes.set_tag,
+}
+# By method and path, as MLflow's clients ask and as its pages do.
+READS = {
+    (method, prefix + path): read
+    for prefix in (API, "/ajax-api/2.0/mlflow/")
+    for method, path, read in (
+        ("POST", "runs/search", reads.search),
+        ("GET", "runs/get", reads.get),
+        ("GET", "metrics/get-history", reads.history),
+    )
 }
 LONGEST = 2**20  # bytes of a request: more than a full batch has
 # Headers that change nothing about an answer.  With any other the request is MLflow's.
@@ -43,7 +62,12 @@ PLAIN = {
     b"accept", b"accept-encoding", b"accept-language", b"authorization", b"connection", b"content-length",
     b"content-type", b"host", b"user-agent", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto",
     b"x-real-ip", b"x-request-id", b"traceparent", b"tracestate", b"x-mlflow-client-version",
+    # a browser's
+    b"cache-control", b"dnt", b"origin", b"pragma", b"priority", b"referer", b"sec-ch-ua", b"sec-ch-ua-mobile",
+    b"sec-ch-ua-platform", b"sec-fetch-dest", b"sec-fetch-mode", b"sec-fetch-site", b"sec-gpc",
 }  # fmt: skip
+# An address's query of plain characters, which all parsers read alike.
+QUERY = re.compile(rb"[A-Za-z0-9_.~%+=&*-]*")
 
 
 def unfit():
@@ -64,50 +88,102 @@ class Native:
 
     def __init__(self, flask, uri):
         self.database = Database(uri)
-        self.headers = {path: success_headers(flask, path) for path in ROUTES}
-        hosts = get_allowed_hosts()
+        hosts, origins = get_allowed_hosts(), get_allowed_origins_from_env()
+        self.headers = functools.lru_cache(100)(functools.partial(success_headers, flask))
         self.is_host = functools.lru_cache(100)(lambda host: "*" in hosts or is_allowed_host_header(hosts, host))
+        self.is_origin = functools.lru_cache(100)(lambda origin: not should_block_cors_request(origin, "POST", origins))
 
     async def __call__(self, scope, body):
-        read = ROUTES.get(scope["path"])
-        if read is None or scope["method"] != "POST" or scope["query_string"] or scope.get("root_path"):
+        method, path = scope["method"], scope["path"]
+        read = READS.get((method, path))
+        write = WRITES.get(path) if method == "POST" else None
+        if not (read or write) or scope.get("root_path") or len(scope["headers"]) > len(PLAIN):
             return None
-        if (username := self.account(scope["headers"], len(body))) is None:
+        given = dict(scope["headers"])
+        username = self.account(given, body) if len(given) == len(scope["headers"]) else None
+        if username is None or (document := asked(method, scope["query_string"], body)) is None:
             return None
         try:
-            batch = read(json.loads(body))
-        except (ValueError, RecursionError):
-            return None
-        if batch is None or not caches.knows_update(username, batch.run_id):
-            return None
-        headers = self.headers[scope["path"]]
-        try:
-            written = await self.database.write(batch)
+            if write:
+                said = await self.written(username, write(document))
+            else:
+                said = await self.found(username, await understood(read, document))
+            status, more = 200, []
         except Unavailable as error:
             _logger.warning("labtrack: %s", error)
             said = words("TEMPORARILY_UNAVAILABLE", f"The server is busy or restarts: {error}. To fix: send it again.")
-            return 503, [*headers, (b"content-length", b"%d" % len(said)), (b"retry-after", b"1")], said.encode()
-        figures.points += len(batch.points) if written else 0
-        return (200, [*headers, (b"content-length", b"2")], b"{}") if written else None
-
-    def account(self, headers, length):
-        """Whose request this is, where its headers are plain and its password has been checked; else None."""
-        given = dict(headers)
-        if len(given) != len(headers) or not given.keys() <= PLAIN or length > LONGEST:
+            status, said, more = 503, said.encode(), [(b"retry-after", b"1")]
+        if said is None:
             return None
-        if given.get(b"content-type") != b"application/json" or given.get(b"content-length") != b"%d" % length:
+        headers = self.headers(given.get(b"origin", b"").decode("latin-1"))
+        return status, [*headers, (b"content-length", b"%d" % len(said)), *more], said
+
+    async def written(self, username, batch):
+        """The answer to a write; None where it is MLflow's."""
+        if batch is None or not caches.knows(username, batch.run_id, "update"):
+            return None
+        if not await self.database.write(batch):
+            return None
+        figures.points += len(batch.points)
+        return b"{}"
+
+    async def found(self, username, question):
+        """The answer to a question; None where it is MLflow's."""
+        if (
+            question is None
+            or not caches.knows_search(username, question.experiments)
+            or not all(caches.knows(username, run_id, "read") for run_id in question.runs)
+        ):
+            return None
+        async with self.database.reading():
+            if (rows := await self.database.read(question.sql, question.values)) is None:
+                return None
+            try:
+                return await question.answer(rows, caches.knows_models(username))
+            except Unknown:
+                return None
+
+    def account(self, given, body):
+        """Whose request this is, where its headers are plain and its password has been checked; else None."""
+        origin = given.get(b"origin")
+        if (
+            not given.keys() <= PLAIN
+            or len(body) > LONGEST
+            or (body and given.get(b"content-type") != b"application/json")
+            or given.get(b"content-length", b"0") != b"%d" % len(body)
+            or not self.is_host(given.get(b"host", b"").decode("latin-1"))
+            or (origin is not None and not self.is_origin(origin.decode("latin-1")))
+        ):
             return None
         login = Authorization.from_header(given.get(b"authorization", b"").decode("latin-1"))
         if login is None or login.type != "basic" or not login.username or not login.password:
             return None
-        if not self.is_host(given.get(b"host", b"").decode("latin-1")):
-            return None
         return login.username if caches.knows_login(login.username, login.password) else None
 
 
-def success_headers(flask, path):
-    """The headers with which MLflow's application answers a plain request to PATH."""
-    with flask.test_request_context(path, method="POST"):
+def asked(method, query, body):
+    """What a request says, by its body or by its query; None where that is not certain."""
+    try:
+        if method == "POST":
+            return None if query else json.loads(body)
+        if body or not query or not QUERY.fullmatch(query):
+            return None
+        fields = urllib.parse.parse_qsl(query.decode(), keep_blank_values=True, errors="strict")
+    except (ValueError, RecursionError):
+        return None
+    return dict(fields) if len(dict(fields)) == len(fields) else None
+
+
+async def understood(read, document):
+    """The question in DOCUMENT.  A filter may keep MLflow's parser busy: not in the thread of all requests."""
+    if isinstance(document, dict) and (document.get("filter") or document.get("order_by")):
+        return await asyncio.to_thread(read, document)
+    return read(document)
+
+
+def success_headers(flask, origin):
+    """The headers with which MLflow's application answers a plain request from a page of ORIGIN."""
+    with flask.test_request_context("/health", headers={"Origin": origin} if origin else None):
         answered = flask.process_response(Response("{}", mimetype="application/json"))
     return [
         (name.lower().encode(), value.encode("latin-1")) for name, value in answered.headers if name != "Content-Length"

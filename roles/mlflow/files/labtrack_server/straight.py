@@ -18,7 +18,13 @@ THREADS = int(os.environ.get("LABTRACK_THREADS", "10"))
 DOWNLOADS = 8
 STRAIGHT = frozenset(
     f"/api/2.0/mlflow/runs/{action}"
-    for action in ("create", "get", "log-batch", "log-metric", "log-parameter", "set-tag", "update")
+    for action in ("create", "log-batch", "log-metric", "log-parameter", "set-tag", "update")
+)
+# What people and their scripts look at, in threads of its own: a training does not wait for it.
+READ = frozenset(
+    f"/{kind}/2.0/mlflow/{path}"
+    for kind in ("api", "ajax-api")
+    for path in ("runs/search", "runs/get", "metrics/get-history")
 )
 STREAMED = re.compile(
     r"/get-artifact|/model-versions/get-artifact"
@@ -37,22 +43,26 @@ class Straight:
     def __init__(self, app, flask, native=None):
         self.app, self.flask, self.native = app, flask, native
         self.threads = ThreadPoolExecutor(THREADS, "straight")
+        self.reads = ThreadPoolExecutor(THREADS, "read")
         self.downloads = ThreadPoolExecutor(DOWNLOADS, "download")
 
     async def __call__(self, scope, receive, send):
         if scope["type"] == "http" and scope["path"] in STRAIGHT:
-            return await self.answer(scope, receive, send)
+            return await self.answer(scope, receive, send, self.threads)
+        # a browser's question beforehand (OPTIONS) is for the layers: it brings no login
+        if scope["type"] == "http" and scope["method"] in ("GET", "POST") and scope["path"] in READ:
+            return await self.answer(scope, receive, send, self.reads)
         if scope["type"] == "http" and scope["method"] in ("GET", "HEAD") and STREAMED.fullmatch(scope["path"]):
             return await self.stream(scope, receive, send)
         return await self.app(scope, receive, send)
 
-    async def answer(self, scope, receive, send):
+    async def answer(self, scope, receive, send, threads):
         """Read a short request, and send its answer in one piece."""
         if (body := await _body(receive)) is None:
             return
         answer = await self.native(scope, body) if self.native else None
         if answer is None:
-            answer = await _in(self.threads, self.call, build_environ(scope, body), whole=True)
+            answer = await _in(threads, self.call, build_environ(scope, body), whole=True)
         status, headers, parts = answer
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": parts})
