@@ -13,7 +13,7 @@ from artifact_copies import Artifacts
 from backed_up import BUCKET, Machine
 from mlflow_lab import Lab
 from s3_server import Store
-from sync_server import Postgres, postgresql_bin
+from sync_server import postgresql, postgresql_bin
 
 
 @pytest.fixture(scope="package")
@@ -34,33 +34,29 @@ def machine() -> Iterator[Machine]:
 
 
 @pytest.fixture(scope="package")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def lab() -> Iterator[Lab]:
     """A lab whose database MLflow has made."""
     if postgresql_bin() is None:
         pytest.skip("PostgreSQL is not installed (apt install postgresql)")
-    folder = tmp_path_factory.mktemp("lab")
-    for one in (folder, *list(folder.parents)[:2]):
-        one.chmod(0o755)
-    (folder / "postgresql").mkdir()
-    postgres, store = Postgres(folder / "postgresql"), Store(folder, "climate")
-    postgres.start()
-    try:
+    with postgresql("labtrack-lab-") as postgres:
+        store = Store(postgres.folder.parent, "climate")
         with store.serving():
-            made = Lab(folder, postgres, store)
+            made = Lab(postgres.folder.parent, postgres, store)
             yield made
             assert made.worker.stdin
             made.worker.stdin.close()
             made.worker.wait()
-    finally:
-        postgres.stop()
 
 
 @pytest.fixture
-def artifacts(machine: Machine, tmp_path: Path) -> Iterator[Artifacts]:
-    made = Artifacts(machine, tmp_path)
-    made.store.page = 3  # so that listings have several pages
-    try:
-        yield made
-    finally:
-        made.store.page = 1000
-        made.close()
+def artifacts(machine: Machine) -> Iterator[Artifacts]:
+    # the databases' account reads what is there: not below pytest's own folder, which another pytest closes to it
+    with tempfile.TemporaryDirectory(prefix="labtrack-artifacts-") as folder:
+        Path(folder).chmod(0o755)
+        made = Artifacts(machine, Path(folder))
+        made.store.page = 3  # so that listings have several pages
+        try:
+            yield made
+        finally:
+            made.store.page = 1000
+            made.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from collections.abc import Iterator
 
 import pytest
 from artifact_copies import Artifacts
@@ -59,12 +60,13 @@ def models(lab: Lab, artifacts: Artifacts, name: str) -> None:
 
 
 @pytest.fixture
-def trained(lab: Lab, artifacts: Artifacts) -> Lab:
+def trained(lab: Lab, artifacts: Artifacts) -> Iterator[Lab]:
     """A database that has models and nothing else."""
     artifacts.more["socket"] = str(lab.postgres.folder)
     lab.empty()
     models(lab, artifacts, "trained")
-    return lab
+    yield lab
+    lab.empty()
 
 
 def test_a_time_is_put_back_and_what_is_newer_stays(artifacts: Artifacts) -> None:
@@ -150,8 +152,7 @@ def test_the_drill_looks_for_the_models_of_the_databases_it_has_restored(
     artifacts.more.clear()
     artifacts.night()
     shutil.chown(artifacts.state, "postgres")
-    for folder in (artifacts.state, *list(artifacts.state.parents)[:3]):
-        folder.chmod(0o755)
+    artifacts.state.chmod(0o755)
     (artifacts.state / "listing.jsonl.gz").chmod(0o644)
     dump = trained.folder / "mlflow.sql"
     programs = postgresql_bin()
