@@ -4,7 +4,19 @@ import mlflow
 from mlflow.environment_variables import MLFLOW_ENABLE_WORKSPACES
 from mlflow.server import auth
 
-from labtrack_server import answers, caches, datasets, figures, identities, limits, locations, native, storage, traces
+from labtrack_server import (
+    answers,
+    caches,
+    datasets,
+    figures,
+    identities,
+    limits,
+    locations,
+    native,
+    spellings,
+    storage,
+    traces,
+)
 from labtrack_server.closed import Closed
 from labtrack_server.patching import UnknownMlflow
 from labtrack_server.straight import Straight
@@ -31,6 +43,7 @@ def create_app():
     identities.install()
     answers.install(auth.app)
     limits.install(auth.app)
-    caches.install()
+    spellings.install()
+    caches.install()  # after what decides: it remembers that
     straight = Straight(app, auth.app, native.install(auth.app))
     return figures.install(Closed(straight), straight)
