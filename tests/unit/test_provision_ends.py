@@ -148,6 +148,8 @@ class TestStopped:
             stderr=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            # below nohup it is ignored, and rightly stays so
+            preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # noqa: PLW1509 - no threads then
         )
         until((terraform.folder / "at work").exists)
         running.send_signal(number)
