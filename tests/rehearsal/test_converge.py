@@ -71,7 +71,8 @@ def kills(seed: int, number: int) -> Iterator[tuple[int, float]]:
 
 @pytest.fixture
 def machine(rehearsal: Rehearsal, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Machine]:
-    made = Machine(rehearsal, tmp_path, NAME, lab_image=getattr(request, "param", "Debian-12"))
+    image = getattr(request, "param", "Debian-12")
+    made = Machine(rehearsal, tmp_path, NAME, lab_image=image, lab_metrics=True)  # as the rehearsal's own lab
     tenant = rehearsal.cloud("climate")
     made.forget()
     made.remove(tenant)  # what a test that was killed has left
