@@ -7,18 +7,17 @@ import json
 import shutil
 import subprocess
 import sys
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+import bench_page
 from labtrack import lab as labs
 from labtrack import secrets
 
 ROOT = Path(__file__).resolve().parents[2]
 PROBE = Path(__file__).with_name("bench_probe.py")
-PAGE = ROOT / "docs/reference/performance.md"
 TARGETS = {
     "log_metric": ("<=", 0.06), "throughput": (">=", 5), "log_batch_1000": ("<=", 0.2), "batches": (">=", 5),
     "search": ("<=", 0.2), "search_many": ("<=", 0.2), "pss": ("<=", 0.2),
@@ -92,20 +91,6 @@ def missed(result: dict[str, Any]) -> list[str]:
     ]
 
 
-def write(page: Path, result: dict[str, Any]) -> None:
-    """Put the table between the marks of the page."""
-    machine = result["machine"]
-    day = datetime.now(timezone.utc).strftime("%Y-%m-%d")
-    about = (
-        f"Made by `make bench` on {day}: rehearsal on {machine['cores']} cores, MLflow {machine['mlflow']}, "
-        f"Python {machine['python']}."
-    )
-    text = page.read_text()
-    head, _, rest = text.partition("<!-- bench -->\n")
-    _, _, tail = rest.partition("<!-- end -->")
-    page.write_text(f"{head}<!-- bench -->\n{about}\n\n{table(result)}\n<!-- end -->{tail}")
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--lab", type=Path, default=ROOT / "inventory/rehearsal")
@@ -122,8 +107,9 @@ def main() -> int:
     result = measure(options.lab, seconds=options.seconds, rounds=options.rounds)
     print(table(result))
     if not options.no_page:
-        write(PAGE, result)
-        print(f"\nwritten to {PAGE.relative_to(ROOT)}")
+        machine = result["machine"]
+        where = f"rehearsal on {machine['cores']} cores, MLflow {machine['mlflow']}, Python {machine['python']}"
+        bench_page.write("bench", where, table(result))
     for miss in missed(result):
         print(f"missed: {miss}", file=sys.stderr)
     return 1 if missed(result) else 0

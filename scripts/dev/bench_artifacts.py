@@ -6,13 +6,11 @@ import json
 import shlex
 import subprocess
 import sys
-from datetime import datetime, timezone
 
-from bench import PAGE
+import bench_page
 from rehearsal import LAB, PRIVATE, ROOT, ansible_environment
 
 ROUNDS = 2
-BEGIN, END = "<!-- bench-artifacts -->", "<!-- end bench-artifacts -->"
 PYTHON = "/opt/researcher/venv/bin/python"
 LOGIN = "root@10.99.0.20"
 WORK = {
@@ -90,11 +88,7 @@ def main() -> int:
         shown = f"| {name} | {up:.1f}, {down:.1f} s | {far_up:.1f}, {far_down:.1f} s"
         lines.append(f"{shown} | {far_up / up:.1f} | {far_down / down:.1f} |")
     print("\n".join(lines))
-    day = datetime.now(timezone.utc).strftime("%Y-%m-%d")
-    about = f"Made by `make bench-artifacts` on {day}: all machines on 2 cores, the better of {ROUNDS} rounds."
-    head, _, rest = PAGE.read_text().partition(f"{BEGIN}\n")
-    tail = rest.partition(f"{END}\n")[2]
-    PAGE.write_text("\n".join([head + BEGIN, about, "", *lines, END, tail]))
+    bench_page.write("bench-artifacts", f"all machines on 2 cores, the better of {ROUNDS} rounds", "\n".join(lines))
     return 0
 
 

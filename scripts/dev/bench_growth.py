@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import requests
+
+import bench_page
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests" / "sync"), str(ROOT / "tests" / "differential")]
@@ -29,8 +28,6 @@ sys.path[:0] = [str(ROOT / "tests" / "sync"), str(ROOT / "tests" / "differential
 from lab_server import ADA, API, LabServer  # noqa: E402 - of the tests
 from sync_server import postgresql  # noqa: E402
 
-PAGE = ROOT / "docs" / "reference" / "performance.md"
-BEGIN, END = "<!-- bench-growth -->\n", "<!-- end bench-growth -->"
 SIZES = ((1_000, 1_000_000), (10_000, 10_000_000), (100_000, 30_000_000))
 METRICS = 10  # of each run
 T0 = 1_790_000_000_000
@@ -172,13 +169,7 @@ def main() -> int:
     said = table(list(SIZES[: wanted.sizes]), found)
     print(said)
     if not wanted.no_page:
-        day = datetime.now(timezone.utc).strftime("%Y-%m-%d")
-        about = (
-            f"Made by `make bench-growth` on {day}: {os.cpu_count()} cores, Python {platform.python_version()}, "
-            "one instance without nginx."
-        )
-        head, _, rest = PAGE.read_text().partition(BEGIN)
-        PAGE.write_text(f"{head}{BEGIN}{about}\n\n{said}\n{END}{rest.partition(END)[2]}")
+        bench_page.write("bench-growth", f"{bench_page.HERE}, one instance without nginx", said)
     return 0
 
 

@@ -12,14 +12,13 @@ import argparse
 import contextlib
 import json
 import os
-import platform
 import re
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,10 +29,9 @@ sys.path.insert(0, str(ROOT / "tests" / "recorder"))
 from recorder_env import entry_points  # noqa: E402 - of the tests
 from sync_server import TrackingServer, mlflow_bin  # noqa: E402
 
+import bench_page  # noqa: E402 - beside this file
 from hanging_disk import can_hang, hanging  # noqa: E402 - beside this file
 
-PAGE = ROOT / "docs" / "reference" / "performance.md"
-BEGIN, END = "<!-- bench-record -->\n", "<!-- end bench-record -->"
 SHARE, HANGING = 0.1, 1e-3  # the goals: of SQLite's median; seconds
 SQLITE, RECORDER, HANGS = "MLflow, SQLite on local disk", "`labtrack:`, local disk", "`labtrack:`, a folder that hangs"
 SERVER, GONE = "MLflow, a live server on this machine", "MLflow, a server that is gone"
@@ -127,7 +125,7 @@ class Bench:
 
     def first(self, uri: str) -> float:
         """Seconds from the start of Python to the first metric."""
-        began = datetime.now(timezone.utc).timestamp()
+        began = time.time()
         return float(self.run(_FIRST, uri)) - began
 
 
@@ -180,19 +178,6 @@ def _shown(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds >= 1 else f"{seconds * 1000:.3f} ms"
 
 
-def write(page: Path, calls: dict[str, Times], firsts: dict[str, float], count: int) -> None:
-    """Puts the table between the marks of the page."""
-    day = datetime.now(timezone.utc).strftime("%Y-%m-%d")
-    version = re.search(r"^mlflow==(\S+)", (ROOT / "roles/mlflow/files/requirements.txt").read_text(), re.MULTILINE)
-    about = (
-        f"Made by `make bench-record` on {day}: {os.cpu_count()} cores, Python {platform.python_version()}, MLflow "
-        f"{version[1] if version else '?'}, {count:,} calls of `mlflow.log_metric`, 2 ms between two. The folder that "
-        "hangs is FUSE of which nobody answers; the server that is gone has nobody at its port; MLflow's defaults."
-    )
-    head, _, rest = page.read_text().partition(BEGIN)
-    page.write_text(f"{head}{BEGIN}{about}\n\n{table(calls, firsts)}\n{END}{rest.partition(END)[2]}")
-
-
 def missed(calls: dict[str, Times], firsts: dict[str, float]) -> list[str]:
     """The goals that were not reached."""
     found = []
@@ -215,7 +200,14 @@ def main() -> int:
     calls, firsts = measure(options.calls, options.rounds, options.limit)
     print(table(calls, firsts))
     if not options.no_page:
-        write(PAGE, calls, firsts, options.calls)
+        locked = (ROOT / "roles/mlflow/files/requirements.txt").read_text()
+        version = re.search(r"^mlflow==(\S+)", locked, re.MULTILINE)
+        where = (
+            f"{bench_page.HERE}, MLflow {version[1] if version else '?'}, {options.calls:,} calls of "
+            "`mlflow.log_metric`, 2 ms between two. The folder that hangs is FUSE of which nobody answers; the server "
+            "that is gone has nobody at its port; MLflow's defaults"
+        )
+        bench_page.write("bench-record", where, table(calls, firsts))
     found = missed(calls, firsts)
     for one in found:
         print(f"missed: {one}", file=sys.stderr)

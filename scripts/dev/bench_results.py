@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import platform
 import random
 import shutil
 import sqlite3
@@ -19,7 +18,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,8 +26,8 @@ sys.path.insert(0, str(ROOT / "tests" / "sync"))
 
 from sync_server import empty_database, mlflow_bin  # noqa: E402 - of the tests
 
-PAGE = ROOT / "docs" / "reference" / "performance.md"
-BEGIN, END = "<!-- bench-results -->\n", "<!-- end bench-results -->"
+import bench_page  # noqa: E402 - beside this file
+
 TARGET = 0.2  # of the peers' time
 T0 = 1_700_000_000_000
 _SEARCH = "import sys, mlflow; mlflow.set_tracking_uri(sys.argv[1]); found = "
@@ -167,17 +165,6 @@ def table(found: dict[str, tuple[float, float]], limit: float) -> str:
     return "\n".join(lines)
 
 
-def write(page: Path, found: dict[str, tuple[float, float]], limit: float) -> None:
-    """Puts the table between the marks of the page."""
-    day = datetime.now(timezone.utc).strftime("%Y-%m-%d")
-    about = (
-        f"Made by `make bench-results` on {day}: {os.cpu_count()} cores, Python {platform.python_version()}, "
-        "MLflow 3.17.2, both on the same SQLite file, each call a process of its own."
-    )
-    head, _, rest = page.read_text().partition(BEGIN)
-    page.write_text(f"{head}{BEGIN}{about}\n\n{table(found, limit)}\n{END}{rest.partition(END)[2]}")
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=2)
@@ -189,7 +176,8 @@ def main() -> int:
     found = measure(sizes, options.rounds, options.limit)  # type: ignore[arg-type]
     print(table(found, options.limit))
     if not options.no_page:
-        write(PAGE, found, options.limit)
+        where = f"{bench_page.HERE}, MLflow 3.17.2, both on the same SQLite file, each call a process of its own"
+        bench_page.write("bench-results", where, table(found, options.limit))
     missed = [name for name, (one, other) in found.items() if one > TARGET * other]
     for name in missed:
         print(

@@ -16,7 +16,6 @@ import argparse
 import hashlib
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -25,7 +24,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,7 +35,8 @@ from s3_server import REGION, Store  # noqa: E402
 from sync_recording import T0, Recording  # noqa: E402
 from sync_server import CACHE, REQUIREMENTS, mlflow_bin, postgresql, tracking_server  # noqa: E402
 
-PAGE = ROOT / "docs" / "reference" / "performance.md"
+import bench_page  # noqa: E402 - beside this file
+
 PEER = "LABTRACK_BENCH_MEI"
 # What mlflow-export-import's setup.py names beside MLflow, of which it gets the server's version.
 PEER_NEEDS = ("databricks-cli==0.18.0", "packaging>=20.0", "pandas>=1.5.2", "tabulate==0.9.0", "wheel")
@@ -45,7 +44,6 @@ PEER_MODULES = (
     "mlflow_export_import.experiment.export_experiment",
     "mlflow_export_import.experiment.import_experiment",
 )
-BEGIN, END = "<!-- bench-sync -->\n", "<!-- end bench-sync -->"
 
 # What people write themselves: every fact by one call of the client, artifacts by log_artifacts.
 NAIVE = """
@@ -345,18 +343,6 @@ def missed(found: dict[str, Any]) -> list[str]:
     return wrong
 
 
-def write(page: Path, found: dict[str, Any]) -> None:
-    """Puts the table between the marks of the page."""
-    day = datetime.now(timezone.utc).strftime("%Y-%m-%d")
-    about = (
-        f"Made by `make bench-sync` on {day}: {os.cpu_count()} cores, Python {platform.python_version()}, "
-        "`mlflow server --workers 2` as pip installs it, with PostgreSQL, all on one machine."
-    )
-    text = page.read_text()
-    head, _, rest = text.partition(BEGIN)
-    page.write_text(f"{head}{BEGIN}{about}\n\n{table(found)}\n{END}{rest.partition(END)[2]}")
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=2)
@@ -370,7 +356,10 @@ def main() -> int:
     found = measure(options.rounds, not options.no_peers, options.resumed, options.planned)
     print(table(found))
     if not options.no_page:
-        write(PAGE, found)
+        where = (
+            f"{bench_page.HERE}, `mlflow server --workers 2` as pip installs it, with PostgreSQL, all on one machine"
+        )
+        bench_page.write("bench-sync", where, table(found))
     for miss in missed(found):
         print(f"missed: {miss}", file=sys.stderr)
     return 1 if missed(found) else 0
