@@ -31,7 +31,7 @@ class Move:
 
     def __call__(self, *command: str, on: Postgres | None = None, fails: bool = False) -> str:
         stop = self.root / "systemctl"
-        stop.write_text(f"#!/bin/sh\ntest $1 = stop && touch {self.root}/asked-to-stop\n")
+        stop.write_text(f"#!/bin/sh\ntouch {self.root}/asked-to-$1\ntest ! -e {self.root}/cannot-$1\n")
         stop.chmod(0o755)
         env = {
             **os.environ, "LABTRACK_POSTGRESQL": str(self.root), "LABTRACK_POSTGRESQL_SYSTEMCTL": str(stop),
@@ -135,3 +135,14 @@ def test_a_server_that_is_in_use_is_not_stopped(move: Move) -> None:
         assert "Somebody is connected to the databases: mlflow" in move("dump", on=move.older, fails=True)
         assert not (move.root / "asked-to-stop").exists()
         busy.stdin.close()
+
+
+def test_a_dump_that_can_not_be_finished_leaves_postgresql_running(move: Move) -> None:
+    (move.root / "cannot-stop").touch()
+    said = move("dump", on=move.older, fails=True)
+    assert "could not be finished" in said and "To fix: " in said
+    assert (move.root / "asked-to-start").exists() and not (move.root / "labtrack-dump/of.json").exists()
+    assert "has no dump" in move("check", fails=True)
+    (move.root / "cannot-stop").unlink()
+    move("dump", on=move.older)
+    assert move("restore", NEWER).startswith("changed")

@@ -45,7 +45,9 @@ def as_postgres(*command: object) -> str:
         ["runuser", "-u", "postgres", "--", *map(str, command)], capture_output=True, text=True, check=False, cwd="/"
     )
     if done.returncode:
-        raise MoveError(f"{Path(str(command[0])).name} failed: {done.stderr.strip()}", "what it says.")
+        raise MoveError(
+            f"{Path(str(command[0])).name} failed: {done.stderr.strip()}", "mend what it names, and run this again."
+        )
     return done.stdout
 
 
@@ -104,11 +106,18 @@ def dump() -> None:
     }
     for name in names:
         as_postgres("pg_dump", "--format=custom", "-h", SOCKET, f"--file={DUMP / name}.dump", name)
-    subprocess.run([SYSTEMCTL, "stop", f"postgresql@{version}-main.service"], check=True)
-    of["mark"] = mark(version)
-    part = OF.with_suffix(".part")
-    part.write_text(json.dumps(of, indent=1) + "\n")
-    part.replace(OF)
+    unit = f"postgresql@{version}-main.service"
+    try:
+        subprocess.run([SYSTEMCTL, "stop", unit], check=True)
+        of["mark"] = mark(version)
+        part = OF.with_suffix(".part")
+        part.write_text(json.dumps(of, indent=1) + "\n")
+        part.replace(OF)
+    except (OSError, subprocess.CalledProcessError) as error:
+        subprocess.run([SYSTEMCTL, "start", unit], check=False)
+        raise MoveError(
+            f"The dump could not be finished: {error}. PostgreSQL runs again.", "mend that, and run this again."
+        ) from error
     counted = sum(count for tables in of["databases"].values() for count in tables.values())
     print(f"{', '.join(names)} of PostgreSQL {version}: {counted} rows are dumped to {DUMP}. PostgreSQL is stopped.")
 
@@ -174,6 +183,9 @@ def main() -> int:
             usable()
     except MoveError as error:
         print(f"{error.args[0]}\nTo fix: {error.args[1]}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"{error}\nTo fix: mend that, and run this again; nothing is lost.", file=sys.stderr)
         return 1
     return 0
 
