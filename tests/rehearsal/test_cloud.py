@@ -163,6 +163,7 @@ def test_reboot_stop_and_start_of_the_server(rehearsal: Rehearsal, tenant: Conne
     until(lambda: serves(rehearsal))
 
 
+@pytest.mark.long
 def test_stop_and_start_of_the_whole_cloud(rehearsal: Rehearsal) -> None:
     before = boot_id(rehearsal)
     rehearsal.playbook("playbooks/rehearsal/power.yml", "-e", "machine=cloud", "-e", "state=stopped", check=True)
