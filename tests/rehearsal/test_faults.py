@@ -97,7 +97,7 @@ CURRENT = """
   become: true
   gather_facts: false
   roles:
-    - {role: systemd_unit, systemd_unit_names: [ssh.service, nginx.service, "mlflow@1.service"]}
+    - {role: systemd_unit, systemd_unit_names: [ssh.service, nginx.service, "mlflow@1.service", labtrack-egress.timer]}
 """
 
 
@@ -122,3 +122,19 @@ def test_a_reboot_brings_everything_back(rehearsal: Any, ledger: Ledger, tmp_pat
     # systemd has read its files at the boot: there is nothing to be read again
     (tmp_path / "play.yml").write_text(CURRENT)
     assert changed(rehearsal.playbook(str(tmp_path / "play.yml"), check=True).stdout) == []
+
+
+def test_what_a_timer_starts_is_read_again_when_it_has_changed(rehearsal: Any, tmp_path: Path) -> None:
+    """As after a run that was killed between writing a service and telling systemd of it."""
+    play, unit = tmp_path / "play.yml", "/etc/systemd/system/labtrack-egress.service"
+    play.write_text(CURRENT)
+    reads = "systemctl show -p NeedDaemonReload --value labtrack-egress.service"
+    written = rehearsal.ssh("server", f"cp -p {unit} /run/kept.service; echo >> {unit}; {reads}", check=True)
+    assert written.stdout == "yes\n"
+    try:
+        assert "daemon-reload labtrack-egress.timer" in rehearsal.playbook(str(play), "-v", check=True).stdout
+        assert rehearsal.ssh("server", reads).stdout == "no\n"
+    finally:
+        rehearsal.ssh("server", f"cat /run/kept.service > {unit}; rm /run/kept.service", check=True)
+        rehearsal.playbook(str(play), check=True)
+    assert changed(rehearsal.playbook(str(play), check=True).stdout) == []

@@ -19,7 +19,7 @@ description:
   - Compares states, not events.  A unit that was started before one of its files was last written is restarted, one
     that was loaded before is reloaded, one that does not run is started, whichever run wrote the file.
   - What systemd knows of the unit (its file and drop-ins) is loaded again where it has changed, and counts as files
-    that the unit is restarted for.
+    that the unit is restarted for.  What a timer, socket or path starts is loaded again, too.
   - The time of a file is that of its last change (ctime), which no copying and no C(touch) sets back.
 options:
   names: {type: list, elements: str, required: true, description: "The units, one after the other."}
@@ -48,6 +48,7 @@ ASKED = (
     "DropInPaths",
     "FragmentPath",
     "InactiveExitTimestamp",
+    "Triggers",
     "UnitFileState",
 )
 ADMIN = Path("/etc/systemd/system")
@@ -107,11 +108,15 @@ class Unit:
 
     @property
     def known(self) -> bool:
-        """Whether systemd has read the unit's files since they were written.  NeedDaemonReload misses new folders."""
+        """Whether systemd has read its files, and those of what it starts, since they were written.
+
+        NeedDaemonReload misses new folders.
+        """
+        files = [file for name in self.shown["Triggers"].split() for file in Unit(self.module, name).files]
         manager = self.show(("UnitsLoadTimestamp", "UnitsLoadStartTimestamp"))
         # the first is that of the last daemon-reload, and empty when there was none since the boot
         read = manager["UnitsLoadTimestamp"] or manager["UnitsLoadStartTimestamp"]
-        return written(self.files) < seconds(read)
+        return written(self.files + files) < seconds(read)
 
     @property
     def running(self) -> bool:
