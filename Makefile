@@ -1,5 +1,5 @@
 # Each target calls something that can also be called by hand.
-.PHONY: help demo test test-long check lint types unit infra venv venv-dev lock bench bench-artifacts bench-sync bench-results bench-record bench-growth dist down clean docs site
+.PHONY: help demo test test-long check lint types unit infra venv venv-dev lock bench bench-drawn bench-artifacts bench-sync bench-results bench-record bench-growth dist down clean docs site
 .DEFAULT_GOAL := help
 VENV := .venv/bin
 
@@ -23,6 +23,9 @@ lint types unit infra: venv-dev
 
 bench: venv-dev ## the kit's server against the usual `mlflow server`, on the rehearsal
 	@$(VENV)/python scripts/dev/bench.py
+
+bench-drawn: venv-dev ## how long a person waits for the page of an experiment, in Chromium, on the rehearsal
+	@$(VENV)/python scripts/dev/bench_drawn.py
 
 bench-artifacts: venv-dev ## artifacts by keys of the store against artifacts through the server, on the rehearsal
 	@$(VENV)/python scripts/dev/bench_artifacts.py

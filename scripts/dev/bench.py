@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,19 +36,39 @@ ROWS = {
 }
 
 
-def remote(host: dict[str, Any], base: Path, command: str, **more: Any) -> subprocess.CompletedProcess[str]:
-    """Run COMMAND on the lab's server as root, through the lab's own SSH settings."""
-    options = host.get("ansible_ssh_common_args", "").replace("{{ inventory_dir }}", str(base)).split()
-    key = host["ansible_ssh_private_key_file"].replace("{{ inventory_dir }}", str(base))
+def login_of(lab_dir: Path) -> list[str]:
+    """The command that logs in to the lab's server, through the lab's own SSH settings."""
+    host = yaml.safe_load((lab_dir / "hosts.yml").read_text())["mlflow"]["hosts"]["server"]
+    options = host.get("ansible_ssh_common_args", "").replace("{{ inventory_dir }}", str(lab_dir)).split()
+    key = host["ansible_ssh_private_key_file"].replace("{{ inventory_dir }}", str(lab_dir))
     login = f"{host['ansible_user']}@{host['ansible_host']}"
-    argv = ["ssh", "-q", "-o", "BatchMode=yes", "-i", key, *options, login, f"sudo {command}"]
+    return ["ssh", "-q", "-o", "BatchMode=yes", "-i", key, *options, login]
+
+
+def remote(lab_dir: Path, command: str, **more: Any) -> subprocess.CompletedProcess[str]:
+    """Run COMMAND on the lab's server as root."""
+    argv = [*login_of(lab_dir), f"sudo {command}"]
     return subprocess.run(argv, text=True, stdout=subprocess.PIPE, check=True, **more)
+
+
+@contextlib.contextmanager
+def room() -> Iterator[None]:
+    """8 GiB for the rehearsal's machines: the usual server's workers and PostgreSQL do not fit into their 3 GiB."""
+    limits = list(Path("/sys/fs/cgroup").glob("memory/labtrack/cloud/guest-*/memory.limit_in_bytes"))
+    limits += Path("/sys/fs/cgroup").glob("labtrack/cloud/guest-*/memory.max")
+    before = [(limit, limit.read_text()) for limit in limits]
+    try:
+        for limit in limits:
+            limit.write_text(f"{8 * 2**30}")
+        yield
+    finally:
+        for limit, value in before:
+            limit.write_text(value)
 
 
 def measure(lab_dir: Path, *, seconds: float, rounds: int) -> dict[str, Any]:
     """The figures of both servers, as bench_probe.py prints them."""
     lab = labs.load(lab_dir)
-    host = yaml.safe_load((lab_dir / "hosts.yml").read_text())["mlflow"]["hosts"]["server"]
     order = {
         "fqdn": lab.fqdn,
         "password": secrets.get(lab, "secret_mlflow_admin_password"),
@@ -56,11 +78,11 @@ def measure(lab_dir: Path, *, seconds: float, rounds: int) -> dict[str, Any]:
         "settle": 10,
     }
     # The order has a password in it and so goes by standard input, the program before it by a file.
-    remote(host, lab_dir, "tee /run/labtrack-bench.py >/dev/null", input=PROBE.read_text())
+    remote(lab_dir, "tee /run/labtrack-bench.py >/dev/null", input=PROBE.read_text())
     try:
-        done = remote(host, lab_dir, "/opt/mlflow/current/bin/python /run/labtrack-bench.py", input=json.dumps(order))
+        done = remote(lab_dir, "/opt/mlflow/current/bin/python /run/labtrack-bench.py", input=json.dumps(order) + "\n")
     finally:
-        remote(host, lab_dir, "rm -f /run/labtrack-bench.py", stdin=subprocess.DEVNULL)
+        remote(lab_dir, "rm -f /run/labtrack-bench.py", stdin=subprocess.DEVNULL)
     result: dict[str, Any] = json.loads(done.stdout)
     return result
 
@@ -104,7 +126,8 @@ def main() -> int:
         )
     if not shutil.which("ssh"):
         sys.exit("ssh is not installed.  To fix: apt install openssh-client.")
-    result = measure(options.lab, seconds=options.seconds, rounds=options.rounds)
+    with room():
+        result = measure(options.lab, seconds=options.seconds, rounds=options.rounds)
     print(table(result))
     if not options.no_page:
         machine = result["machine"]

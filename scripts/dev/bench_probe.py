@@ -1,8 +1,9 @@
 """Runs on the lab's server, as root: measures two tracking servers against each other over loopback.
 
-Reads a JSON object from standard input (host name, admin's password, sizes) and prints one with the figures.  The usual
-way of starting MLflow is given a database and a unit of its own, which are removed at the end, and so are the account
-and the experiment on the kit's server.  Only the one that is measured runs: a small machine has no memory for both.
+Reads a JSON object (host name, admin's password, sizes), a line of standard input, and prints one with the figures.
+The usual way of starting MLflow is given a database and a unit of its own, which are removed at the end, and so are the
+account and the experiment on the kit's server.  Only the one that is measured runs: a small machine has no memory for
+both.
 """
 
 import contextlib
@@ -23,6 +24,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import requests
+from requests.adapters import HTTPAdapter, Retry
 
 DATABASE = UNIT = "labtrack-bench"
 KIT_DATABASE = "mlflowdb"
@@ -107,6 +109,8 @@ class Server:
         session.trust_env = False
         session.auth = self.login
         session.verify = "/etc/ssl/labtrack/ca.pem"
+        # as MLflow's client: uvicorn closes a connection that was idle for 5 s, which the first to be ready here were
+        session.mount(self.base, HTTPAdapter(max_retries=Retry(total=3, allowed_methods=None)))
         return session
 
     def call(self, session, path, body, method="POST"):
@@ -114,8 +118,8 @@ class Server:
         answer.raise_for_status()
         return answer.json()
 
-    def prepare(self):
-        """Two experiments: one with a few runs, to which the clients write, and one with MANY."""
+    def prepare(self, runs=MANY):
+        """Two experiments: one with a few runs, to which the clients write, and one with as many as told."""
         session = self.session()
         for _ in range(2):
             name = f"labtrack-bench-{secrets.token_hex(4)}"
@@ -124,7 +128,7 @@ class Server:
         body = {"experiment_id": few, "start_time": now()}
         self.runs = [self.call(session, "runs/create", body)["run"]["info"]["run_id"] for _ in range(20)]
         where = RUN_OF.format(experiment=many, number="r")
-        psql(self.database, FILL.format(run=where, experiment=many, many=MANY, time=now() - 10**8))
+        psql(self.database, FILL.format(run=where, experiment=many, many=runs, time=now() - 10**8))
 
     def forget(self):
         if self.experiments:
@@ -296,19 +300,38 @@ def over_loopback(fqdn):
     socket.getaddrinfo = lambda host, *more, **named: resolve("127.0.0.1" if host == fqdn else host, *more, **named)
 
 
+def show(server, runs):
+    """Leave the looking at an experiment to who reads the next line, until a line comes back."""
+    if not server.runs:
+        server.prepare(runs)
+    print(json.dumps({"server": server.name, "experiment": server.experiments[1], "login": server.login}), flush=True)
+    if not sys.stdin.readline():
+        raise SystemExit("nobody looks any more")
+
+
+def by_turns(rounds, ours, theirs):
+    """Each server alone, in turns that change from round to round."""
+    for number in range(rounds):
+        for server, other in ((ours, theirs), (theirs, ours))[:: 1 if number % 2 == 0 else -1]:
+            other.stop()
+            server.stop()
+            server.start()
+            yield server
+
+
 def main():
-    order = json.load(sys.stdin)
+    order = json.loads(sys.stdin.readline())
     for ends in (signal.SIGHUP, signal.SIGTERM):  # an interrupted `make bench` leaves the kit's server running
         signal.signal(ends, lambda *_: sys.exit("interrupted"))
     over_loopback(order["fqdn"])
     rounds = {}
     with kit(order["fqdn"], order["password"]) as ours, usual() as theirs:
-        for number in range(order["rounds"]):
-            for server, other in ((ours, theirs), (theirs, ours))[:: 1 if number % 2 == 0 else -1]:
-                other.stop()
-                server.stop()
-                server.start()
-                rounds.setdefault(server.name, []).append(measure(server, order))
+        if "drawn" in order:
+            for server in by_turns(order["rounds"], ours, theirs):
+                show(server, order["drawn"])
+            return
+        for server in by_turns(order["rounds"], ours, theirs):
+            rounds.setdefault(server.name, []).append(measure(server, order))
         ours.stop()
         theirs.stop()
         alone = {points: limit(theirs, points, order["clients"], order["seconds"]) for points in (1, 1000)}

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,7 +30,7 @@ BROKEN = re.compile(
 
 
 @contextlib.contextmanager
-def chromium(*trusted: Path) -> Iterator[Browser]:
+def chromium(*trusted: Path, arguments: Sequence[str] = ()) -> Iterator[Browser]:
     """A browser without a window.
 
     trusted: certificates that its person has installed.  Told to ignore errors of certificates, the browser starts a
@@ -44,7 +44,9 @@ def chromium(*trusted: Path) -> Iterator[Browser]:
         for number, one in enumerate(trusted):
             add = ["certutil", "-A", "-d", f"sql:{known}", "-t", "C,,", "-n", f"trusted {number}", "-i", one]
             subprocess.run(add, check=True, capture_output=True)
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS, env={**os.environ, "HOME": home})
+        found = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=[*ARGUMENTS, *arguments], env={**os.environ, "HOME": home}
+        )
         yield found
         found.close()
 
