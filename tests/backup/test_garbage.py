@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from itertools import islice
+from typing import Any
 
 import pytest
-from mlflow_lab import Lab
+from hypothesis import given
+from hypothesis import strategies as st
+from mlflow_lab import FILES, Lab
+
+sys.path.insert(0, str(FILES))
+
+from mlflow_garbage import outdated
 
 GOES = ("old", "model old", "in the experiment", "model in the experiment")
 STAYS = ("alive", "fresh", "named", "model alive", "model named", "elsewhere")
@@ -95,5 +106,65 @@ def test_a_store_that_goes_away_while_it_deletes_is_one_finding_too(lab: Lab, mo
 
 
 def test_nothing_that_was_deleted_just_now_goes_by_a_slip(lab: Lab) -> None:
-    code, _, said = lab.python("gc", str(lab.folder), "--days", "0")
-    assert code == 2 and "--days has to be 1 or more" in said
+    for too_soon in (["--days", "0"], ["--versions", "0"], ["--days", "-1", "--versions", "9"], []):
+        code, _, said = lab.python("gc", str(lab.folder), *too_soon)
+        assert code == 2 and "--days or --versions has to be 1 or more" in said
+
+
+T0 = datetime(2026, 1, 1, tzinfo=timezone.utc)
+
+
+class Bucket:
+    """A bucket with versions, which tells what it keeps as S3 does, in pages."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, list[dict[str, Any]]] = {}  # of each key, the oldest first
+
+    def add(self, key: str, day: int, *, mark: bool) -> None:
+        version = {"Key": key, "LastModified": T0 + timedelta(days=day), "VersionId": f"{key}{day}", "mark": mark}
+        self.kept.setdefault(key, []).append(version)
+
+    def pages(self, size: int) -> Iterator[dict[str, Any]]:
+        every = [
+            {**one, "IsLatest": one is self.kept[key][-1]} for key in sorted(self.kept) for one in self.kept[key][::-1]
+        ]
+        for start in range(0, len(every), size):
+            page = every[start : start + size]
+            yield {
+                "Versions": [one for one in page if not one["mark"]],
+                "DeleteMarkers": [one for one in page if one["mark"]],
+            }
+
+    def shown(self) -> dict[str, str]:
+        """What somebody sees who knows of no versions."""
+        return {key: found[-1]["VersionId"] for key, found in self.kept.items() if found and not found[-1]["mark"]}
+
+
+@given(
+    events=st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=25),
+    size=st.integers(1, 6),
+    before=st.integers(-1, 26),
+    killed=st.integers(0, 30),
+)
+def test_the_versions_that_go_are_those_that_nobody_sees_any_more(
+    events: list[tuple[str, bool]], size: int, before: int, killed: int
+) -> None:
+    bucket = Bucket()
+    for day, (key, mark) in enumerate(events):
+        bucket.add(key, day, mark=mark)
+    shown, days = bucket.shown(), {key: [one["LastModified"] for one in found] for key, found in bucket.kept.items()}
+    limit = T0 + timedelta(days=before)
+
+    def collect(most: int) -> None:
+        for one in islice(outdated(bucket.pages(size), limit), most):
+            bucket.kept[one["Key"]] = [own for own in bucket.kept[one["Key"]] if own["VersionId"] != one["VersionId"]]
+            assert bucket.shown() == shown  # at any moment: a call can be killed
+
+    collect(killed)
+    collect(1000)
+    for key, times in days.items():
+        # a version is old since the next one came; the last goes only if it is a mark that is alone and old itself
+        stays = [at for at, newer in zip(times, [*times[1:], None]) if newer is None or newer >= limit]
+        if len(stays) == 1 and key not in shown and stays[0] < limit:
+            stays = []
+        assert [one["LastModified"] for one in bucket.kept[key]] == stays

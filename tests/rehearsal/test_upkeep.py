@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -120,6 +122,56 @@ def test_logs_are_rotated_and_limited(rehearsal: Rehearsal) -> None:
         check=True,
     ).stdout.split()
     assert [log for log in unruled if "mlflow" in log or "nginx" in log or "postgresql" in log] == []
+
+
+# In a folder of its own of the server's bucket, by the server's key, and in two days' time.
+VERSIONS = """
+import json, sys, tempfile, time
+from pathlib import Path
+sys.path.insert(0, "/usr/local/lib/mlflowctl")
+import mlflow_databases, mlflow_garbage
+values = mlflow_databases.settings()
+mlflow_databases.become()
+values["_MLFLOW_SERVER_ARTIFACT_DESTINATION"] = values["_MLFLOW_SERVER_ARTIFACT_ROOT"] = FOLDER
+client, root = mlflow_databases.store(values)
+bucket, _, prefix = root.removeprefix("s3://").partition("/")
+if client.get_bucket_versioning(Bucket=bucket).get("Status") != "Enabled":
+    sys.exit("the bucket keeps no versions")
+for key in ("kept", "over", "over", "gone", "again"):
+    client.put_object(Bucket=bucket, Key=f"{prefix}/{key}", Body=b"12345")
+for key in ("gone", "again"):
+    client.delete_object(Bucket=bucket, Key=f"{prefix}/{key}")
+client.put_object(Bucket=bucket, Key=f"{prefix}/again", Body=b"12345")
+
+class Later:
+    strftime, gmtime = time.strftime, time.gmtime
+    time = staticmethod(lambda: time.time() + 2 * 86400)
+
+def left():
+    found = client.list_object_versions(Bucket=bucket, Prefix=f"{prefix}/")
+    return [(one["Key"], one["VersionId"]) for one in found.get("Versions", []) + found.get("DeleteMarkers", [])]
+
+mlflow_garbage.STATE = Path(tempfile.mkdtemp())
+gc = lambda *more: mlflow_garbage.main(values, ["--versions", "1", "--json", *more])
+gc()
+mlflow_garbage.time = Later
+gc("--dry-run"), gc(), gc()
+print(json.dumps(sorted(key.removeprefix(f"{prefix}/") for key, _ in left())))
+for key, version in left():
+    client.delete_object(Bucket=bucket, Key=key, VersionId=version)
+"""
+
+
+def test_old_versions_of_objects_go_and_what_is_there_stays(rehearsal: Rehearsal) -> None:
+    folder = f"s3://{rehearsal.lab['lab_bucket']}/test-versions-{time.time_ns()}"
+    program = VERSIONS.replace("FOLDER", repr(folder))
+    done = rehearsal.ssh("server", "/opt/mlflow/current/bin/python -", stdin=program, check=True)
+    *calls, left = map(json.loads, done.stdout.splitlines())
+    # written over, deleted with its mark, deleted with its mark and written again
+    assert [one["versions"] for one in calls] == [0, 5, 5, 0]
+    assert [one["bytes_of_versions"] for one in calls] == [0, 15, 15, 0]
+    assert [one["failed"] for one in calls] == [[], [], [], []]
+    assert left == ["again", "kept", "over"]
 
 
 @pytest.mark.parametrize("unit", ["mlflow@1", "mlflow@2", "nginx", "postgresql@*-main"])

@@ -1,4 +1,5 @@
-"""Takes away for good what was deleted long ago: runs, logged models and experiments, with their artifacts.
+"""Takes away for good what was deleted long ago: runs, logged models and experiments, with their artifacts, and what
+the bucket keeps of objects that were deleted or written over.
 
 `mlflow gc` is for that too.  But it ends at the first that it can't delete, takes away what a registered model is made
 of, and deletes whatever an address says.  Here each is tried, and what a version refers to is kept.  Artifacts go
@@ -13,6 +14,9 @@ import os
 import re
 import time
 from collections import Counter
+from datetime import datetime, timezone
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import mlflow_databases
@@ -67,23 +71,66 @@ class Store:
             for one in page.get("Contents", ()):
                 yield one["Key"], one["Size"]
 
-    def delete(self, key):
+    def outdated(self, before):
+        """Key, id and size of each version of an object that outdated() gives."""
+        prefix = f"{self.root}/".removeprefix(f"s3://{self.bucket}/")
+        pages = self.client.get_paginator("list_object_versions").paginate(Bucket=self.bucket, Prefix=prefix)
+        found = outdated(pages, before)
+        while True:
+            with self.asked():
+                one = next(found, None)
+            if one is None:
+                return
+            yield one["Key"], one["VersionId"], one.get("Size", 0)
+
+    def delete(self, key, **version):
         # one by one: OpenStack's Swift wants an MD5 for several at once, which newer SDKs do not send
         with self.asked():
-            self.client.delete_object(Bucket=self.bucket, Key=key)
+            self.client.delete_object(Bucket=self.bucket, Key=key, **version)
+
+
+def outdated(pages, before):
+    """The versions of objects that were deleted or written over before a time, of a key the oldest first.
+
+    pages: of list_object_versions, in the order of keys.  A mark of a deletion goes when nothing is left behind it, and
+    after all that is: without it the object would be there again.
+    """
+    read = []
+    for page in pages:
+        read += [{**one, "Size": one.get("Size", 0)} for one in page.get("Versions", ())]
+        read += [{**one, "mark": True} for one in page.get("DeleteMarkers", ())]
+        # a key may go on in the next page
+        last = max((one["Key"] for one in read), default="")
+        whole, read = [one for one in read if one["Key"] != last], [one for one in read if one["Key"] == last]
+        for _, versions in groupby(sorted(whole, key=itemgetter("Key")), itemgetter("Key")):
+            yield from _outdated(list(versions), before)
+    yield from _outdated(read, before)
+
+
+def _outdated(versions, before):
+    """outdated() of one key."""
+    versions.sort(key=lambda one: (one["IsLatest"], one["LastModified"]))
+    left = len(versions)
+    for one, newer in zip(versions, versions[1:]):
+        if newer["LastModified"] < before:
+            left -= 1
+            yield one
+    if left == 1 and versions[-1].get("mark") and versions[-1]["LastModified"] < before:
+        yield versions[-1]
 
 
 class Garbage:
-    """What was deleted at least `days` ago, and taking it away."""
+    """What was deleted at least so many `days` ago, and the versions of as many days; taking them away.  0: none."""
 
-    def __init__(self, values, days, *, dry):
+    def __init__(self, values, days, versions, *, dry):
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
         self.store = Store(values)
         self.dry = dry
+        self.days, self.versions = days, versions
         self.before = int((time.time() - days * 86400) * 1000)
         self.tracking = SqlAlchemyStore(values["_MLFLOW_SERVER_FILE_STORE"], self.store.root)
-        self.counts = Counter(runs=0, models=0, experiments=0, objects=0, bytes=0)
+        self.counts = Counter(runs=0, models=0, experiments=0, objects=0, bytes=0, versions=0, bytes_of_versions=0)
         self.kept, self.failed = [], []
 
     def query(self, sql, **values):
@@ -100,12 +147,29 @@ class Garbage:
             ("experiments", self.experiment, "experiment_id FROM experiments", "last_update_time"),
         )
         try:
-            for kind, take, table, since in kinds:
+            for kind, take, table, since in kinds if self.days else ():
                 where = f"lifecycle_stage = 'deleted' AND {since} < :before ORDER BY 1"
                 for (name,) in self.query(f"SELECT {table} WHERE {where}"):
                     self.one(kind, take, name)
+            if self.versions:
+                self.collect_versions()
         except StoreDown as error:
             self.failed.append({"what": "the object store", "why": str(error)})
+
+    def collect_versions(self):
+        """Take the old versions away that may go: after the runs, whose objects become old versions now."""
+        from botocore.exceptions import ClientError
+
+        before = datetime.fromtimestamp(time.time() - self.versions * 86400, timezone.utc)
+        try:
+            for key, version, size in self.store.outdated(before):
+                if not self.dry:
+                    self.store.delete(key, VersionId=version)
+                self.counts["versions"] += 1
+                self.counts["bytes_of_versions"] += size
+        except ClientError as error:
+            why = f"the store refuses it, or has no versions: {error}"
+            self.failed.append({"what": "old versions of objects", "why": why})
 
     def one(self, kind, take, name):
         try:
@@ -191,21 +255,23 @@ class Garbage:
 def main(values, arguments):
     """`mlflowctl gc`: 0 all is done, 1 something could not be deleted."""
     parser = argparse.ArgumentParser(prog="mlflowctl gc", description=__doc__.partition("\n")[0])
-    parser.add_argument("--days", type=int, required=True, help="how long ago it has to have been deleted; at least 1")
+    parser.add_argument("--days", type=int, default=0, help="how long ago runs, models and experiments were deleted")
+    parser.add_argument("--versions", type=int, default=0, help="how long ago objects were deleted or written over")
     parser.add_argument("--dry-run", action="store_true", help="only say what would go")
     parser.add_argument("--json", action="store_true")
     wanted = parser.parse_args(arguments)
-    if wanted.days < 1:
-        parser.error("--days has to be 1 or more: what was deleted just now may have been a slip.")
+    if min(wanted.days, wanted.versions) < 0 or wanted.days + wanted.versions < 1:
+        parser.error("--days or --versions has to be 1 or more: what was deleted just now may have been a slip.")
     mlflow_databases.become()
     os.environ.update(values)
     with (STATE / "gc.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        garbage = Garbage(values, wanted.days, dry=wanted.dry_run)
+        garbage = Garbage(values, wanted.days, wanted.versions, dry=wanted.dry_run)
         garbage.collect()
         result = {
             "version": 1, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "days": wanted.days,
-            "dry_run": wanted.dry_run, **garbage.counts, "kept": garbage.kept, "failed": garbage.failed,
+            "days_of_versions": wanted.versions, "dry_run": wanted.dry_run, **garbage.counts,
+            "kept": garbage.kept, "failed": garbage.failed,
         }  # fmt: skip
         if not wanted.dry_run:
             part = STATE / "gc.json.part"
@@ -219,10 +285,17 @@ def said(result):
     """The result in words."""
     counted = ", ".join(f"{result[kind]} {kind}" for kind in ("runs", "models", "experiments"))
     done = "would go for good" if result["dry_run"] else "are gone for good"
-    lines = [
-        f"{counted} deleted at least {result['days']} days ago {done}, with {result['objects']} objects"
-        f" ({result['bytes'] / 1e6:.1f} MB) of the bucket."
-    ]
+    lines = []
+    if result["days"]:
+        lines.append(
+            f"{counted} deleted at least {result['days']} days ago {done}, with {result['objects']} objects"
+            f" ({result['bytes'] / 1e6:.1f} MB) of the bucket."
+        )
+    if result["days_of_versions"]:
+        lines.append(
+            f"{result['versions']} versions ({result['bytes_of_versions'] / 1e6:.1f} MB) of objects that were"
+            f" deleted or written over at least {result['days_of_versions']} days ago {done}."
+        )
     lines += [f"kept: {one['what']}: {one['why']}" for one in result["kept"]]
     lines += [f"failed: {one['what']}: {one['why']}" for one in result["failed"]]
     if result["failed"]:

@@ -10,6 +10,7 @@ mlflowctl trial      start the new release beside what runs, where no proxy look
 mlflowctl admin      set the password of the account "admin" to the one on standard input
 mlflowctl forget     end what the instances remember about passwords and permissions, after a change by hand
 mlflowctl gc --days N   take away for good what was deleted N days ago and longer, with its artifacts; --dry-run, --json
+mlflowctl gc --versions N  the same of the versions that the bucket keeps of objects
 mlflowctl check      what MLflow needs: a line of JSON for each of database, accounts, connections, wal, store, quota
                      and instances, or those named; exit code 0 ok, 1 warnings, 2 failed
 mlflowctl figures    what the lab has recorded, in numbers, for labtrack-report: a line of JSON
