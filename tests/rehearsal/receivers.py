@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from email import message_from_bytes
+from email import message_from_bytes, policy
 from email.message import Message
 from pathlib import Path
 from typing import Any
@@ -118,7 +118,7 @@ class _RelayHandler(socketserver.StreamRequestHandler):
                 data = b""
                 while not data.endswith(b"\r\n.\r\n"):
                     data += self.rfile.readline()
-                self.server.mails.append(message_from_bytes(data[:-3]))
+                self.server.mails.append(message_from_bytes(data[:-3], policy=policy.default))
                 self.say("250 taken")
             elif word == "QUIT":
                 return self.say("221 bye")
