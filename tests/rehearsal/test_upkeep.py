@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import subprocess
+import sys
+import tarfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -184,3 +189,20 @@ def test_memory_of_units_is_limited(rehearsal: Rehearsal, unit: str) -> None:
     total = int(rehearsal.ssh("server", "awk '/MemTotal/ {print $2 * 1024}' /proc/meminfo", check=True).stdout)
     assert "infinity" not in limits.values()
     assert int(limits["MemoryHigh"]) < int(limits["MemoryMax"]) < total
+
+
+@pytest.mark.long
+def test_a_bundle_of_the_server_has_what_a_helper_needs_and_no_secret(rehearsal: Rehearsal, tmp_path: Path) -> None:
+    made = tmp_path / "bundle.tar.gz"
+    command = [Path(sys.executable).with_name("labtrack"), "bundle", rehearsal.lab_dir, "--output", made]
+    subprocess.run(command, check=True, capture_output=True)
+    with tarfile.open(made) as bundle:
+        files = {one.name: (bundle.extractfile(one) or io.BytesIO()).read() for one in bundle}
+    for name, part in {"journal.txt": b"systemd", "status.json": b"database", "units.txt": b"mlflow@1"}.items():
+        assert part in files[f"bundle/server/{name}"]
+    written = rehearsal.ssh("server", "cat /etc/mlflow/secrets.env /etc/mlflow/auth.ini", check=True).stdout
+    env = (rehearsal.private / "ada" / "mlflow_env.sh").read_text()
+    secret = re.findall(r"(?:PASSWORD|SECRET\w*|KEY)=['\"]?([^'\"\s]{8,})", written + env)
+    known = {*secret, *map(str, rehearsal.secrets.values())}
+    assert len(known) > 6
+    assert [name for name, body in files.items() for one in known if len(one) >= 8 and one.encode() in body] == []
