@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from lab_server import ADA, ADMIN, BOB, LabServer
 
 NOBODY = "0" * 32
+DRAWN = re.compile(r"\b[0-9a-f]{32}\b|\b[a-z]+-[a-z]+-\d+\b")  # a run's id, and a name that MLflow chooses
 HALF_READ = "nothing was logged"
 LOGINS = {"ada": ADA, "bob": BOB, "admin": ADMIN, "wrong": ("ada", "no word at all"), "none": None}
 
@@ -90,11 +91,46 @@ def many(of: st.SearchStrategy[Any], most: int) -> st.SearchStrategy[Any]:
 BATCH = st.fixed_dictionaries(
     {}, optional={"metrics": many(POINT, 1000), "params": many(PAIR, 100), "tags": many(PAIR, 100)}
 )
+# Of a run itself.
+STATUS = (st.sampled_from(["RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED"]), st.sampled_from(
+    ["finished", "NOPE", "", 3, 99, None, [], True]
+))  # fmt: skip
+RUN_NAME = (
+    st.one_of(NAMES, TEXTS.filter(lambda text: len(text) < 9)),
+    st.sampled_from(["k" * 251, "t" * 6000, "a\x00b", "\ud800", None, 5, [], " "]),
+)
+TIME = (TIMES, ODD_TIMES)
+UPDATE = st.fixed_dictionaries(
+    {}, optional={"status": mostly(*STATUS), "end_time": mostly(*TIME), "run_name": mostly(*RUN_NAME)}
+)
+NAME_TAG = st.builds(lambda name: {"key": "mlflow.runName", "value": name}, mostly(*RUN_NAME))
+# Of one recording in all calls of a sequence: the second create gives what the first has made.
+RECORDED_ID = st.builds(
+    lambda drawn, last: drawn.hex[:-1] + last, st.shared(st.uuids(), key="recorded"), st.sampled_from("01")
+)
+RECORDED = mostly(RECORDED_ID, st.sampled_from(["AB" * 16, "", "x"])).map(
+    lambda number: [
+        {"key": "labtrack.source_run_id", "value": number},
+        {"key": "labtrack.source_store", "value": "a recording"},
+    ]
+)
+CREATE = st.fixed_dictionaries(
+    {},
+    optional={
+        "run_name": mostly(*RUN_NAME),
+        "user_id": mostly(RUN_NAME[0], RUN_NAME[1]),
+        "start_time": mostly(*TIME),
+        "tags": st.one_of(many(PAIR, 100), st.lists(st.one_of(PAIR, NAME_TAG), max_size=3), RECORDED),
+        "experiment_id": mostly(
+            st.just("own"), st.sampled_from(["", "0", "01", " 1", "999999", "9" * 12, "x", None, 1, [], True])
+        ),
+    },
+)
 
 
 @dataclass(frozen=True)
 class Call:
-    """run: 0 or 1, or what stands for one.  body: instead of the document.  Printed as it is when a test fails."""
+    """run: its place, or what stands for one.  body: instead of the document.  Printed as it is when a test fails."""
 
     path: str
     document: Any = None
@@ -107,7 +143,7 @@ class Call:
 
 
 def to_a_run(path: str, documents: st.SearchStrategy[Any]) -> st.SearchStrategy[Call]:
-    usual = st.builds(Call, st.just(path), documents, st.integers(0, 1), twice=st.sampled_from(["", "", "run_uuid"]))
+    usual = st.builds(Call, st.just(path), documents, st.integers(-1, 1), twice=st.sampled_from(["", "", "run_uuid"]))
     odd = st.one_of(
         st.builds(Call, st.just(path), documents, st.sampled_from([NOBODY, "x", "", None, "A" * 32, "0" * 33])),
         st.builds(Call, st.just(path), documents, login=st.sampled_from(["bob", "admin", "none", "wrong"])),
@@ -126,6 +162,15 @@ def to_a_run(path: str, documents: st.SearchStrategy[Any]) -> st.SearchStrategy[
     return mostly(usual, odd)
 
 
+CREATES = mostly(
+    st.builds(Call, st.just("runs/create"), CREATE, st.none()),
+    st.one_of(
+        st.builds(Call, st.just("runs/create"), CREATE, st.none(), st.sampled_from(["bob", "admin", "none", "wrong"])),
+        st.builds(Call, st.just("runs/create"), CREATE.map(lambda one: {**one, "other": 1}), st.none()),
+        st.builds(Call, st.just("runs/create"), CREATE, st.none(), query=st.just("?experiment_id=0")),
+        st.builds(Call, st.just("runs/create"), run=st.none(), body=st.sampled_from([b"", b"{}", b"[]", b"null"])),
+    ),
+)
 EXPERIMENTS = st.builds(
     Call, st.sampled_from(["experiments/delete", "experiments/restore", "experiments/restore"]), st.just({}), st.none()
 )
@@ -147,6 +192,9 @@ CALLS = st.one_of(
     to_a_run("runs/log-batch", BATCH),
     to_a_run("runs/log-parameter", PAIR),
     to_a_run("runs/set-tag", PAIR),
+    to_a_run("runs/update", UPDATE),
+    CREATES,
+    CREATES,
     st.one_of(STATES, STATES, ENDS, ENDS, EXPERIMENTS),
 )
 
@@ -157,6 +205,8 @@ def send(server: LabServer, call: Call, experiment: str, runs: list[str]) -> req
     if body is None:
         run_id = runs[call.run] if isinstance(call.run, int) else call.run
         document = {"experiment_id": experiment} if call.path.startswith("experiments/") else dict(call.document)
+        if call.path == "runs/create" and document.get("experiment_id", "own") == "own":
+            document["experiment_id"] = experiment
         if call.twice == "run_uuid only":
             document["run_uuid"] = run_id
         elif run_id is not None:
@@ -175,6 +225,9 @@ def said(answer: requests.Response, runs: list[str]) -> tuple[int, str, list[tup
     for place, run_id in enumerate(runs):
         text = text.replace(run_id, f"<{place}>")
     text = re.sub(r"0x[0-9a-f]+|\(id \d+\)|(?<=experiment_id=)\d+", "...", text)
+    text = re.sub(r"(?<=/artifacts/)\d+(?=/)|(?<=\"experiment_id\": \")\d+", "...", DRAWN.sub("drawn", text))
+    # of an error of the database's: the statement, shortened according to how long a name was drawn
+    text = re.sub(r"\[SQL: .*", "...", text, flags=re.DOTALL)
     headers = [(name.lower(), value) for name, value in answer.headers.items()]
     return answer.status_code, text, sorted(one for one in headers if one[0] not in ("date", "content-length"))
 
@@ -190,5 +243,5 @@ def tables(server: LabServer, runs: list[str]) -> dict[str, list[str]]:
         )
         for place, run_id in enumerate(runs):
             rows = [row.replace(run_id, f"<{place}>") for row in rows]
-        found[table] = sorted(rows)
+        found[table] = sorted(DRAWN.sub("drawn", row) for row in rows)
     return found

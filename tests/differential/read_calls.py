@@ -12,8 +12,11 @@ from equal_calls import NOBODY, mostly
 from hypothesis import strategies as st
 
 SEARCH, GET, HISTORY = "runs/search", "runs/get", "metrics/get-history"
+CURVES = "metrics/get-history-bulk-interval"
 # Not one of a plain client's headers: with it the answer is MLflow's own.
 MLFLOW_S = {"X-Not-Plain": "1"}
+# What MLflow's page sends beside what the browser adds.
+OF_A_PAGE = {"Content-Type": "application/json; charset=utf-8"}
 
 QUOTED = st.sampled_from(
     ["'v'", '"v"', "'w'", "'%v%'", "'V%'", "''", "'it''s'", "'grün'", "'FINISHED'", "'first'", "'_'"]
@@ -212,13 +215,14 @@ PLACES = mostly(
 )
 LOGINS = mostly(st.just("ada"), st.sampled_from(["bob", "admin", "none", "wrong"]))
 HEADERS = mostly(
-    st.sampled_from([{}, {}, {"Origin": "https://lab.example.org", "Sec-Fetch-Site": "same-origin"}]),
+    st.sampled_from([{}, {}, {"Origin": "https://lab.example.org", "Sec-Fetch-Site": "same-origin"}, OF_A_PAGE]),
     st.sampled_from(
         [
             {"Origin": "https://evil.example.org"},
             {"Host": "evil.example.org"},
             {"Content-Type": "text/plain"},
             {"Origin": "http://localhost:3000"},
+            {"Content-Type": "application/json; charset=utf-16"},
             {"Cookie": "a=b"},
             {"X-MLFLOW-WORKSPACE": "w"},
         ]
@@ -228,7 +232,7 @@ HEADERS = mostly(
 
 @dataclass(frozen=True)
 class Question:
-    """query: (name, value) of a GET; document: of a POST.  run: which of the runs, or what stands for one."""
+    """query: (name, value) of a GET; document: of a POST.  run, many: which of the runs, or what stands for one."""
 
     path: str
     document: Any = None
@@ -238,10 +242,11 @@ class Question:
     headers: dict[str, str] = field(default_factory=dict)
     prefix: str = "/api/2.0/mlflow/"
     tail: str = ""
+    many: tuple[int | str, ...] = ()
 
     def address(self, runs: list[str]) -> str:
         """Path and query; the query names the run twice, as MLflow's client does, or once."""
-        fields = list(self.query)
+        fields = [("run_ids", runs[one] if isinstance(one, int) else one) for one in self.many] + list(self.query)
         if self.run is not None:
             fields.insert(0, ("run_id", runs[self.run] if isinstance(self.run, int) else self.run))
         asked = urllib.parse.urlencode(fields) + self.tail
@@ -298,4 +303,34 @@ HISTORIES = st.builds(
     prefix=PREFIXES,
     tail=TAILS,
 )
-QUESTIONS = st.one_of(SEARCHES, SEARCHES, SEARCHES, GETS, HISTORIES)
+STEP = mostly(st.integers(-2, 3), st.sampled_from(["", "x", "1.5", 2**31, 2**63, "-0", " 1", "01", "+1"]))
+STEPS = st.one_of(
+    st.just(()),
+    st.tuples(STEP, STEP).map(lambda both: (("start_step", str(both[0])), ("end_step", str(both[1])))),
+    STEP.map(lambda one: (("start_step", str(one)),)),
+)
+BULKS = st.builds(
+    lambda key, most, steps, **more: Question(
+        CURVES,
+        query=(
+            *((("metric_key", key),) if key is not None else ()),
+            *((("max_results", str(most)),) if most is not None else ()),
+            *steps,
+        ),
+        **more,
+    ),
+    mostly(KEYS, st.none()),
+    st.one_of(
+        st.none(), mostly(st.integers(1, 5), st.sampled_from([0, -1, 2500, 2501, "x", "1.5", " 1", "01", 10**6]))
+    ),
+    STEPS,
+    many=mostly(
+        st.lists(st.integers(0, 2), min_size=1, max_size=4).map(tuple),
+        st.sampled_from([(), (NOBODY,), (0, NOBODY), ("x",), ("",), (0,) * 101]),
+    ),
+    login=LOGINS,
+    headers=HEADERS,
+    prefix=PREFIXES,
+    tail=TAILS,
+)
+QUESTIONS = st.one_of(SEARCHES, SEARCHES, SEARCHES, GETS, HISTORIES, BULKS)

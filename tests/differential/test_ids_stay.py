@@ -48,6 +48,16 @@ def test_a_copy_has_the_recorded_id_and_the_same_create_gives_it_again(server: L
     assert found[0]["info"]["artifact_uri"].endswith(f"/{number}/artifacts")
 
 
+def test_the_copy_is_made_natively_where_the_account_is_known(server: LabServer) -> None:
+    experiment, number = server.experiment("natively"), secrets.token_hex(16)
+    create(server, experiment, secrets.token_hex(16))
+    before = server.natively()
+    assert create(server, experiment, number) == number
+    assert server.natively() - before == 4, "its three tags, and its name"
+    assert create(server, experiment, number) == number
+    assert server.natively() - before == 4
+
+
 def test_the_same_create_many_times_at_once_makes_one(server: LabServer) -> None:
     experiment, number = server.experiment("at once"), secrets.token_hex(16)
     with ThreadPoolExecutor(12) as pool:

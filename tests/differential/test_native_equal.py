@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
-from equal_calls import CALLS, HALF_READ, Call, said, send, tables
+from equal_calls import CALLS, DRAWN, HALF_READ, Call, said, send, tables
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from lab_server import ADA, LabServer
@@ -39,16 +39,20 @@ def compare(pair: tuple[LabServer, LabServer], calls: list[Call]) -> None:
     trail: list[str] = []
     parted = set()  # runs of which MLflow has kept a part of what ours refused
     for call in calls:
-        if call.run in parted or (parted and call.body is None and call.twice == "other"):
+        place = call.run % len(runs[0]) if isinstance(call.run, int) else call.run
+        if place in parted or (parted and call.body is None and call.twice == "other"):
             continue
         plain, native = map(send, pair, [call] * 2, experiments, runs)
         trail.append(f"{call} -> {plain.status_code} {native.status_code}")
         if native.status_code == 400 and HALF_READ in native.text:
             # it goes by the half: 200, or a complaint of what it has dropped
             assert plain.status_code in (200, 400, 404), "\n".join([*trail, plain.text, native.text])
-            parted.add(call.run)
+            parted.add(place)
             continue
         assert said(native, runs[1]) == said(plain, runs[0]), "\n".join(trail)
+        if call.path == "runs/create" and native.ok:
+            for known, answer in zip(runs, (plain, native)):
+                known.append(answer.json()["run"]["info"]["run_id"])
     whole = [[run for place, run in enumerate(own) if place not in parted] for own in runs]
     if whole[0]:
         assert tables(pair[1], whole[1]) == tables(pair[0], whole[0]), "\n".join(trail)
@@ -103,9 +107,57 @@ def test_plain_calls_are_answered_natively(
     assert "the routes of training loops are MLflow's own: LABTRACK_NATIVE is 0" in plain.log()
 
 
+def test_a_run_begins_and_ends_natively_and_its_first_write_is_native_too(pair: tuple[LabServer, LabServer]) -> None:
+    server = pair[1]
+    experiment = server.experiment(f"begun {next(numbers)}")
+    server.run(experiment)  # nobody has asked yet, so MLflow is
+    tags = [{"key": "why", "value": "a test"}, {"key": "mlflow.user", "value": "ada"}]
+    before = server.natively()
+    made = server.post("runs/create", {"experiment_id": experiment, "start_time": 5, "user_id": "ada", "tags": tags})
+    assert server.natively() - before == 3
+    run_id, name = made["run"]["info"]["run_id"], made["run"]["info"]["run_name"]
+    assert made["run"]["data"]["tags"] == [*tags, {"key": "mlflow.runName", "value": name}]
+    server.post("runs/log-metric", {"run_id": run_id, "key": "loss", "value": 1, "timestamp": 1})
+    assert server.natively() - before == 4
+    at = server.last_native()
+    end = {"run_id": run_id, "run_uuid": run_id, "status": "FINISHED", "end_time": 9, "run_name": "done"}
+    info = server.post("runs/update", end)["run_info"]
+    assert server.last_native() > at
+    assert (info["status"], info["end_time"], info["run_name"]) == ("FINISHED", 9, "done")
+    found = server.call("GET", f"runs/get?run_id={run_id}", None)["run"]
+    assert found["info"] == info
+    assert {"key": "mlflow.runName", "value": "done"} in found["data"]["tags"]
+
+
+def test_runs_that_begin_at_once_are_as_many_as_asked_for(pair: tuple[LabServer, LabServer]) -> None:
+    server = pair[1]
+    experiment = server.experiment(f"begun at once {next(numbers)}")
+    server.run(experiment)
+    with ThreadPoolExecutor(12) as pool:
+        made = list(pool.map(server.run, [experiment] * 48))
+    assert len(set(made)) == 48
+    assert server.sql(f"SELECT count(*) FROM runs WHERE experiment_id = {experiment}") == ["49"]
+
+
+def test_no_run_begins_in_an_experiment_that_was_deleted_meanwhile(pair: tuple[LabServer, LabServer]) -> None:
+    server = pair[1]
+    experiment = server.experiment(f"deleted {next(numbers)}")
+    for _ in range(2):
+        server.run(experiment)
+    server.post("experiments/delete", {"experiment_id": experiment})
+    refused = server.send("runs/create", json.dumps({"experiment_id": experiment}).encode())
+    assert (refused.status_code, "must be in the 'active' state" in refused.text) == (400, True)
+    assert server.sql(f"SELECT count(*) FROM runs WHERE experiment_id = {experiment}") == ["2"]
+
+
 CLIENT = """
 import mlflow
 client = mlflow.MlflowClient()
+for number in range(2):
+    made = client.create_run(EXPERIMENT, start_time=5, run_name="one", tags={"a": "b", "mlflow.user": "eve"})
+    client.set_terminated(made.info.run_id, "FAILED", end_time=9)
+    client.update_run(made.info.run_id, status="RUNNING", name="two")
+    print(made.to_dictionary(), client.get_run(made.info.run_id).to_dictionary())
 client.log_metric(RUN, "loss", 0.5, timestamp=1, step=1)
 client.log_param(RUN, "lr", 0.1)
 client.set_tag(RUN, "why", "a test")
@@ -120,18 +172,22 @@ with mlflow.start_run(run_id=RUN):
 def test_what_mlflow_s_own_client_sends_is_answered_natively(pair: tuple[LabServer, LabServer]) -> None:
     made = []
     for server in pair:
-        run_id = server.run(server.experiment("of a client"))
+        experiment = server.experiment("of a client")
+        run_id = server.run(experiment)
         before = server.natively()
         login = {
             "MLFLOW_TRACKING_USERNAME": ADA[0],
             "MLFLOW_TRACKING_PASSWORD": ADA[1],
             "MLFLOW_TRACKING_URI": server.url,
+            "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         }
-        script = CLIENT.replace("RUN", repr(run_id))
-        subprocess.run([mlflow_bin() / "python", "-c", script], env={**os.environ, **login}, check=True, cwd="/")
-        made.append((server.natively() - before, {**tables(server, [run_id]), "runs": []}))
-    assert [rows for rows, _ in made] == [0, 4 + 3 + 3]
-    assert made[1][1] == made[0][1]
+        script = CLIENT.replace("(RUN", f"({run_id!r}").replace("=RUN", f"={run_id!r}")
+        command = [mlflow_bin() / "python", "-c", script.replace("EXPERIMENT", repr(experiment))]
+        done = subprocess.run(command, env={**os.environ, **login}, check=True, cwd="/", capture_output=True, text=True)
+        printed = DRAWN.sub("drawn", done.stdout).replace(f"'{experiment}'", "'E'").replace(f"/{experiment}/", "/E/")
+        made.append((server.natively() - before, printed, {**tables(server, [run_id]), "runs": []}))
+    assert [rows for rows, *_ in made] == [0, 2 * 3 + 4 + 3 + 3]
+    assert made[1][1:] == made[0][1:]
 
 
 def test_the_latest_point_is_the_same_in_any_order(pair: tuple[LabServer, LabServer]) -> None:

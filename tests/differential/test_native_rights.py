@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 from lab_server import ADA, ADMIN, LabServer
-from read_calls import GET, HISTORY, SEARCH, Question
+from read_calls import CURVES, GET, HISTORY, SEARCH, Question
 from test_reads_equal import LOGINS, ask
 
 ROLES = "/api/3.0/mlflow/roles"
@@ -40,6 +40,7 @@ class Eve:
             SEARCH: Question(SEARCH, {"experiment_ids": ["own"]}, login=name),
             GET: Question(GET, run=0, login=name),
             HISTORY: Question(HISTORY, query=(("metric_key", "loss"),), run=0, login=name),
+            CURVES: Question(CURVES, query=(("metric_key", "loss"),), many=(0,), login=name),
         }
         answer = ask(self.server, questions[path], [self.experiment] * 2, [self.run_id])
         return answer.status_code, (self.run_id if path != HISTORY else '"loss"') in answer.text
@@ -47,6 +48,18 @@ class Eve:
     def writes(self) -> int:
         point = {"run_id": self.run_id, "key": "loss", "value": 1, "timestamp": 1, "step": next(self.step)}
         return self.server.send("runs/log-metric", json.dumps(point).encode(), self.login).status_code
+
+    def begins(self) -> int:
+        """A run, and how it ends."""
+        made = self.server.send("runs/create", json.dumps({"experiment_id": self.experiment}).encode(), self.login)
+        if made.status_code != 200:
+            return made.status_code
+        end = {"run_id": made.json()["run"]["info"]["run_id"], "status": "FINISHED"}
+        return self.server.send("runs/update", json.dumps(end).encode(), self.login).status_code
+
+    def renames(self) -> int:
+        name = json.dumps({"run_id": self.run_id, "run_name": f"{next(self.step)}"}).encode()
+        return self.server.send("runs/update", name, self.login).status_code
 
     def natively(self, call: Callable[[], object]) -> bool:
         before = self.server.last_native()
@@ -74,9 +87,10 @@ def test_a_right_that_is_taken_away_ends_with_the_next_request(server: LabServer
         grant(eve)
     else:
         role, permission = by_role(eve)
-    assert eve.writes() == 200
-    assert eve.natively(eve.writes)
-    for path in (SEARCH, GET, HISTORY):
+    for does in (eve.writes, eve.renames, eve.begins):
+        assert does() == 200
+        assert eve.natively(does)
+    for path in (SEARCH, GET, HISTORY, CURVES):
         assert eve.asks(path) == (200, True)
         assert eve.natively(lambda path=path: eve.asks(path))
     if how == "revoked":
@@ -95,7 +109,8 @@ def test_a_right_that_is_taken_away_ends_with_the_next_request(server: LabServer
     assert eve.asks(GET) == (refused, False)
     assert eve.asks(HISTORY) == (refused, False)
     assert eve.asks(SEARCH) == (401 if how == "account" else 200, False)
-    assert eve.writes() == refused
+    assert eve.asks(CURVES) == (refused, False)
+    assert [eve.writes(), eve.renames(), eve.begins()] == [refused] * 3
     assert server.last_native() == before
 
 
@@ -107,13 +122,18 @@ def test_another_account_s_runs_are_refused_however_often_they_are_asked_for(ser
         assert ask(server, question, [eve.experiment] * 2, [eve.run_id]).ok
     before = server.last_native()
     for _ in range(2):
-        assert [eve.asks(path) for path in (SEARCH, GET, HISTORY)] == [(200, False), (403, False), (403, False)]
+        assert [eve.asks(path) for path in (SEARCH, GET, HISTORY, CURVES)] == [(200, False), *[(403, False)] * 3]
+        assert [eve.writes(), eve.renames(), eve.begins()] == [403] * 3
     # an experiment of its own beside it: only that is searched
     own = str(server.post("experiments/create", {"name": f"of {eve.login[0]}"}, eve.login)["experiment_id"])
     for _ in range(3):
         question = Question(SEARCH, {"experiment_ids": ["own", "other"]}, login=eve.login[0])
         answer = ask(server, question, [own, eve.experiment], [eve.run_id])
         assert (answer.status_code, eve.run_id in answer.text) == (200, False)
+    made = server.post("runs/create", {"experiment_id": own}, eve.login)["run"]["info"]["run_id"]
+    for many, status in (((0,), 200), ((0, 1), 403), ((1, 0), 403)):
+        question = Question(CURVES, query=(("metric_key", "loss"),), many=many, login=eve.login[0])
+        assert ask(server, question, [own, own], [made, eve.run_id]).status_code == status
     assert server.last_native() == before
 
 
@@ -123,10 +143,10 @@ def test_the_rights_of_an_admin_are_never_remembered(server: LabServer) -> None:
     admin = {"username": eve.login[0], "is_admin": True}
     server.call("PATCH", "users/update-admin", admin)
     for _ in range(2):
-        assert [eve.asks(path)[0] for path in (SEARCH, GET, HISTORY)] == [200] * 3
-        assert eve.writes() == 200
+        assert [eve.asks(path)[0] for path in (SEARCH, GET, HISTORY, CURVES)] == [200] * 4
+        assert [eve.writes(), eve.renames(), eve.begins()] == [200] * 3
     assert server.last_native() == before
     server.call("PATCH", "users/update-admin", {**admin, "is_admin": False})
-    assert [eve.asks(path) for path in (SEARCH, GET, HISTORY)] == [(200, False), (403, False), (403, False)]
-    assert eve.writes() == 403
+    assert [eve.asks(path) for path in (SEARCH, GET, HISTORY, CURVES)] == [(200, False), *[(403, False)] * 3]
+    assert [eve.writes(), eve.renames(), eve.begins()] == [403] * 3
     assert server.last_native() == before

@@ -15,7 +15,7 @@ from equal_calls import BATCH, ENDS, LOGINS, STATES, Call, send, to_a_run
 from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 from lab_server import ADA, LabServer
-from read_calls import GET, HISTORY, MLFLOW_S, NUMBER_KEYS, QUESTIONS, SEARCH, TEXT_KEYS, Question
+from read_calls import CURVES, GET, HISTORY, MLFLOW_S, NUMBER_KEYS, OF_A_PAGE, QUESTIONS, SEARCH, TEXT_KEYS, Question
 from sync_server import mlflow_bin
 from test_native_equal import COMMON, SEED
 
@@ -64,7 +64,7 @@ def same(question: Question, native: requests.Response, mlflow_s: requests.Respo
         return False
     if texts[0] == texts[1]:
         return True
-    if native.status_code != 200 or question.path == HISTORY:
+    if native.status_code != 200 or question.path in (HISTORY, CURVES):
         return False
     found = [json.loads(text) for text in texts]
     return sorted_lists(found[0]) == sorted_lists(found[1]) and json.dumps(found[0], indent=2) == texts[0]
@@ -140,12 +140,15 @@ PLAIN = [
         SEARCH,
         {"experiment_ids": ["own"], "filter": "metrics.loss > 0 AND params.lr = '0.1' and tags.made LIKE 'by%'"},
         prefix="/ajax-api/2.0/mlflow/",
-        headers={"Origin": "https://lab.example.org", "Sec-Fetch-Mode": "cors", "Accept-Language": "de"},
+        headers={"Origin": "https://lab.example.org", "Sec-Fetch-Mode": "cors", "Accept-Language": "de", **OF_A_PAGE},
     ),
     Question(GET, run=0),
     Question(GET, run=0, prefix="/ajax-api/2.0/mlflow/"),
     Question(HISTORY, query=(("metric_key", "loss"),), run=0),
     Question(HISTORY, query=(("metric_key", "loss"), ("max_results", "2")), run=0),
+    Question(
+        CURVES, query=(("metric_key", "loss"), ("max_results", "320")), many=(0, 1), prefix="/ajax-api/2.0/mlflow/"
+    ),
 ]
 
 
@@ -157,13 +160,36 @@ def test_plain_questions_are_answered_natively(pair: tuple[LabServer, LabServer]
     points = [{"key": "loss", "value": value, "timestamp": 1, "step": 0} for value in (1, 0.5, 1e16, 1e-7, "NaN")]
     batch = {"run_id": runs[0], "metrics": points, "params": [{"key": "lr", "value": "0.1"}]}
     server.post("runs/log-batch", batch)
-    mlflow_s = ask(server, question, experiments, runs)  # nobody has asked yet, so MLflow is
+    mlflow_s = ask(server, question, experiments, runs, **MLFLOW_S)
     before = server.last_native()
     native = ask(server, question, experiments, runs)
     assert server.last_native() > before
     assert native.content == mlflow_s.content
     assert mlflow_s.ok
     assert runs[0] in native.text or question.path == HISTORY
+
+
+def test_curves_are_thinned_out_as_by_mlflow(pair: tuple[LabServer, LabServer]) -> None:
+    server = pair[1]
+    experiment = server.experiment(f"curves {next(numbers)}")
+    runs = [server.run(experiment) for _ in range(6)]
+    for run_id, many in zip(runs, (0, 1, 2, 5, 17, 200)):
+        points = [
+            {"key": "loss", "value": "NaN" if one % 7 == 3 else one % 5, "timestamp": one // 4, "step": one // 3 - 9}
+            for one in range(many)
+        ]
+        server.post("runs/log-batch", {"run_id": run_id, "metrics": points, "params": [{"key": "p", "value": "v"}]})
+    steps = (("start_step", "-5"), ("end_step", "40"))
+    for most in (1, 2, 3, 4, 5, 6, 16, 17, 18, 64, 199, 200, 320):
+        for more in ((), steps):
+            query = (("metric_key", "loss"), ("max_results", str(most)), *more)
+            question = Question(CURVES, query=query, many=(5, 0, 1, 2, 3, 4, 5))
+            mlflow_s = ask(server, question, [experiment] * 2, runs, **MLFLOW_S)
+            before = server.last_native()
+            native = ask(server, question, [experiment] * 2, runs)
+            assert server.last_native() > before
+            assert native.content == mlflow_s.content
+            assert len(native.json()["metrics"]) > 2
 
 
 def test_pages_follow_one_another(pair: tuple[LabServer, LabServer]) -> None:

@@ -12,8 +12,8 @@ what a lab adds to it (docs/decisions/0011-what-the-server-adds.md).
 - closed    what this server does not offer, each with a sentence
 - limits    how long and how deep a request may be
 - straight  the training loop's requests without MLflow's layers for other routes
-- native    its writes, and reads of runs, without MLflow's handlers, where that is certain: writes and reads (what is
-            asked), database (one statement), printing (MLflow's JSON)
+- native    its writes, and reads of runs, without MLflow's handlers, where that is certain: writes, runs and reads
+            (what is asked), database (one statement), printing (MLflow's JSON)
 - figures   how many requests, how long, and what they brought, for Prometheus
 
 All of it reaches into MLflow, and MLflow without it lets accounts read each other's artifacts.  So with another version

@@ -130,9 +130,11 @@ def remember(cache, key_of=lambda *arguments: arguments):
     return decorate
 
 
-# What is kept: decisions, the experiment of a run, and who is no admin.  (Being no admin gives nobody a right.)
+# What is kept: decisions, the experiment of a run, what MLflow asks of it before something is done with its runs, and
+# who is no admin.  (Being no admin gives nobody a right.)
 DECISIONS = Remembered(TTLCache(ENTRIES, PERMISSION_SECONDS), PERMISSIONS)
-RUNS = Remembered(LRUCache(ENTRIES), PERMISSIONS)  # an id may come again, in another experiment, after a gc
+PLACES = Remembered(LRUCache(ENTRIES), PERMISSIONS)  # an id may come again, in another experiment, after a gc
+REQUIRED = Remembered(LRUCache(ENTRIES), PERMISSIONS)  # of (experiment, action)
 ORDINARY = Remembered(TTLCache(ENTRIES, PERMISSION_SECONDS), PERMISSIONS)
 # For native.py alone: whose runs an account may find, and who may see which models runs have made and used.
 SEARCHED = Remembered(TTLCache(ENTRIES, PERMISSION_SECONDS), PERMISSIONS)
@@ -151,16 +153,33 @@ def keep_permissions():
     replace(auth, "authorize", remember(DECISIONS, _decision))
 
     def runs(original):
-        known_runs = remember(RUNS)(original)
-
         def run_requirement(run_id, action):
-            known = known_runs(run_id, action)
+            at = PLACES.now()
+            known = _required(run_id, action)
+            if known is None and (known := original(run_id, action)):
+                PLACES.keep(run_id, known[0][1], at)
+                REQUIRED.keep((known[0][1], action), known, at)
             # The caller adds to the list.
             return known and (known[0], list(known[1]))
 
         return run_requirement
 
     replace(auth, "_run_requirement", runs)
+    place_of = remember(PLACES, lambda run_id: run_id)(
+        lambda run_id: auth._get_tracking_store().get_run(run_id).info.experiment_id
+    )
+
+    def histories(original):
+        def may_read(run_ids=None):
+            if not run_ids:
+                return original(run_ids)
+            # MLflow's own reads each run with all that was logged to it, for its experiment alone
+            places = [place_of(run_id) for run_id in run_ids]
+            return auth._authorize_bulk_in_experiments(places, auth.RESOURCE_TYPE_RUN, "read")
+
+        return may_read
+
+    replace(auth, "validate_can_read_metric_history_bulk", histories)
 
     def predicate(original):
         def for_all(username, resource_type, also_require=()):
@@ -203,11 +222,33 @@ def knows_login(username, password):
         return auth._USER_AUTH_CACHE.get(auth._auth_cache_key(username, password)) is not None
 
 
+def _required(run_id, action):
+    """What MLflow asks before somebody does that with a run, where it is known of another run of the experiment."""
+    place = PLACES.get(run_id)
+    return place and REQUIRED.get((place, action))
+
+
 def knows(username, run_id, action):
     """Is it remembered that USERNAME may do that with a run?  False says that nobody has asked, or that it may not."""
-    if not ORDINARY.get((username,)) or not (known := RUNS.get((run_id, action))):
+    if not ORDINARY.get((username,)) or not (known := _required(run_id, action)):
         return False
     return bool(DECISIONS.get(_decision(username, *known)))
+
+
+def knows_create(username, experiment_id):
+    """Is it remembered that USERNAME may make runs in this experiment?"""
+    experiment = (auth.RESOURCE_TYPE_EXPERIMENT, experiment_id)
+    decision = _decision(username, experiment, (auth.Requirement(*experiment, "update"), *RUNS_TOO))
+    return bool(ORDINARY.get((username,)) and DECISIONS.get(decision))
+
+
+def knows_histories(username, run_ids):
+    """Is it remembered that USERNAME may read the metrics of all of these runs in one request?"""
+    places = [PLACES.get(run_id) for run_id in run_ids]
+    if not all(places) or not ORDINARY.get((username,)):
+        return False
+    known = auth._bulk_requirements_in_experiments(places, auth.RESOURCE_TYPE_RUN, "read")
+    return bool(known and DECISIONS.get(_decision(username, *known)))
 
 
 def knows_search(username, experiment_ids):

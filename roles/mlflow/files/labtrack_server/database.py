@@ -1,4 +1,4 @@
-"""Writes a Batch in one statement: so in one transaction, in one round trip, all of it or nothing; and asks in one.
+"""Writes by one statement: so in one transaction, in one round trip, all of it or nothing; and asks by one.
 
 PostgreSQL answers a statement outside of a transaction after its commit, as durable as `synchronous_commit` says.  The
 statement may be sent again: points are kept by their primary key, parameters and tags have the value already.
@@ -73,10 +73,11 @@ STATEMENTS = {
 }
 
 
-def values(batch):
-    """What belongs in the places of the batch's statement."""
+def logged(batch):
+    """The statement that writes a batch, and what belongs in its places."""
     columns = [batch.points, batch.latest, sorted(batch.params.items()), sorted(batch.tags.items())]
-    return [batch.run_id, *(list(column) for rows in columns for column in zip(*rows))]
+    sql = STATEMENTS[bool(batch.points), bool(batch.params), bool(batch.tags)]
+    return sql, [batch.run_id, *(list(column) for rows in columns for column in zip(*rows))]
 
 
 async def _nothing(_connection):
@@ -113,10 +114,9 @@ class Database:
                 )
         return self._pool
 
-    async def write(self, batch):
-        """Was the batch written?  If not, nothing of it was.  Raises Unavailable where it must be sent again."""
-        sql = STATEMENTS[bool(batch.points), bool(batch.params), bool(batch.tags)]
-        return bool(await self._ask(sql, values(batch)))
+    async def write(self, sql, places):
+        """The rows, of which there are none where nothing was written.  Raises Unavailable for what to send again."""
+        return await self._ask(sql, places) or []
 
     @contextlib.asynccontextmanager
     async def reading(self):

@@ -28,6 +28,12 @@ IDS = {RUN: re.compile(r"[0-9a-f]{32}"), MODEL: re.compile(r"m-[0-9a-f]{32}")}
 _recorded = contextvars.ContextVar("labtrack_recorded_id", default=None)
 
 
+def recorded(tags, name):
+    """The tags that name a recording and its NAME, the tag with the id, where there is one to keep; else None."""
+    wanted = {tag: tags.get(tag) or "" for tag in (name, STORE)}
+    return wanted if wanted[STORE] and IDS[name].fullmatch(wanted[name]) else None
+
+
 def draw():
     """In the place of uuid4 in MLflow's store: the recorded id, once, where there is one to keep."""
     kept = _recorded.get()
@@ -54,9 +60,8 @@ def keep(name, table, columns, given):
 
     def keeping(original):
         def create(self, *arguments, **named):
-            tags = {tag.key: tag.value for tag in named.get("tags") or ()}
-            wanted = {tag: tags.get(tag) or "" for tag in (name, STORE)}
-            if arguments or not wanted[STORE] or not IDS[name].fullmatch(wanted[name]):
+            wanted = recorded({tag.key: tag.value for tag in named.get("tags") or ()}, name)
+            if arguments or wanted is None:
                 return original(self, *arguments, **named)
             if (found := there(self, wanted, named["experiment_id"])) is not None:
                 return found or original(self, **named)

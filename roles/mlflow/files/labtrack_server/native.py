@@ -2,7 +2,7 @@
 
 A request goes on to MLflow, unchanged and before anything was written, unless all of this is certain: its headers are a
 plain client's, its password has been checked and its permission is remembered (caches.py), it holds what MLflow takes
-as it is (writes.py, reads.py), the run that is written to is active and no parameter has another value (database.py),
+as it is (writes.py, runs.py, reads.py), what is written to is active and no parameter has another value (database.py),
 and what is found is printed as MLflow does (printing.py).  So MLflow words each refusal, checks each
 login and decides each permission.  See docs/decisions/0025-native-routes.md.
 """
@@ -16,6 +16,7 @@ import re
 import urllib.parse
 
 import mlflow
+from cachetools import LRUCache
 from flask import Response, g
 from google.protobuf.json_format import ParseError
 from mlflow.protos.service_pb2 import LogBatch, LogMetric
@@ -28,9 +29,9 @@ from mlflow.server.security_utils import (
 )
 from werkzeug.datastructures import Authorization
 
-from labtrack_server import caches, figures, reads, writes
+from labtrack_server import caches, figures, printing, reads, runs, writes
 from labtrack_server.answers import words
-from labtrack_server.database import Database, Unavailable
+from labtrack_server.database import Database, Unavailable, logged
 from labtrack_server.locations import invalid
 from labtrack_server.patching import replace
 from labtrack_server.printing import Unknown
@@ -40,7 +41,7 @@ _logger = logging.getLogger("labtrack")
 # The MLflow with which tests/differential has compared these routes.
 COMPARED_VERSION = "3.17.2"
 API = "/api/2.0/mlflow/"
-WRITES = {
+LOGS = {
     API + "runs/log-metric": writes.log_metric,
     API + "runs/log-batch": writes.log_batch,
     API + "runs/log-parameter": writes.log_parameter,
@@ -54,9 +55,12 @@ READS = {
         ("POST", "runs/search", reads.search),
         ("GET", "runs/get", reads.get),
         ("GET", "metrics/get-history", reads.history),
+        ("GET", "metrics/get-history-bulk-interval", reads.curves),
     )
 }
 LONGEST = 2**20  # bytes of a request: more than a full batch has
+JSON = {b"application/json", b"application/json; charset=utf-8"}  # as MLflow's clients and its pages say it
+LOCATIONS = 10_000  # of experiments, that are remembered
 # Headers that change nothing about an answer.  With any other the request is MLflow's.
 PLAIN = {
     b"accept", b"accept-encoding", b"accept-language", b"authorization", b"connection", b"content-length",
@@ -64,8 +68,9 @@ PLAIN = {
     b"x-real-ip", b"x-request-id", b"traceparent", b"tracestate", b"x-mlflow-client-version",
     # a browser's
     b"cache-control", b"dnt", b"origin", b"pragma", b"priority", b"referer", b"sec-ch-ua", b"sec-ch-ua-mobile",
-    b"sec-ch-ua-platform", b"sec-fetch-dest", b"sec-fetch-mode", b"sec-fetch-site", b"sec-gpc",
+    b"sec-ch-ua-platform", b"sec-fetch-dest", b"sec-fetch-mode", b"sec-fetch-site", b"sec-gpc", b"te",
 }  # fmt: skip
+MANY = "run_ids"  # the one field of a query that may be there more than once
 # An address's query of plain characters, which all parsers read alike.
 QUERY = re.compile(rb"[A-Za-z0-9_.~%+=&*-]*")
 
@@ -88,6 +93,12 @@ class Native:
 
     def __init__(self, flask, uri):
         self.database = Database(uri)
+        self.locations = LRUCache(LOCATIONS)
+        self.writes = {
+            **{path: (read, self.logged) for path, read in LOGS.items()},
+            API + "runs/create": (runs.create, self.created),
+            API + "runs/update": (runs.update, self.changed),
+        }
         hosts, origins = get_allowed_hosts(), get_allowed_origins_from_env()
         self.headers = functools.lru_cache(100)(functools.partial(success_headers, flask))
         self.is_host = functools.lru_cache(100)(lambda host: "*" in hosts or is_allowed_host_header(hosts, host))
@@ -96,7 +107,7 @@ class Native:
     async def __call__(self, scope, body):
         method, path = scope["method"], scope["path"]
         read = READS.get((method, path))
-        write = WRITES.get(path) if method == "POST" else None
+        write = self.writes.get(path) if method == "POST" else None
         if not (read or write) or scope.get("root_path") or len(scope["headers"]) > len(PLAIN):
             return None
         given = dict(scope["headers"])
@@ -105,7 +116,9 @@ class Native:
             return None
         try:
             if write:
-                said = await self.written(username, write(document))
+                understand, answer = write
+                asked_for = understand(document)
+                said = None if asked_for is None else await answer(username, asked_for)
             else:
                 said = await self.found(username, await understood(read, document))
             status, more = 200, []
@@ -118,14 +131,37 @@ class Native:
         headers = self.headers(given.get(b"origin", b"").decode("latin-1"))
         return status, [*headers, (b"content-length", b"%d" % len(said)), *more], said
 
-    async def written(self, username, batch):
-        """The answer to a write; None where it is MLflow's."""
-        if batch is None or not caches.knows(username, batch.run_id, "update"):
+    async def logged(self, username, batch):
+        """The answer to points, parameters and tags of a run; None where it is MLflow's."""
+        if not caches.knows(username, batch.run_id, "update"):
             return None
-        if not await self.database.write(batch):
+        if not await self.database.write(*logged(batch)):
             return None
         figures.points += len(batch.points)
         return b"{}"
+
+    async def changed(self, username, change):
+        """The answer to another status, end or name of a run; None where it is MLflow's."""
+        if not caches.knows(username, change.run_id, "update"):
+            return None
+        rows = await self.database.write(runs.CHANGE, change.values())
+        return printing.changed(rows[0]) if rows else None
+
+    async def created(self, username, run):
+        """The answer to a new run; None where it is MLflow's."""
+        if not caches.knows_create(username, run.experiment_id):
+            return None
+        at, place = caches.PLACES.now(), run.experiment_id
+        if (location := self.locations.get(place)) is None:
+            rows = await self.database.read(runs.LOCATION, [int(place)]) or [{"artifact_location": None}]
+            if not runs.PLAIN.fullmatch(location := rows[0]["artifact_location"] or ""):
+                return None
+        if not await self.database.write(runs.CREATE, run.values(location)):
+            self.locations.pop(place, None)
+            return None
+        self.locations[place] = location
+        caches.PLACES.keep(run.run_id, place, at)
+        return printing.created(run.row(location), run.tags)
 
     async def found(self, username, question):
         """The answer to a question; None where it is MLflow's."""
@@ -133,11 +169,16 @@ class Native:
             question is None
             or not caches.knows_search(username, question.experiments)
             or not all(caches.knows(username, run_id, "read") for run_id in question.runs)
+            or (question.curves and not caches.knows_histories(username, question.curves))
         ):
             return None
+        at = caches.PLACES.now()
         async with self.database.reading():
             if (rows := await self.database.read(question.sql, question.values)) is None:
                 return None
+            if question.experiments:  # the page's next question is for the curves of these runs
+                for row in rows:
+                    caches.PLACES.keep(row["run_uuid"], str(row["experiment_id"]), at)
             try:
                 return await question.answer(rows, caches.knows_models(username))
             except Unknown:
@@ -149,7 +190,7 @@ class Native:
         if (
             not given.keys() <= PLAIN
             or len(body) > LONGEST
-            or (body and given.get(b"content-type") != b"application/json")
+            or (body and given.get(b"content-type") not in JSON)
             or given.get(b"content-length", b"0") != b"%d" % len(body)
             or not self.is_host(given.get(b"host", b"").decode("latin-1"))
             or (origin is not None and not self.is_origin(origin.decode("latin-1")))
@@ -171,7 +212,10 @@ def asked(method, query, body):
         fields = urllib.parse.parse_qsl(query.decode(), keep_blank_values=True, errors="strict")
     except (ValueError, RecursionError):
         return None
-    return dict(fields) if len(dict(fields)) == len(fields) else None
+    found, many = dict(fields), [value for name, value in fields if name == MANY]
+    if many:
+        found[MANY] = many
+    return found if len(found) + max(len(many) - 1, 0) == len(fields) else None
 
 
 async def understood(read, document):

@@ -26,12 +26,16 @@ def number(value, nan):
     return SPELLED.get(text, text)
 
 
-def points(columns, start):
-    """Each point of the COLUMNS key, time, step, value and whether it is NaN.  start: of a line of its object."""
+def points(columns, start, run_id=None):
+    """Each point of the COLUMNS key, time, step, value and whether it is NaN.
+
+    start: of a line of its object.  run_id: that is named in each of them.
+    """
     inner = start + "  "
+    end = f"{start}}}" if run_id is None else f',{inner}"run_id": {quoted(run_id)}{start}}}'
     return (
         f'{{{inner}"key": {quoted(key)},{inner}"value": {number(value, nan)},'
-        f'{inner}"timestamp": {time},{inner}"step": {step}{start}}}'
+        f'{inner}"timestamp": {time},{inner}"step": {step}{end}'
         for key, time, step, value, nan in zip(*columns)
     )
 
@@ -102,6 +106,20 @@ def run(row, start, used=()):
         ],
         start,
     )
+
+
+def created(row, tags):
+    """The answer to what makes a run: its ROW of the table, and the TAGS that it begins with."""
+    within, start = "\n    ", "\n  "
+    data = listed("tags", pairs(tags, tags.values(), within + "    "), within + "  ")
+    fields = [f'"info": {info(row, tags, within)}', f'"data": {whole(data, within)}', '"inputs": {}']
+    return whole([f'"run": {whole(fields, start)}'], "\n").encode()
+
+
+def changed(row):
+    """The answer to what changes a run: its ROW of the table, with the tag of its name."""
+    printed = info(row, {MLFLOW_RUN_NAME: row["name_tag"]}, "\n  ")
+    return whole([f'"run_info": {printed}'], "\n").encode()
 
 
 async def page(name, entries, token):

@@ -6,12 +6,14 @@ datasets make some, and they are MLflow's.  None says nothing about a request: M
 """
 
 import functools
+import itertools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from mlflow.entities import LifecycleStage, ViewType
 from mlflow.exceptions import MlflowException
+from mlflow.server.handlers import MAX_RESULTS_PER_RUN, MAX_RUNS_GET_METRIC_HISTORY_BULK
 from mlflow.store.db.db_types import POSTGRES
 from mlflow.store.tracking import GET_METRIC_HISTORY_MAX_RESULTS, sqlalchemy_store
 from mlflow.store.tracking.dbmodels.models import SqlRun
@@ -23,9 +25,8 @@ from sqlalchemy.orm import Session
 
 from labtrack_server import printing
 from labtrack_server.printing import Unknown
-from labtrack_server.writes import RUN_ID, is_text
+from labtrack_server.writes import EXPERIMENT_ID, LAST, RUN_ID, is_text
 
-EXPERIMENT_ID = re.compile(r"0|[1-9][0-9]{0,8}")  # as MLflow prints it; a role may know another spelling
 EXPERIMENTS = 100  # of one search
 FILTER = 300  # characters: a hostile one of these keeps MLflow's parser busy for some 20 ms
 CLAUSES = 10  # of a filter
@@ -33,6 +34,7 @@ ORDERS = 5
 MOST = 1_000  # runs of an answer
 LINES = 50_000  # metrics, parameters and tags of an answer: more are MLflow's, which prints in a thread
 OFFSET = 2**40
+STEP = re.compile(r"0|-?[1-9][0-9]{0,8}")
 VIEWS = {"ACTIVE_ONLY": ViewType.ACTIVE_ONLY, "DELETED_ONLY": ViewType.DELETED_ONLY, "ALL": ViewType.ALL}
 SEARCH_FIELDS = {"experiment_ids", "filter", "run_view_type", "max_results", "order_by", "page_token"}
 # What MLflow's parser says of a filter, and what it does not expect.
@@ -78,10 +80,27 @@ SELECT m.* FROM runs CROSS JOIN LATERAL (SELECT array_agg(key) AS keys, array_ag
         ORDER BY timestamp, step, value OFFSET $3 LIMIT $4) AS page) AS m
 WHERE runs.run_uuid = $1"""
 
+# Of each run the points that MLflow's page draws: in order of step, time and value the first of each of $3 parts of the
+# same size, and the last of all in the place of the last part's first.  The first parts have one more where it doesn't
+# go up.
+CURVES = """
+SELECT run_id, m.* FROM unnest($1::varchar[]) WITH ORDINALITY AS asked (run_id, place) JOIN runs ON run_uuid = run_id
+CROSS JOIN LATERAL (
+    SELECT array_agg(key) AS keys, array_agg(timestamp ORDER BY at) AS times, array_agg(step ORDER BY at) AS steps,
+        array_agg(value ORDER BY at) AS metric_values, array_agg(is_nan ORDER BY at) AS nans
+    FROM (SELECT *, total / $3 AS size, total % $3 AS longer FROM (
+        SELECT *, row_number() OVER (ORDER BY step, timestamp, value, is_nan) - 1 AS at, count(*) OVER () AS total
+        FROM metrics WHERE metrics.run_uuid = run_id AND key = $2 AND step BETWEEN $4 AND $5) AS points) AS parts
+    WHERE total <= $3 OR at = total - 1 OR at < total - size AND CASE WHEN at < longer * (size + 1)
+        THEN at % (size + 1) ELSE (at - longer * (size + 1)) % size END = 0) AS m
+ORDER BY place"""
+
 
 @dataclass
 class Question:
     """What is asked, of which runs and experiments, and how the rows are printed.
+
+    curves: the runs of which many are asked for at once, which MLflow's check knows by another name.
 
     answer: (the rows, whether the account may see which models runs have made) -> the answer's JSON, awaited.  Raises
     Unknown where MLflow is to be asked.
@@ -92,6 +111,7 @@ class Question:
     answer: Callable
     runs: list = field(default_factory=list)
     experiments: list = field(default_factory=list)
+    curves: list = field(default_factory=list)
 
 
 @functools.lru_cache(maxsize=500)
@@ -208,6 +228,35 @@ def history(query):
         return await printing.page("metrics", printing.points(columns, "\n    "), more and _token(offset + limit))
 
     return Question(HISTORY, [run_id, key, offset, limit + 1], answer, runs=[run_id])
+
+
+def curves(query):
+    """GET metrics/get-history-bulk-interval."""
+    runs, key, most = query.pop("run_ids", []), query.pop("metric_key", None), query.pop("max_results", None)
+    most = str(MAX_RESULTS_PER_RUN) if most is None else most
+    first, last = query.pop("start_step", None), query.pop("end_step", None)
+    if query or not 0 < len(runs) <= MAX_RUNS_GET_METRIC_HISTORY_BULK or not key or not is_text(key, FILTER):
+        return None
+    if not all(RUN_ID.fullmatch(one) for one in runs) or not re.fullmatch(r"[1-9][0-9]{0,3}", most):
+        return None
+    most, steps = int(most), (-LAST - 1, LAST)
+    if first is not None or last is not None:
+        if not all(one is not None and STEP.fullmatch(one) for one in (first, last)):
+            return None
+        steps = int(first), int(last)
+    if most > MAX_RESULTS_PER_RUN or most * len(runs) > LINES or steps[0] > steps[1]:
+        return None
+
+    async def answer(rows, _models):
+        if len(rows) < len(runs):
+            raise Unknown("no such run any more")
+        entries = (
+            printing.points([column or [] for column in columns], "\n    ", run_id)
+            for run_id, *columns in map(tuple, rows)
+        )
+        return await printing.page("metrics", itertools.chain.from_iterable(entries), None)
+
+    return Question(CURVES, [runs, key, most, *steps], answer, curves=runs)
 
 
 def _texts(values, most):

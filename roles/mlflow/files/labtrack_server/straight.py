@@ -24,7 +24,7 @@ STRAIGHT = frozenset(
 READ = frozenset(
     f"/{kind}/2.0/mlflow/{path}"
     for kind in ("api", "ajax-api")
-    for path in ("runs/search", "runs/get", "metrics/get-history")
+    for path in ("runs/search", "runs/get", "metrics/get-history", "metrics/get-history-bulk-interval")
 )
 STREAMED = re.compile(
     r"/get-artifact|/model-versions/get-artifact"

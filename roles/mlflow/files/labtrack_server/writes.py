@@ -14,6 +14,7 @@ from mlflow.utils import validation
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
+EXPERIMENT_ID = re.compile(r"0|[1-9][0-9]{0,8}")  # as MLflow prints it; a role may know another spelling
 RUN_FIELDS = {"run_id", "run_uuid"}
 POINT_FIELDS = {"key", "value", "timestamp", "step"}
 PAIR_FIELDS = {"key", "value"}
