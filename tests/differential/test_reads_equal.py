@@ -15,7 +15,19 @@ from equal_calls import BATCH, ENDS, LOGINS, STATES, Call, send, to_a_run
 from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 from lab_server import ADA, LabServer
-from read_calls import CURVES, GET, HISTORY, MLFLOW_S, NUMBER_KEYS, OF_A_PAGE, QUESTIONS, SEARCH, TEXT_KEYS, Question
+from read_calls import (
+    CURVES,
+    GET,
+    HISTORY,
+    MLFLOW_S,
+    NUMBER_KEYS,
+    OF_A_PAGE,
+    QUESTIONS,
+    SEARCH,
+    TEXT_KEYS,
+    Question,
+    token,
+)
 from sync_server import mlflow_bin
 from test_native_equal import COMMON, SEED
 
@@ -190,6 +202,27 @@ def test_curves_are_thinned_out_as_by_mlflow(pair: tuple[LabServer, LabServer]) 
             assert server.last_native() > before
             assert native.content == mlflow_s.content
             assert len(native.json()["metrics"]) > 2
+
+
+def test_the_first_runs_by_a_metric_are_mlflow_s_without_sorting_all(pair: tuple[LabServer, LabServer]) -> None:
+    """Ties, NaN, no such metric, a deleted run and one of another experiment: in pages of each size."""
+    server = pair[1]
+    experiments = [server.experiment(f"first {next(numbers)}") for _ in range(2)]
+    runs = [server.run(experiments[0]) for _ in range(10)] + [server.run(experiments[1])]
+    for run_id, value in zip(runs, (1, 0.5, 0.5, "NaN", 0.5, "Infinity", None, -1, None, 9, 9)):
+        metrics = [{"key": "loss", "value": value, "timestamp": 1}] if value is not None else []
+        params = [{"key": "p", "value": run_id[0]}]
+        server.post("runs/log-batch", {"run_id": run_id, "metrics": metrics, "params": params})
+    server.post("runs/delete", {"run_id": runs[9]})
+    last = "SELECT query FROM pg_stat_activity WHERE application_name = 'labtrack' ORDER BY query_start DESC LIMIT 1"
+    orders = (["metrics.loss"], ["metrics.loss DESC"], ["metrics.loss", "params.p DESC"], ["params.p", "metrics.loss"])
+    for order, most, first in itertools.product(orders, (1, 2, 4, 9), (0, 1, 3, 6)):
+        asked = {"order_by": order, "max_results": most, "page_token": token({"offset": first}) if first else None}
+        question = Question(SEARCH, {"experiment_ids": ["own"], "filter": "tags.made != 'x'", **asked})
+        mlflow_s = ask(server, question, experiments, runs, **MLFLOW_S)
+        assert ask(server, question, experiments, runs).content == mlflow_s.content, question
+        quick = "is_nan = false" in " ".join(server.sql(last))
+        assert quick == (order[0] != "params.p" and first + most + 1 <= 6), question
 
 
 def test_pages_follow_one_another(pair: tuple[LabServer, LabServer]) -> None:

@@ -96,7 +96,8 @@ class Postgres:
         if os.getuid() == 0:
             shutil.chown(self.folder, "postgres")
         quick = "-c fsync=off -c full_page_writes=off -c synchronous_commit=off"
-        options = f"-c listen_addresses='' -c unix_socket_directories='{self.folder}' {quick}"
+        whole = "-c track_activity_query_size=8192"  # what a test reads of a statement
+        options = f"-c listen_addresses='' -c unix_socket_directories='{self.folder}' {quick} {whole}"
         for command in (
             [self._bin / "initdb", "-D", self._data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"],
             [self._bin / "pg_ctl", "-D", self._data, "-w", "-l", self.folder / "log", "-o", options, "start"],

@@ -14,11 +14,13 @@ AUTH_INI = Path("/etc/mlflow/auth.ini")
 RELEASE = Path(sys.prefix)
 VERSION_TABLE = {"tracking": "alembic_version", "auth": "alembic_version_auth"}
 # What MLflow's schema lacks: the newest runs of an experiment, in the orders in which MLflow's page and its client ask
-# for them.  Without them each answer sorts all runs of the lab.  Nothing of MLflow's refers to them, so its migrations
+# for them, and the runs with the highest and lowest number in a metric (labtrack_server asks for those by this index
+# alone).  Without them each answer sorts all runs of the lab.  Nothing of MLflow's refers to them, so its migrations
 # keep them.
 INDEXES = {
     "labtrack_runs_of_page": "runs (experiment_id, lifecycle_stage, (CASE WHEN start_time IS NULL THEN 1 ELSE 0 END), "
     "start_time DESC, run_uuid)",
+    "labtrack_numbers_of_metric": "latest_metrics (key, value) WHERE NOT is_nan",
     "labtrack_runs_of_client": "runs (experiment_id, lifecycle_stage, start_time DESC, run_uuid)",
 }
 TIMEOUT = 5  # seconds for each question

@@ -15,6 +15,7 @@ from sqlalchemy.engine import make_url
 CONNECTIONS = int(os.environ.get("LABTRACK_NATIVE_CONNECTIONS", "6"))
 READERS = max(1, CONNECTIONS // 2)  # of the connections: a training does not wait for who looks at many runs
 READ = 5  # seconds of a statement that reads; what takes longer is MLflow's
+QUICK = 1  # seconds of one that is to be quicker than another, which is asked then
 READING = 50  # requests that read, or wait for it; more are told to come again
 WAITING = 200  # requests, each up to native.LONGEST; more are told to come again
 TURN = 10  # seconds until a connection is free
@@ -135,9 +136,9 @@ class Database:
         finally:
             self._reading -= 1
 
-    async def read(self, sql, places):
+    async def read(self, sql, places, seconds=READ):
         """The rows; None where MLflow is to be asked.  Raises Unavailable where it must be asked again."""
-        return await self._ask(sql, places, READ)
+        return await self._ask(sql, places, seconds)
 
     async def _ask(self, sql, places, seconds=None):
         """The rows of a statement, None where it failed or took more than SECONDS."""

@@ -31,7 +31,7 @@ from werkzeug.datastructures import Authorization
 
 from labtrack_server import caches, figures, printing, reads, runs, writes
 from labtrack_server.answers import words
-from labtrack_server.database import Database, Unavailable, logged
+from labtrack_server.database import QUICK, Database, Unavailable, logged
 from labtrack_server.locations import invalid
 from labtrack_server.patching import replace
 from labtrack_server.printing import Unknown
@@ -174,7 +174,11 @@ class Native:
             return None
         at = caches.PLACES.now()
         async with self.database.reading():
-            if (rows := await self.database.read(question.sql, question.values)) is None:
+            rows = None
+            for quick in question.quick:
+                tried = await self.database.read(*quick, QUICK)
+                rows = tried if tried and len(tried) == question.most else None
+            if rows is None and (rows := await self.database.read(question.sql, question.values)) is None:
                 return None
             if question.experiments:  # the page's next question is for the curves of these runs
                 for row in rows:

@@ -18,7 +18,7 @@ from mlflow.store.db.db_types import POSTGRES
 from mlflow.store.tracking import GET_METRIC_HISTORY_MAX_RESULTS, sqlalchemy_store
 from mlflow.store.tracking.dbmodels.models import SqlRun
 from mlflow.utils.search_utils import SearchUtils
-from sqlalchemy import BigInteger, Integer, any_, bindparam, select
+from sqlalchemy import BigInteger, Integer, and_, any_, bindparam, false, select
 from sqlalchemy.dialects.postgresql import ARRAY, asyncpg
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -100,10 +100,9 @@ ORDER BY place"""
 class Question:
     """What is asked, of which runs and experiments, and how the rows are printed.
 
-    curves: the runs of which many are asked for at once, which MLflow's check knows by another name.
-
     answer: (the rows, whether the account may see which models runs have made) -> the answer's JSON, awaited.  Raises
-    Unknown where MLflow is to be asked.
+    Unknown where MLflow is to be asked.  runs: that are asked for one by one, curves: those that are in one request,
+    which MLflow checks in another way.  quick: statements with their values that have said all if they give MOST rows.
     """
 
     sql: str
@@ -112,11 +111,18 @@ class Question:
     runs: list = field(default_factory=list)
     experiments: list = field(default_factory=list)
     curves: list = field(default_factory=list)
+    quick: list = field(default_factory=list)
+    most: int = 0
 
 
 @functools.lru_cache(maxsize=500)
 def found(condition, order, view, several):
-    """SQL that finds runs, and what belongs in its places: values, and names of what each request has of its own."""
+    """How to find runs: pairs of SQL and what belongs in its places, which are values, and names of what a request has.
+
+    The last one finds them in any case.  One before it reads the first of many runs in the order of an index, and has
+    said all where it finds as many runs as were asked for: those with a number in the metric that they are ordered by,
+    which come before those with NaN and those without.
+    """
     with Session() as session:
         cases, orders, joins = sqlalchemy_store._get_orderby_clauses(list(order), session)
         about_run, conditions, about_datasets = sqlalchemy_store._get_sqlalchemy_filter_clauses(
@@ -124,26 +130,25 @@ def found(condition, order, view, several):
         )
         if about_datasets:
             raise Unknown("datasets")
-        statement = select(SqlRun.run_uuid.label("found_id"), *cases).select_from(SqlRun)
+        whole = select(SqlRun.run_uuid.label("found_id"), *cases).select_from(SqlRun)
         for one in conditions:
-            statement = statement.join(one)
-        for one in joins:
-            statement = statement.outerjoin(one)
-        statement = (
-            statement.where(
-                # an index gives the runs of one experiment in their order, and those of several not
-                SqlRun.experiment_id
-                == (
-                    any_(bindparam("experiments", None, ARRAY(Integer))) if several else bindparam("one", None, Integer)
-                ),
-                SqlRun.lifecycle_stage.in_(LifecycleStage.view_type_to_stages(view)),
-                *about_run,
-            )
-            .order_by(*orders)
-            .offset(bindparam("first", None, BigInteger))
-            .limit(bindparam("most", None, Integer))
-        )
-        compiled = statement.compile(dialect=asyncpg.dialect(), compile_kwargs={"render_postcompile": True})
+            whole = whole.join(one)
+        statements = [functools.reduce(lambda before, one: before.outerjoin(one), joins, whole).order_by(*orders)]
+        if order and SearchUtils.is_metric(SearchUtils.parse_order_by_for_search_runs(order[0])[0], "="):
+            values, *others = joins
+            quick = functools.reduce(lambda before, one: before.outerjoin(one), others, whole.join(values))
+            numbers = and_(values.c.is_nan == false(), values.c.value.is_not(None))
+            statements.insert(0, quick.where(numbers).order_by(*orders[1:]))
+        return [_compiled(one, about_run, view, several) for one in statements]
+
+
+def _compiled(statement, about_run, view, several):
+    # an index gives the runs of one experiment in their order, and those of several not
+    experiment = any_(bindparam("experiments", None, ARRAY(Integer))) if several else bindparam("one", None, Integer)
+    stages = SqlRun.lifecycle_stage.in_(LifecycleStage.view_type_to_stages(view))
+    statement = statement.where(SqlRun.experiment_id == experiment, stages, *about_run)
+    statement = statement.offset(bindparam("first", None, BigInteger)).limit(bindparam("most", None, Integer))
+    compiled = statement.compile(dialect=asyncpg.dialect(), compile_kwargs={"render_postcompile": True})
     own = {"experiments", "one", "first", "most"}
     return RUNS.format(found=compiled, lines=LINES), [
         (None, name) if name in own else (compiled.params[name], None) for name in compiled.positiontup
@@ -173,7 +178,7 @@ def search(document):
     ):
         return None
     try:
-        sql, places = found(condition, tuple(order), VIEWS[view], len(experiments) > 1)
+        statements = found(condition, tuple(order), VIEWS[view], len(experiments) > 1)
     except UNEXPECTED:
         return None
     numbers = [int(one) for one in experiments]
@@ -185,8 +190,8 @@ def search(document):
         token = _token(offset + most) if len(rows) > most else None
         return await printing.page("runs", (_run(row, models, "\n    ") for row in rows[:most]), token)
 
-    values = [own[name] if name else value for value, name in places]
-    return Question(sql, values, answer, experiments=experiments)
+    *quick, whole = [(sql, [own[name] if name else value for value, name in places]) for sql, places in statements]
+    return Question(*whole, answer, experiments=experiments, quick=quick, most=own["most"])
 
 
 def get(query):
