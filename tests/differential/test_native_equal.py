@@ -9,6 +9,7 @@ import random
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 
 import pytest
 from equal_calls import CALLS, DRAWN, HALF_READ, Call, said, send, tables
@@ -127,6 +128,17 @@ def test_a_run_begins_and_ends_natively_and_its_first_write_is_native_too(pair: 
     found = server.call("GET", f"runs/get?run_id={run_id}", None)["run"]
     assert found["info"] == info
     assert {"key": "mlflow.runName", "value": "done"} in found["data"]["tags"]
+
+
+def test_an_instance_has_no_libraries_in_memory_that_models_alone_need(pair: tuple[LabServer, LabServer]) -> None:
+    process = pair[1].process
+    assert process is not None
+    there = Path(f"/proc/{process.pid}/maps").read_text()
+    assert {name: f"/{name}/" in there for name in ("pandas", "pyarrow", "scipy")} == {
+        "pandas": True,
+        "pyarrow": False,
+        "scipy": False,
+    }
 
 
 def test_runs_that_begin_at_once_are_as_many_as_asked_for(pair: tuple[LabServer, LabServer]) -> None:

@@ -1,10 +1,24 @@
 """How the kit's functions get into MLflow: by name, and only where the name is known."""
 
+import contextlib
 import functools
+import sys
 
 
 class UnknownMlflow(RuntimeError):
     """MLflow is not the one that this package was written for: the server must not run."""
+
+
+@contextlib.contextmanager
+def without(*names):
+    """Let what is imported meanwhile find no modules of these NAMES; what imports them later does find them."""
+    hidden = [name for name in names if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
 
 
 def replace(owner, name, make):
