@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
 import os
 import signal
@@ -94,6 +95,36 @@ def test_an_acknowledged_write_survives_a_killed_server_and_a_retry_makes_no_dou
     assert steps(server, run_id) == sorted(good + bad)
     (latest,) = server.sql(f"SELECT step FROM latest_metrics WHERE run_uuid = '{run_id}'")
     assert int(latest) == max(good + bad)
+
+
+def test_an_acknowledged_run_survives_a_killed_server_and_none_is_there_by_the_half(
+    server: LabServer, run_id: str
+) -> None:
+    (experiment,) = server.sql(f"SELECT experiment_id FROM runs WHERE run_uuid = '{run_id}'")
+    good: list[str] = []
+    body = json.dumps({"experiment_id": experiment, "tags": [{"key": "why", "value": "a test"}]}).encode()
+
+    def begin(_: int) -> None:
+        with contextlib.suppress(requests.RequestException):
+            answer = server.send("runs/create", body)
+            assert answer.status_code == 200, answer.text
+            good.append(answer.json()["run"]["info"]["run_id"])
+
+    before = server.natively()
+    with ThreadPoolExecutor(8) as pool:
+        begun = [pool.submit(begin, number) for number in range(4000)]
+        while len(good) < 100:
+            time.sleep(0.01)
+        server.kill()
+        for one in begun:
+            one.result(timeout=60)
+    mine = f"FROM runs WHERE run_uuid <> '{run_id}' AND experiment_id = {experiment}"
+    there = server.sql(f"SELECT run_uuid {mine}")
+    assert set(good) <= set(there)
+    assert len(there) <= len(good) + 8
+    tags = "SELECT count(*) FROM tags WHERE run_uuid = runs.run_uuid AND key IN ('why', 'mlflow.runName')"
+    assert server.sql(f"SELECT DISTINCT ({tags}) {mine}") == ["2"]
+    assert server.natively() - before >= 2 * len(good)
 
 
 def test_a_restart_of_the_database_loses_nothing_and_is_over_by_itself(
