@@ -11,6 +11,9 @@ mlflowctl admin      set the password of the account "admin" to the one on stand
 mlflowctl forget     end what the instances remember about passwords and permissions, after a change by hand
 mlflowctl gc --days N   take away for good what was deleted N days ago and longer, with its artifacts; --dry-run, --json
 mlflowctl gc --versions N  the same of the versions that the bucket keeps of objects
+mlflowctl leave DIR  put all of both databases into a folder, for another server; no instance may run
+mlflowctl vacant     whether nobody has recorded anything yet: exit code 0, else 1
+mlflowctl arrive DIR   make both databases what another server has left, with the addresses of this one's bucket
 mlflowctl check      what MLflow needs: a line of JSON for each of database, accounts, connections, wal, store, quota
                      and instances, or those named; exit code 0 ok, 1 warnings, 2 failed
 mlflowctl figures    what the lab has recorded, in numbers, for labtrack-report: a line of JSON
@@ -21,7 +24,6 @@ import fcntl
 import http.client
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -30,24 +32,16 @@ from pathlib import Path
 
 sys.path.append("/usr/local/lib/mlflowctl")
 from mlflow_databases import AUTH_INI, INDEXES, VERSION_TABLE, connect, database, needed, query, revision, settings
+from mlflow_dumps import ControlError, dump, restore, room, systemctl
 
-BACKUPS = Path("/var/backups/mlflow")
 SOCKETS = Path("/run/mlflow")
 STATUS = Path("/usr/local/sbin/labtrack-status")
 TRIAL = "mlflow-trial@trial.service"  # its unit is the new release's
 TRIAL_UNIT = Path("/etc/systemd/system/mlflow-trial@.service")
 LOCK = Path("/run/lock/mlflow-upgrade")
-DUMPS_KEPT = 5  # of each database
 ADMIN = "admin"
 SHORTEST_PASSWORD = 12
 LOOK = f"`journalctl -u {TRIAL}` says why; what ran before runs on. Report it, and stay with the version before."
-
-
-class ControlError(Exception):
-    """What happened, and how to fix it."""
-
-    def __str__(self):
-        return self.args[0]
 
 
 def heads():
@@ -67,79 +61,6 @@ def schema():
         print(f"{which}: {found or 'empty'}, the release needs {head}")
         behind = behind or (0 if found == head else 3)
     return behind
-
-
-def room():
-    """Refuse before anything is stopped, where the dumps may not fit: they are at most as large as the databases."""
-    size = sum(
-        query(connection, "SELECT pg_database_size(current_database())")[0][0]
-        for which in VERSION_TABLE
-        if revision(which) is not None
-        for connection in [connect(which)]
-    )
-    free = shutil.disk_usage(BACKUPS).free
-    if size > free:
-        raise ControlError(
-            f"The dumps of the databases may take {size >> 20} MiB, and {BACKUPS} has {free >> 20} MiB left.",
-            f"make room there, or mount a larger disk at {BACKUPS}; older dumps may be moved elsewhere.",
-        )
-
-
-def dump(which):
-    """Write a dump that pg_restore reads, of a database that has a schema; give its path."""
-    found = revision(which)
-    if found is None:
-        return None
-    where = database(which)
-    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    target = BACKUPS / f"{where['dbname']}-{found}-{stamp}.dump"
-    part = target.with_suffix(".part")
-    os.umask(0o077)
-    try:
-        subprocess.run(
-            ["pg_dump", "--format=custom", f"--file={part}", *login(where), where["dbname"]],
-            check=True,
-        )
-    except subprocess.CalledProcessError as error:
-        raise ControlError(f"{where['dbname']} could not be dumped.", "what pg_dump says above.") from error
-    part.rename(target)
-    print(f"{which}: dumped to {target}")
-    for part in BACKUPS.glob(f"{where['dbname']}-*.part"):  # of a dump that was killed
-        part.unlink()
-    for old in sorted(BACKUPS.glob(f"{where['dbname']}-*.dump"), key=lambda path: path.stat().st_mtime)[:-DUMPS_KEPT]:
-        old.unlink()
-    return target
-
-
-def restore(which, kept):
-    """Make a database again what its dump has, all or nothing; None: it was empty."""
-    where = database(which)
-    options = ["--no-psqlrc", "--quiet", "--output=/dev/null", "--single-transaction", "--set=ON_ERROR_STOP=1"]
-    psql = ["psql", *options, *login(where)]
-    with subprocess.Popen([*psql, where["dbname"]], stdin=subprocess.PIPE) as writer:
-        try:
-            writer.stdin.write(b"DROP OWNED BY CURRENT_USER;\n")
-            writer.stdin.flush()
-            if kept:
-                subprocess.run(["pg_restore", "--file=-", "--no-owner", kept], stdout=writer.stdin, check=True)
-            writer.stdin.close()
-        except (OSError, subprocess.CalledProcessError):
-            writer.kill()  # before it takes the end of what it reads for the end of the dump
-    if writer.returncode:
-        raise ControlError(
-            f"{where['dbname']} could not be put back.", f"restore it from {kept} with pg_restore, as its owner."
-        )
-    print(f"{which}: as it was before")
-
-
-def login(where):
-    """How psql and its kin are told where to log in."""
-    return [f"--host={where['host']}", f"--username={where['user']}", "--no-password"]
-
-
-def systemctl(action, units):
-    if units:
-        subprocess.run(["systemctl", action, *units], check=True)
 
 
 def upgrade():
@@ -286,6 +207,24 @@ def health():
     os.execv(STATUS, [STATUS, *sys.argv[2:]])  # noqa: S606
 
 
+def leave():
+    from mlflow_moved import leave
+
+    return leave(Path(sys.argv[2]))
+
+
+def vacant():
+    from mlflow_moved import vacant
+
+    return vacant()
+
+
+def arrive():
+    from mlflow_moved import arrive
+
+    return arrive(Path(sys.argv[2]), settings())
+
+
 def gc():
     from mlflow_garbage import main
 
@@ -305,6 +244,9 @@ COMMANDS = {
     "admin": admin,
     "forget": forget,
     "gc": gc,
+    "leave": leave,
+    "vacant": vacant,
+    "arrive": arrive,
     "check": check,
     "figures": figures,
     "health": health,
@@ -312,7 +254,7 @@ COMMANDS = {
 
 if __name__ == "__main__":
     command = COMMANDS.get("".join(sys.argv[1:2]))
-    if command is None:
+    if command is None or (command in (leave, arrive) and len(sys.argv) != 3):  # noqa: PLR2004
         print(__doc__, file=sys.stderr)
         sys.exit(2)
     try:

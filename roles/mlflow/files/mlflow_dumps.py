@@ -1,0 +1,92 @@
+"""Dumps of MLflow's databases, and putting them back: for mlflowctl and what it calls."""
+
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+from mlflow_databases import VERSION_TABLE, connect, database, query, revision
+
+BACKUPS = Path("/var/backups/mlflow")
+DUMPS_KEPT = 5  # of each database
+
+
+class ControlError(Exception):
+    """What happened, and how to fix it."""
+
+    def __str__(self):
+        return self.args[0]
+
+
+def room(folder=BACKUPS):
+    """Refuse before anything is changed, where the dumps may not fit: they are at most as large as the databases."""
+    size = sum(
+        query(connection, "SELECT pg_database_size(current_database())")[0][0]
+        for which in VERSION_TABLE
+        if revision(which) is not None
+        for connection in [connect(which)]
+    )
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise ControlError(
+            f"The dumps of the databases may take {size >> 20} MiB, and {folder} has {free >> 20} MiB left.",
+            f"make room there, or mount a larger disk at {folder}; older dumps in {BACKUPS} may be moved elsewhere.",
+        )
+
+
+def dump(which):
+    """Write a dump that pg_restore reads, of a database that has a schema; give its path."""
+    found = revision(which)
+    if found is None:
+        return None
+    where = database(which)
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    target = BACKUPS / f"{where['dbname']}-{found}-{stamp}.dump"
+    part = target.with_suffix(".part")
+    os.umask(0o077)
+    try:
+        subprocess.run(
+            ["pg_dump", "--format=custom", f"--file={part}", *login(where), where["dbname"]],
+            check=True,
+        )
+    except subprocess.CalledProcessError as error:
+        raise ControlError(f"{where['dbname']} could not be dumped.", "what pg_dump says above.") from error
+    part.rename(target)
+    print(f"{which}: dumped to {target}")
+    for part in BACKUPS.glob(f"{where['dbname']}-*.part"):  # of a dump that was killed
+        part.unlink()
+    for old in sorted(BACKUPS.glob(f"{where['dbname']}-*.dump"), key=lambda path: path.stat().st_mtime)[:-DUMPS_KEPT]:
+        old.unlink()
+    return target
+
+
+def restore(which, kept):
+    """Make a database again what its dump has, all or nothing; None: it was empty."""
+    where = database(which)
+    options = ["--no-psqlrc", "--quiet", "--output=/dev/null", "--single-transaction", "--set=ON_ERROR_STOP=1"]
+    psql = ["psql", *options, *login(where)]
+    with subprocess.Popen([*psql, where["dbname"]], stdin=subprocess.PIPE) as writer:
+        try:
+            writer.stdin.write(b"DROP OWNED BY CURRENT_USER;\n")
+            writer.stdin.flush()
+            if kept:
+                subprocess.run(["pg_restore", "--file=-", "--no-owner", kept], stdout=writer.stdin, check=True)
+            writer.stdin.close()
+        except (OSError, subprocess.CalledProcessError):
+            writer.kill()  # before it takes the end of what it reads for the end of the dump
+    if writer.returncode:
+        raise ControlError(
+            f"{where['dbname']} could not be put back.", f"restore it from {kept} with pg_restore, as its owner."
+        )
+    print(f"{which}: as it was before")
+
+
+def login(where):
+    """How psql and its kin are told where to log in."""
+    return [f"--host={where['host']}", f"--username={where['user']}", "--no-password"]
+
+
+def systemctl(action, units):
+    if units:
+        subprocess.run(["systemctl", action, *units], check=True)
