@@ -32,30 +32,11 @@ SCHEMA = """
     """
 
 
-class Backup:
-    """Both buckets, and an index on disk of what is in them, so that memory does not grow with their number."""
+class Pair:
+    """Two buckets, and an index on disk of what is in them, so that memory does not grow with their number."""
 
-    def __init__(self, settings: dict[str, Any], lab_key: str, store_key: str) -> None:
-        values, lab, store = environment(Path(settings["lab"]).read_text()), environment(lab_key), settings["store"]
-        root = values.get("_MLFLOW_SERVER_ARTIFACT_DESTINATION", values["_MLFLOW_SERVER_ARTIFACT_ROOT"])
-        self.root = root.rstrip("/")
-        bucket, _, self.below = self.root.removeprefix("s3://").partition("/")
-        self.lab = Bucket(
-            "the lab's store", "see lab_s3_endpoint, lab_s3_ca_file and the server's key, and deploy", bucket, lab,
-            endpoint=values["MLFLOW_S3_ENDPOINT_URL"], region=values.get("AWS_DEFAULT_REGION", "us-east-1"),
-            ca=values.get("AWS_CA_BUNDLE", ""),
-        )  # fmt: skip
-        self.store = Bucket(
-            "the store of the backups", "see lab_backup and secret_backup_access_key_id, and deploy", store["bucket"],
-            environment(store_key), endpoint=store["endpoint"], region=store["region"], ca=store["ca"],
-        )  # fmt: skip
-        self.folder, self.days = Path(settings["state"]), int(settings["days"])
-        whole = f"{store['path'].strip('/')}/artifacts"
-        self.exports, self.of_lab = Path(settings["files"]), f"{store['path'].strip('/')}/lab/"
-        self.objects, self.listings, self.whole = f"{whole}/objects/", f"{whole}/listings/", f"{whole}/"
-        # Empty objects <key>/<etag>/<etag before>, of what was put back in other parts than it came in.  Not in the
-        # metadata of the object: whoever has the lab's key could write it to what he has changed.
-        self.same = f"{whole}/same/"
+    def __init__(self, lab: Bucket, store: Bucket) -> None:
+        self.lab, self.store = lab, store
         # made anew by each call, as what is in the buckets is what counts; in TMPDIR, under no name
         self.index = sqlite3.connect("", isolation_level=None)
         self.index.executescript(SCHEMA)
@@ -72,21 +53,6 @@ class Backup:
         self.index.execute(f"DELETE FROM {table}")  # noqa: S608
         self.index.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", rows)  # noqa: S608
         self.index.execute("COMMIT")
-
-    def look(self) -> None:
-        """What the backup has."""
-        cut = len(self.objects)
-        self.fill("there", ((key[cut:], size, at) for key, _, size, at in self.store.list(self.objects)))
-
-    def lab_objects(self) -> Iterator[tuple[str, str, int, float]]:
-        """See Bucket.list; what was put back in other parts has its etag of before."""
-        cut = len(self.same)
-        self.fill("same", (key[cut:].rpartition("/")[::2] for key, *_ in self.store.list(self.same)))
-        before = "SELECT etag FROM same WHERE name = ?"
-        return (
-            (key, (self.one(before, listing.name(key, etag)) or (etag,))[0], length, at)
-            for key, etag, length, at in self.lab.list(f"{self.below}/" if self.below else "")
-        )
 
     def all(self, sql: str, work: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
         """Each row with what work gives for it, several at once; None where that is a finding, which stops no other."""
@@ -132,6 +98,48 @@ class Backup:
     def told_findings(self) -> str:
         more = self.counts["findings"] - len(self.findings)
         return "".join(f"\n  {one}" for one in self.findings) + (f"\n  and {more} more" if more else "")
+
+
+class Backup(Pair):
+    """The lab's bucket and that of its backups."""
+
+    def __init__(self, settings: dict[str, Any], lab_key: str, store_key: str) -> None:
+        values, lab, store = environment(Path(settings["lab"]).read_text()), environment(lab_key), settings["store"]
+        root = values.get("_MLFLOW_SERVER_ARTIFACT_DESTINATION", values["_MLFLOW_SERVER_ARTIFACT_ROOT"])
+        self.root = root.rstrip("/")
+        bucket, _, self.below = self.root.removeprefix("s3://").partition("/")
+        of_lab = Bucket(
+            "the lab's store", "see lab_s3_endpoint, lab_s3_ca_file and the server's key, and deploy", bucket, lab,
+            endpoint=values["MLFLOW_S3_ENDPOINT_URL"], region=values.get("AWS_DEFAULT_REGION", "us-east-1"),
+            ca=values.get("AWS_CA_BUNDLE", ""),
+        )  # fmt: skip
+        of_backups = Bucket(
+            "the store of the backups", "see lab_backup and secret_backup_access_key_id, and deploy", store["bucket"],
+            environment(store_key), endpoint=store["endpoint"], region=store["region"], ca=store["ca"],
+        )  # fmt: skip
+        super().__init__(of_lab, of_backups)
+        self.folder, self.days = Path(settings["state"]), int(settings["days"])
+        whole = f"{store['path'].strip('/')}/artifacts"
+        self.exports, self.of_lab = Path(settings["files"]), f"{store['path'].strip('/')}/lab/"
+        self.objects, self.listings, self.whole = f"{whole}/objects/", f"{whole}/listings/", f"{whole}/"
+        # Empty objects <key>/<etag>/<etag before>, of what was put back in other parts than it came in.  Not in the
+        # metadata of the object: whoever has the lab's key could write it to what he has changed.
+        self.same = f"{whole}/same/"
+
+    def look(self) -> None:
+        """What the backup has."""
+        cut = len(self.objects)
+        self.fill("there", ((key[cut:], size, at) for key, _, size, at in self.store.list(self.objects)))
+
+    def lab_objects(self) -> Iterator[tuple[str, str, int, float]]:
+        """See Bucket.list; what was put back in other parts has its etag of before."""
+        cut = len(self.same)
+        self.fill("same", (key[cut:].rpartition("/")[::2] for key, *_ in self.store.list(self.same)))
+        before = "SELECT etag FROM same WHERE name = ?"
+        return (
+            (key, (self.one(before, listing.name(key, etag)) or (etag,))[0], length, at)
+            for key, etag, length, at in self.lab.list(f"{self.below}/" if self.below else "")
+        )
 
     # listings
     def stamps(self) -> list[str]:
