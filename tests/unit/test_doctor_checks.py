@@ -123,6 +123,29 @@ class TestVariables:
         assert "can't be reached" in found["store put"].seen and "login node" in found["store put"].hint
 
 
+def test_a_server_that_is_closed_says_so_itself(answering: dict) -> None:
+    said = {"error_code": "TEMPORARILY_UNAVAILABLE", "message": "This server takes no requests. To fix: wait."}
+    answering["said"].update(status=503, body=json.dumps(said).encode(), headers={"Retry-After": "60"})
+    row = rows(answering["url"])["login"]
+    assert (row.seen, row.hint) == ("closed for now (503): This server takes no requests.", "wait.")
+
+
+def test_a_file_of_before_the_lab_moved_is_told_apart_from_a_key_that_ended(answering: dict) -> None:
+    store = {
+        "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "s", "MLFLOW_S3_ENDPOINT_URL": answering["url"],
+        "LABTRACK_BUCKET": "climate", "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
+        "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
+    }  # fmt: skip
+    # the store answers the same: what is no listing is no access
+    answering["said"]["body"] = b'{"experiment": {"artifact_location": "s3://tundra/artifacts/0"}}'
+    found = rows(answering["url"], **store)["store"]
+    assert found.status is Status.FAILED
+    assert "for s3://climate, and the server keeps artifacts in s3://tundra" in found.seen
+    assert "newest mlflow_env.sh" in found.hint and "runs, metrics and parameters are recorded" in found.hint
+    answering["said"]["body"] = b'{"experiment": {"artifact_location": "s3://climate/artifacts/0"}}'
+    assert "store" not in rows(answering["url"], **store)
+
+
 class TestWay:
     """The way to the server."""
 

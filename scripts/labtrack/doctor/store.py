@@ -42,6 +42,9 @@ def check(context: Context) -> Iterator[Result]:
     if not bucket:
         yield skipped("store", "the bucket is not known (LABTRACK_BUCKET); --write finds it out")
         return
+    if astray := _astray(context, bucket):
+        yield astray
+        return
     client, folder = _client(context, bucket), f"{PROBES}/doctor-{uuid.uuid4().hex}"
     small, big = f"{folder}/small", f"{folder}/big"
     steps: tuple[tuple[str, str, Callable[[], None]], ...] = (
@@ -82,6 +85,23 @@ def round_trip(context: Context, bucket: str, key: str) -> Result | None:
         return refused("artifact", bucket, refusal(error))
     except Refusal as error:
         return refused("artifact", bucket, error)
+    return None
+
+
+def _astray(context: Context, bucket: str) -> Result | None:
+    """Whether the file is of before the lab moved: the server keeps artifacts where its key does not reach."""
+    now = _bucket_of_server(context)
+    if now in ("", bucket):
+        return None
+    try:
+        _client(context, now).list_objects_v2(Bucket=now, MaxKeys=1)
+    except _ERRORS as error:
+        hint = (
+            "the lab has moved: get the newest mlflow_env.sh from its admin and source it.  Until then runs, metrics "
+            "and parameters are recorded, and files and models can't be."
+        )
+        seen = f"this file is for s3://{bucket}, and the server keeps artifacts in s3://{now} ({refusal(error)})"
+        return failed("store", seen, hint)
     return None
 
 

@@ -66,8 +66,12 @@ def _login(answer: requests.Response, uri: str, whom: str, hint: str) -> Result:
         return failed("login", f"refused (403): {answers.code_and_words(answer)[1]}", hint)
     if status == requests.codes.too_many_requests:
         return failed("login", "too many logins from here (429)", "wait a minute; share one login between processes.")
+    seen = f"the server answered {status}"
     hint = "nginx answers, but MLflow behind it does not: tell the lab's admin (`systemctl status 'mlflow@*'`)."
-    return failed("login", f"the server answered {status}", hint)
+    if "Retry-After" in answer.headers:  # playbooks/close.yml
+        said, _, hint = answers.code_and_words(answer)[1].partition(" To fix: ")
+        seen = f"closed for now ({status}): {said}"
+    return failed("login", seen, hint)
 
 
 def version(context: Context) -> Iterator[Result]:
