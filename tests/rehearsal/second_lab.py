@@ -188,7 +188,7 @@ class StandIn(SecondLab):
     def __init__(self, rehearsal: Rehearsal, root: Path, name: str, **settings: object) -> None:
         region = rehearsal.lab["lab_s3_region"]
         usual = {"lab_cloud": "climate", "lab_flavor": "p2-3gb", "lab_s3_region": region}
-        super().__init__(rehearsal, root, name, **usual, **settings)
+        super().__init__(rehearsal, root, name, **(usual | settings))
         # the same switch as the rehearsal's own lab has
         switch = rehearsal.lab_dir / "group_vars/all/provision.yml"
         (self.dir / "group_vars/all/provision.yml").write_text(switch.read_text())

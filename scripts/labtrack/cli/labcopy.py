@@ -1,4 +1,4 @@
-"""labtrack lab: all that an admin has of a lab, as one encrypted file."""
+"""labtrack lab: all that an admin has of a lab, as one encrypted file; and a lab that goes elsewhere."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from labtrack.cli.admin import LAB
 
 @click.group()
 def lab() -> None:
-    """What the admin has of a lab beside git, as one file: for a backup, another computer, another admin."""
+    """What the admin has of a lab beside git, as one file; and moving a lab to another project or cloud."""
 
 
 @lab.command()
@@ -63,3 +63,26 @@ def import_(lab_dir: Path, file: Path | None, from_backup: bool, force: bool) ->
         output.line(f"unchanged: {len(brought.same)} files")
     if brought.aside:
         output.line(f"what was here is in {brought.aside}")
+
+
+@lab.command()
+@click.argument("old", type=click.Path(path_type=Path), metavar="OLD_LAB_DIR")
+@click.argument("new", type=click.Path(path_type=Path), metavar="NEW_LAB_DIR")
+@click.option(
+    "--step", type=click.Choice(["files", "copy", "all", "open", "back"]), default="all", show_default=True,
+    help="files: passwords, CA and people's files, before the new server is first deployed.  copy: artifacts, while "
+    "the lab is in use.  all: close the old lab, and fill the new one.  open: let people into the new one.  back: open "
+    "the old one again.",
+)  # fmt: skip
+@click.option("--discard-newer", is_flag=True, help="With back: give up what was recorded in the new lab.")
+def move(old: Path, new: Path, step: str, discard_newer: bool) -> None:
+    """Move a lab to another project or cloud: databases, artifacts, accounts, passwords, CA and name.
+
+    Both labs are in this checkout and have the same lab_fqdn.  Each step can be called again; what was interrupted goes
+    on.  The whole way is in docs/admin/move.md.
+    """
+    from labtrack import lab as labs
+    from labtrack import labmove
+
+    for line in labmove.between(labs.load(old), labs.load(new))(step, discard_newer=discard_newer):
+        output.line(line)
