@@ -105,11 +105,19 @@ def texts(lab: Lab, database: str) -> dict[str, int]:
     return {name: int(number) for name, number in counted.items() if int(number)}
 
 
+def clear(lab: Lab) -> None:
+    """Delete what this and other files of tests have made."""
+    if lab.sql("SELECT to_regclass('runs')") != [""]:
+        lab.sql("TRUNCATE experiment_tags, trace_info CASCADE")
+    lab.empty()
+
+
 class Moved:
     """A lab whose databases were left in a folder."""
 
     def __init__(self, lab: Lab, folder: Path) -> None:
         self.lab, self.folder = lab, folder
+        clear(lab)
         code, said, errors = lab.python("make", FILL, "moving")
         assert code == 0, errors
         self.made: list[str] = json.loads(said.splitlines()[-1])
@@ -139,8 +147,7 @@ def moved(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Moved]
     for name in ("mlflow_new", "accounts_new", "accounts"):
         lab.sql(f"DROP DATABASE {name};")
     lab.sql("DROP ROLE owner;")
-    lab.sql("TRUNCATE experiment_tags, trace_info CASCADE")
-    lab.empty()
+    clear(lab)
 
 
 def addresses() -> set[str]:
