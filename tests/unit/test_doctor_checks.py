@@ -75,6 +75,13 @@ def failed(found: dict[str, Result]) -> list[str]:
     return [name for name, row in found.items() if row.status is Status.FAILED]
 
 
+IN_A_BUCKET = {
+    "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "s", "MLFLOW_S3_ENDPOINT_URL": "http://127.0.0.1:9",
+    "LABTRACK_BUCKET": "climate", "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
+    "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
+}  # fmt: skip
+
+
 class TestVariables:
     """The variables, before anybody is asked."""
 
@@ -88,8 +95,10 @@ class TestVariables:
             ("./mlruns", "recorded here", "source"),
         ],
     )
-    def test_an_address_that_is_none(self, uri: str, seen: str, hint: str) -> None:
-        found = rows(uri)
+    @pytest.mark.parametrize("store", [{}, IN_A_BUCKET, {**IN_A_BUCKET, "LABTRACK_BUCKET": ""}])
+    def test_an_address_that_is_none(self, uri: str, seen: str, hint: str, store: dict[str, str]) -> None:
+        found = rows(uri, **store)
+        found.pop("store put", None)  # of a store that is not there
         assert failed(found) == ["variables"]
         assert seen in found["variables"].seen and hint in found["variables"].hint
         for name in ("DNS", "TCP", "TLS", "login", "server version", "run"):
@@ -131,11 +140,7 @@ def test_a_server_that_is_closed_says_so_itself(answering: dict) -> None:
 
 
 def test_a_file_of_before_the_lab_moved_is_told_apart_from_a_key_that_ended(answering: dict) -> None:
-    store = {
-        "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "s", "MLFLOW_S3_ENDPOINT_URL": answering["url"],
-        "LABTRACK_BUCKET": "climate", "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
-        "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
-    }  # fmt: skip
+    store = {**IN_A_BUCKET, "MLFLOW_S3_ENDPOINT_URL": answering["url"]}
     # the store answers the same: what is no listing is no access
     answering["said"]["body"] = b'{"experiment": {"artifact_location": "s3://tundra/artifacts/0"}}'
     found = rows(answering["url"], **store)["store"]

@@ -27,6 +27,7 @@ class Context:
 
     env: the variables.  file: their mlflow_env.sh, if known.  write: whether a run may be made.
     dates: for each party that answered, its clock (the Date header) and ours, in seconds since 1970.
+    because: for each group of checks that failed, or is pointless after one that did, the one that did.
     """
 
     env: Mapping[str, str] = field(repr=False)
@@ -34,6 +35,7 @@ class Context:
     write: bool = False
     timeout: float = TIMEOUT
     dates: dict[str, tuple[float, float]] = field(default_factory=dict)
+    because: dict[str, str] = field(default_factory=dict)
 
     @functools.cached_property
     def uri(self) -> str:

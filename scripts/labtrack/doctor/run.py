@@ -62,7 +62,7 @@ _GROUPS = (
 
 def examine(context: Context) -> Iterator[Result]:
     """All checks in order.  One that an earlier failure makes pointless is skipped, with the reason."""
-    because: dict[str, str] = {}
+    because = context.because
     for group in _GROUPS:
         if group.after in because:
             because[group.name] = because[group.after]
