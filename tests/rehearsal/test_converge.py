@@ -101,8 +101,8 @@ def converges(machine: Machine, seed: int, number: int) -> None:
     assert changed(machine.deploy()) == []
 
 
-def test_a_deployment_killed_four_times_ends_as_an_undisturbed_one(machine: Machine) -> None:
-    converges(machine, seed=int(os.environ.get("LABTRACK_SEED", "9")), number=2)
+def test_deployments_killed_once_each_end_as_undisturbed_ones(machine: Machine) -> None:
+    converges(machine, seed=int(os.environ.get("LABTRACK_SEED", "9")), number=1)
 
 
 @pytest.mark.long

@@ -43,6 +43,27 @@ def extra(tmp_path: Path) -> Iterator[Any]:
 # --- running it again
 
 
+BEHIND_THEIR_BACK = """
+cd /etc/mlflow && sed "s/^MLFLOW_FLASK_SERVER_SECRET_KEY=.*/MLFLOW_FLASK_SERVER_SECRET_KEY='another'/" -i secrets.env
+systemctl restart mlflow@1 && nft flush ruleset
+cd /etc/systemd/system/nginx.service.d && printf '[Service]\nTasksMax=63\n' >x.conf
+systemctl daemon-reload && systemctl restart nginx && rm x.conf && systemctl daemon-reload
+"""
+
+
+def test_what_a_killed_run_has_left_in_memory_is_brought_in_line_with_the_disk(rehearsal: Any) -> None:
+    """Files as they should be, and services that were started with others: nothing is there to be written.
+
+    That another run changes nothing after it, the next test sees.
+    """
+    rehearsal.ssh("server", BEHIND_THEIR_BACK, check=True)
+    probe = (Path(__file__).parent / "disk_and_processes.py").read_text()
+    rehearsal.playbook(DEPLOY, check=True)
+    assert json.loads(rehearsal.ssh("server", "python3 -", stdin=probe, check=True).stdout)["otherwise"] == []
+    tasks = rehearsal.ssh("server", "systemctl show --property=TasksMax --value nginx", check=True).stdout
+    assert tasks == "64\n"
+
+
 def test_a_second_site_changes_nothing_and_restarts_nothing(rehearsal: Any) -> None:
     rehearsal.playbook("playbooks/end.yml", check=True)  # what other tests did to keys, the server's copy has
     before, start = started(rehearsal), time.monotonic()
@@ -111,25 +132,6 @@ def test_one_run_repairs_what_was_changed_by_hand_and_rotates_what_is_new(
     assert changed(restored.stdout) != []
     assert not server.service("mlflow@3").is_running
     assert not server.service("mlflow@3").is_enabled
-
-
-BEHIND_THEIR_BACK = """
-cd /etc/mlflow && sed "s/^MLFLOW_FLASK_SERVER_SECRET_KEY=.*/MLFLOW_FLASK_SERVER_SECRET_KEY='another'/" -i secrets.env
-systemctl restart mlflow@1 && nft flush ruleset
-cd /etc/systemd/system/nginx.service.d && printf '[Service]\nTasksMax=63\n' >x.conf
-systemctl daemon-reload && systemctl restart nginx && rm x.conf && systemctl daemon-reload
-"""
-
-
-def test_what_a_killed_run_has_left_in_memory_is_brought_in_line_with_the_disk(rehearsal: Any) -> None:
-    """Files as they should be, and services that were started with others: nothing is there to be written."""
-    rehearsal.ssh("server", BEHIND_THEIR_BACK, check=True)
-    probe = (Path(__file__).parent / "disk_and_processes.py").read_text()
-    rehearsal.playbook(DEPLOY, check=True)
-    assert json.loads(rehearsal.ssh("server", "python3 -", stdin=probe, check=True).stdout)["otherwise"] == []
-    tasks = rehearsal.ssh("server", "systemctl show --property=TasksMax --value nginx", check=True).stdout
-    assert tasks == "64\n"
-    assert changed(rehearsal.playbook(DEPLOY, check=True).stdout) == []
 
 
 def test_more_connections_than_the_database_takes_are_refused_with_the_sum(rehearsal: Any, extra: Any) -> None:
