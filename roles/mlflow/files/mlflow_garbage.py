@@ -92,13 +92,13 @@ class Store:
 def outdated(pages, before):
     """The versions of objects that were deleted or written over before a time, of a key the oldest first.
 
-    pages: of list_object_versions, in the order of keys.  A mark of a deletion goes when nothing is left behind it, and
+    pages: of list_object_versions, in the order of keys.  A delete marker goes when nothing is left behind it, and
     after all that is: without it the object would be there again.
     """
     read = []
     for page in pages:
-        read += [{**one, "Size": one.get("Size", 0)} for one in page.get("Versions", ())]
-        read += [{**one, "mark": True} for one in page.get("DeleteMarkers", ())]
+        read += page.get("Versions", ())
+        read += [{**one, "marker": True} for one in page.get("DeleteMarkers", ())]
         # a key may go on in the next page
         last = max((one["Key"] for one in read), default="")
         whole, read = [one for one in read if one["Key"] != last], [one for one in read if one["Key"] == last]
@@ -115,7 +115,7 @@ def _outdated(versions, before):
         if newer["LastModified"] < before:
             left -= 1
             yield one
-    if left == 1 and versions[-1].get("mark") and versions[-1]["LastModified"] < before:
+    if left == 1 and versions[-1].get("marker") and versions[-1]["LastModified"] < before:
         yield versions[-1]
 
 
