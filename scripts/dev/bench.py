@@ -36,6 +36,14 @@ ROWS = {
 }
 
 
+def ready(lab_dir: Path) -> None:
+    """End with what to do where there is no server to measure."""
+    if not (lab_dir / "hosts.yml").exists():
+        sys.exit(f"{lab_dir}/hosts.yml is not there.  To fix: make demo, which deploys the server, then this again.")
+    if not shutil.which("ssh"):
+        sys.exit("ssh is not installed.  To fix: apt install openssh-client.")
+
+
 def login_of(lab_dir: Path) -> list[str]:
     """The command that logs in to the lab's server, through the lab's own SSH settings."""
     host = yaml.safe_load((lab_dir / "hosts.yml").read_text())["mlflow"]["hosts"]["server"]
@@ -120,12 +128,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--no-page", action="store_true", help="only print, leave docs/reference/performance.md")
     options = parser.parse_args()
-    if not (options.lab / "hosts.yml").exists():
-        sys.exit(
-            f"{options.lab}/hosts.yml is not there.  To fix: make demo, which deploys the server, then make bench."
-        )
-    if not shutil.which("ssh"):
-        sys.exit("ssh is not installed.  To fix: apt install openssh-client.")
+    ready(options.lab)
     with room():
         result = measure(options.lab, seconds=options.seconds, rounds=options.rounds)
     print(table(result))

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import bench_page
-from bench import PROBE, ROOT, login_of
+from bench import PROBE, ROOT, login_of, ready
 from labtrack import lab as labs
 from labtrack import secrets
 
@@ -91,6 +91,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--no-page", action="store_true", help="only print, leave docs/reference/performance.md")
     options = parser.parse_args()
+    ready(options.lab)
     lab, kit, usual = labs.load(options.lab), free_port(), free_port()
     bases = {"kit": f"https://{lab.fqdn}", "usual": f"http://127.0.0.1:{usual}"}
     there = f"--host-resolver-rules=MAP {lab.fqdn}:443 127.0.0.1:{kit}"
