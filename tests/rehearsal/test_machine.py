@@ -19,6 +19,7 @@ from recap import changed
 
 UNITS = "nginx.service 'postgresql@*.service' 'mlflow@*.service'"
 DEPLOY = "playbooks/deploy.yml"
+OUT_OF_REACH = "/etc/apt/sources.list.d/out-of-reach.list"
 LONG = 90  # seconds for a site.yml that has nothing to do
 
 
@@ -102,13 +103,16 @@ def test_one_run_repairs_what_was_changed_by_hand_and_rotates_what_is_new(
         "install -o mallory -m 600 ~debian/.ssh/authorized_keys ~mallory/.ssh/ && echo 'host all all all trust' >>"
         " /etc/postgresql/*/main/pg_hba.conf;"
         "ssh-keygen -q -t ed25519 -N '' -f /root/rogue && cat /root/rogue.pub >> ~debian/.ssh/authorized_keys;"
-        "rm -f /root/rogue /root/rogue.pub",
+        "rm -f /root/rogue /root/rogue.pub;"
+        f"echo 'deb http://127.0.0.1:9/none none main' > {OUT_OF_REACH};"
+        "find /var/lib/apt/lists /var/lib/apt/periodic -maxdepth 1 -exec touch --date='3 days ago' {} +",
         check=True,
     )
     admins = [*rehearsal.lab["lab_admins"], {"name": "mallory", "state": "absent"}]
     variables = extra({**new, "lab_admins": admins, "lab_mlflow_instances": 3})
     try:
         done = rehearsal.playbook(DEPLOY, "-vvv", "--diff", variables, check=True)
+        assert "Not all package lists could be read" in done.stdout
         assert not server.user("mallory").exists
         assert "by hand" not in server.file("/etc/nginx/nginx.conf").content_string
         assert server.file("/etc/mlflow/secrets.env").mode == 0o600
@@ -127,7 +131,7 @@ def test_one_run_repairs_what_was_changed_by_hand_and_rotates_what_is_new(
         shown = [name for name, value in new.items() if value in said]
         assert shown == []
     finally:
-        rehearsal.ssh("server", "userdel --force --remove mallory 2>/dev/null; true")
+        rehearsal.ssh("server", f"userdel --force --remove mallory 2>/dev/null; rm -f {OUT_OF_REACH}")
         restored = rehearsal.playbook(DEPLOY, check=True)
     assert changed(restored.stdout) != []
     assert not server.service("mlflow@3").is_running
