@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -94,6 +95,12 @@ class Moving(Lab):
         done = self.rehearsal.run("bash", "-c", f". {self.private}/ada/mlflow_env.sh && {command}")
         return done.returncode, done.stdout + done.stderr
 
+    def is_closed(self, hint: str) -> bool:
+        """Whether the lab's admin is told that it is closed, and what to do."""
+        said = json.loads(self.rehearsal.run("labtrack", "status", str(self.dir), "--json").stdout)
+        (row,) = (one for one in said["results"] if one["check"] == "closed")
+        return row["status"] == "warning" and hint in row["hint"]
+
     def record(self, name: str) -> None:
         """A run with a file, by MLflow itself."""
         code, said = self.as_ada(f"{mlflow_bin()}/python - <<'END'\n{LEFT.format(name)}END")
@@ -178,6 +185,7 @@ def test_a_lab_is_in_another_project_with_all_that_was_recorded(both: Both) -> N
     assert "takes no requests at the moment" in closed(old)
     new.name_it()
     closed(new)
+    assert old.is_closed("--step back") and new.is_closed("--step open")
 
     old.name_it()
     old.move("--step", "back")
@@ -187,6 +195,7 @@ def test_a_lab_is_in_another_project_with_all_that_was_recorded(both: Both) -> N
         old.killed("Dump both databases")
         closed(old)
         old.killed("Fill both databases, and write the new addresses")
+        assert new.is_closed("goes on with the move")
         assert "A move into this lab was not finished" in new.refusal(playbook="playbooks/open.yml")
         old.move()
     assert len(training.acknowledged) > 100

@@ -94,6 +94,9 @@ class Alarms:
         for problem in state["open"].values():
             problem["since"] -= seconds
             problem["told"] -= seconds
+            if "well" in problem:
+                problem["well"] -= seconds
+        state["over"] = {check: then - seconds for check, then in state["over"].items()}
         file.write_text(json.dumps(state))
 
     def beats(self) -> int:

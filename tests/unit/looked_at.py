@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ import pytest
 from conftest import ROOT
 
 PROGRAM = ROOT / "roles/monitoring/files/labtrack_status.py"
+CLOSED = ROOT / "roles/nginx/templates/labtrack_closed.py"
 UNITS = """\
 mlflow@1.service loaded active running MLflow tracking server, instance 1
 nginx.service loaded active running A high performance web server
@@ -31,8 +33,8 @@ WELL = {
     "timedatectl": "echo yes",
 }
 ALL = [
-    "database", "accounts", "connections", "wal", "store", "quota", "instances", "certificate", "backup", "drill",
-    "disk", "inodes", "memory", "units", "versions", "reboot", "clock", "alarms",
+    "database", "accounts", "connections", "wal", "store", "quota", "instances", "closed", "certificate", "backup",
+    "drill", "disk", "inodes", "memory", "units", "versions", "reboot", "clock", "alarms",
 ]  # fmt: skip
 
 
@@ -50,6 +52,10 @@ class Server:
             folder.mkdir(parents=True)
         for name, script in WELL.items():
             self.program(name, script)
+        self.closed = self.root / "etc/nginx/labtrack.closed"
+        program = CLOSED.read_text().replace("{{ __nginx_closed_file }}", str(self.closed))
+        (self.bin / "labtrack-closed").write_text(program)
+        (self.bin / "labtrack-closed").chmod(0o755)
         self.memory(16, 8)
         (self.root / "proc/uptime").write_text("86400.00 1.00\n")
 
@@ -60,6 +66,12 @@ class Server:
     def memory(self, total: float, available: float) -> None:
         lines = f"MemTotal: {total * 2**20:.0f} kB\nMemFree: 1 kB\nMemAvailable: {available * 2**20:.0f} kB\n"
         (self.root / "proc/meminfo").write_text(lines)
+
+    def close(self, why: str, age: float = 0) -> None:
+        """As playbooks/close.yml does, so many seconds ago."""
+        self.closed.parent.mkdir(exist_ok=True)
+        self.closed.write_text(f"{why}\n")
+        os.utime(self.closed, (ago(age), ago(age)))
 
     def backups(self, **results: dict[str, Any]) -> None:
         (self.root / "etc/labtrack-backup.json").write_text("{}")

@@ -71,7 +71,7 @@ def test_json(alarms: Alarms, hook: Hook) -> None:
     request = sent(alarms, hook, "json", disk="failed")
     assert set(request.json) == {"version", "lab", "host", "id", "subject", "text", "events"}
     (event,) = request.json["events"]
-    assert set(event) == {"kind", "check", "status", "seen", "hint", "parts", "since", "at", "told"}
+    assert set(event) == {"kind", "check", "status", "seen", "hint", "parts", "flaps", "since", "at", "told"}
     assert (request.json["version"], request.json["lab"], request.json["host"]) == (1, "climate", "mlflow.example.org")
 
 

@@ -44,6 +44,20 @@ def test_what_gets_worse_is_told_and_what_gets_a_little_better_is_not(alarms: Al
     assert alarms.run(disk="skipped") == ["over disk failed"]
 
 
+def test_what_comes_and_goes_is_told_twice_and_over_after_a_calm_hour(alarms: Alarms, hook: Hook) -> None:
+    told = [alarms.run(**look) for look in ({"disk": "warning"}, {}) * 4]
+    assert told == [["new disk warning"], ["over disk warning"], ["new disk warning"], [], [], [], [], []]
+    assert "disk: warning, comes and goes, since " in hook.on("/hook")[-1].json["text"]
+    alarms.age(HOUR - 60)
+    assert alarms.run() == []
+    assert alarms.run(disk="failed") == ["worse disk failed"]
+    assert alarms.run() == []
+    alarms.age(HOUR)
+    assert alarms.run() == ["over disk failed"]
+    alarms.age(HOUR)
+    assert (alarms.run(disk="failed"), alarms.run()) == (["new disk failed"], ["over disk failed"])
+
+
 def test_a_second_unit_that_fails_is_told_though_the_first_is_still_down(alarms: Alarms, hook: Hook) -> None:
     told = []
     for parts in (["nginx.service"], ["nginx.service"], ["labtrack-backup@run.service", "nginx.service"],

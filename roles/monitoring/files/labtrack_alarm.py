@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import email.message
 import email.utils
+import fnmatch
 import hashlib
 import json
 import os
@@ -44,15 +45,21 @@ STATES = [
 ]
 AGAIN = 24 * 3600  # seconds, after which a problem that is still there is told again
 OLD = 600  # seconds: an older look is none
+CALM = 3600  # seconds: what comes again within them comes and goes, and is over when it has been well for as long
 STALE = 48 * 3600  # seconds: an older report is no news
 LIMIT = 30  # seconds for a receiver
 MOST = 100  # events that wait for a receiver: the oldest go
 ANSWER = 15  # seconds, that a receiver may be silent
 NOT_ITS_OWN = "alarms"  # the check that says which receivers are down: telling it would need one
 HEARTBEAT = "heartbeat"
+CLOSED = "closed"  # the check that says whether the server was closed on purpose
+# What then stands still on purpose, too: MLflow is stopped, its databases are filled, or PostgreSQL is worked on.
+AT_REST = ("database", "accounts", "connections", "wal", "instances")
+UNITS_AT_REST = ("mlflow@*.service", "postgresql@*.service")
 BODY = 3900  # bytes of a message to ntfy, which makes a file of more than 4096
 
-State = dict[str, Any]  # "open": problems by check, "queues": events by receiver, "down": why, by receiver
+# "open": problems by check, "over": when each was over; "queues": events, "down": why, both by receiver
+State = dict[str, Any]
 Event = dict[str, Any]  # kind (new, worse, still, over), check, status, seen, hint, since, at
 
 
@@ -79,17 +86,39 @@ def looked(now: float) -> list[dict[str, Any]]:
     return [{**row, "status": "failed", "seen": seen}]
 
 
-def changes(known: dict[str, Any], rows: list[dict[str, Any]], now: float) -> list[Event]:
-    """What is new, worse, still there after a day, or over; KNOWN is brought up to date."""
+def well(row: dict[str, Any]) -> bool:
+    return row["status"] not in ("warning", "failed")
+
+
+def at_rest(row: dict[str, Any]) -> bool:
+    """Whether a row is about what stands still while the server is closed, and about nothing else."""
+    if row["check"] != "units":
+        return row["check"] in AT_REST
+    resting = [unit for unit in row["parts"] if any(fnmatch.fnmatch(unit, pattern) for pattern in UNITS_AT_REST)]
+    return bool(resting) and resting == row["parts"]
+
+
+def awake(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows without those that are not well because the server is closed, which is told once: by its own row."""
+    if all(well(row) for row in rows if row["check"] == CLOSED):
+        return rows
+    return [row for row in rows if well(row) or not at_rest(row)]
+
+
+def changes(state: State, rows: list[dict[str, Any]], now: float) -> list[Event]:
+    """What is new, worse, still there after a day, or over; the state's problems are brought up to date."""
+    known, over = state["open"], state["over"]
     events = []
     for row in rows:
         check, problem = row["check"], known.get(row["check"])
-        if row["status"] not in ("warning", "failed"):
-            if problem:
-                events.append({**problem, "kind": "over", "at": now})
+        if well(row):
+            if problem and now - problem.setdefault("well", now) >= (CALM if problem.get("flaps") else 0):
+                events.append({**problem, "kind": "over", "at": problem["well"]})
+                over[check] = now
                 del known[check]
             continue
         parts = row.get("parts", [])  # a second unit that fails is told, though the row has failed already
+        flaps = problem.get("flaps", False) if problem else check != CLOSED and now - over.get(check, 0) < CALM
         if problem is None:
             kind = "new"
         elif (row["status"] == "failed" and problem["status"] == "warning") or set(parts) - set(problem["parts"]):
@@ -98,10 +127,12 @@ def changes(known: dict[str, Any], rows: list[dict[str, Any]], now: float) -> li
             kind = "still"
         else:
             problem["parts"] = parts
+            problem.pop("well", None)
             continue
         status = "failed" if problem and problem["status"] == "failed" else row["status"]
         problem = {key: row[key] for key in ("check", "seen", "hint")} | {
-            "status": status, "parts": parts, "since": problem["since"] if problem else now, "told": now,
+            "status": status, "parts": parts, "flaps": flaps, "since": problem["since"] if problem else now,
+            "told": now,
         }  # fmt: skip
         known[check] = problem
         events.append({**problem, "kind": kind, "at": now})
@@ -145,8 +176,8 @@ def load() -> State:
     for path in STATES:
         with contextlib.suppress(OSError, ValueError):
             found.append(json.loads(path.read_text()))
-    empty: State = {"saved": 0, "open": {}, "queues": {}, "down": {}}
-    return max(found, key=lambda state: state["saved"], default=empty)
+    empty: State = {"saved": 0, "open": {}, "over": {}, "queues": {}, "down": {}}
+    return empty | max(found, key=lambda state: state["saved"], default={})
 
 
 def save(state: State) -> None:
@@ -200,6 +231,7 @@ def text(settings: dict[str, Any], events: list[Event]) -> str:
             )
         else:
             word = {"new": "", "worse": "worse, ", "still": "still, "}.get(event["kind"], "")
+            word += "comes and goes, " if event.get("flaps") else ""
             lines.append(f"{event['check']}: {event['status']}, {word}{since}: {event['seen']}")
             if event["hint"]:
                 lines.append(f"    To fix: {event['hint']}")
@@ -334,11 +366,10 @@ def main() -> int:
     receivers = [name for name in SENDERS if settings.get(name)]
     rows, state = looked(now), load()
     prepare(state, receivers)
-    enqueue(state, changes(state["open"], rows, now) + reported(state, now))
+    enqueue(state, changes(state, awake(rows), now) + reported(state, now))
     save(state)
     tell(settings, state)
-    well = all(row["status"] in ("ok", "skipped") for row in rows) and not any(state["queues"].values())
-    if well and settings.get(HEARTBEAT):
+    if all(map(well, rows)) and not any(state["queues"].values()) and settings.get(HEARTBEAT):
         note(state, HEARTBEAT, why_not(partial(post, settings[HEARTBEAT], None, "GET")))
         save(state)
     return 0

@@ -33,6 +33,7 @@ VERSION = 1  # of the JSON: grows where a key that was there means something els
 LIMIT = 30  # seconds for a check
 GRACE = 5  # seconds, in which a check that is stopped cleans up
 DAY = 24 * 3600  # seconds
+DEPLOY = "run playbooks/deploy.yml."
 MLFLOW = ("database", "accounts", "connections", "wal", "store", "quota", "instances")
 FOLDERS = ("/", "/boot", "/var", "/var/lib/mlflow", "/var/lib/postgresql", "/var/log", "/var/tmp")  # noqa: S108
 NEARLY, FULL = 0.80, 0.90  # of a disk, or its inodes: warning, failed
@@ -75,27 +76,21 @@ def call(*command: str) -> tuple[int, str]:
     return running.returncode, output.strip() or errors.strip()
 
 
-def mlflow(name: str) -> Found:
+def told(missing: Found, *command: str, hint: str = "") -> Found:
+    """What another role's program says of its own, as JSON in its last line.
+
+    missing: the row where there is no such program; hint: how to fix it, where the program does not say.
+    """
     try:
-        code, said = call("mlflowctl", "check", name)
+        code, said = call(*command)
     except FileNotFoundError:
-        return "failed", "MLflow is not installed", "run playbooks/deploy.yml."
+        return missing
     try:
         row = json.loads(said.splitlines()[-1])
-        return row["status"], row["seen"], row["hint"]
-    except (IndexError, KeyError, TypeError, ValueError):
+        return row["status"], row["seen"], row.get("hint", "" if row["status"] == "ok" else hint)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
         seen = said.splitlines()[-1] if said else "nothing"
-        return "failed", f"mlflowctl ended with code {code} and said: {seen}", "run playbooks/deploy.yml."
-
-
-def certificate() -> Found:
-    try:
-        _, said = call("labtrack-certificate", "status", "--json")
-    except FileNotFoundError:
-        return "skipped", "there is none yet", ""
-    result = json.loads(said)
-    hint = "" if result["status"] == "ok" else "`labtrack-certificate status`, and docs/admin/certificates.md."
-    return result["status"], result["seen"], hint
+        return "failed", f"{command[0]} ended with code {code} and said: {seen}", DEPLOY
 
 
 def backups() -> dict[str, dict[str, Any]] | None:
@@ -315,9 +310,15 @@ def alarms() -> Found:
     )
 
 
+NO_MLFLOW = ("failed", "MLflow is not installed", DEPLOY)
 CHECKS: dict[str, Callable[[], Found | Joined]] = {
-    **{name: partial(mlflow, name) for name in MLFLOW},
-    "certificate": certificate, "backup": backup, "drill": drill, "disk": disk, "inodes": inodes, "memory": memory,
+    **{name: partial(told, NO_MLFLOW, "mlflowctl", "check", name) for name in MLFLOW},
+    "closed": partial(told, ("skipped", "there is no nginx yet", ""), "labtrack-closed"),
+    "certificate": partial(
+        told, ("skipped", "there is none yet", ""), "labtrack-certificate", "status", "--json",
+        hint="`labtrack-certificate status`, and docs/admin/certificates.md.",
+    ),
+    "backup": backup, "drill": drill, "disk": disk, "inodes": inodes, "memory": memory,
     "units": units, "versions": versions, "reboot": reboot, "clock": clock, "alarms": alarms,
 }  # fmt: skip
 
