@@ -51,6 +51,8 @@ echo $new
 """
 INSTANCES = "systemctl show --property=Id,ActiveState,MainPID,ExecStart 'mlflow@*' | grep -v ^$"
 
+RUNS_WITH = "systemctl show --property=Id,ActiveState,ExecStart 'mlflow@*' | sed 's/ ; start_time=.*//' | grep -v ^$"
+
 
 @pytest.fixture(params=["migration", "start"])
 def failing(rehearsal: Rehearsal, request: pytest.FixtureRequest) -> Iterator[str]:
@@ -97,6 +99,32 @@ def test_upgrade_that_fails_leaves_databases_and_instances_as_they_were(
     assert len([name for name in kept if name.startswith("mlflowdb-")]) == 5
     assert [name for name in kept if name.endswith(".part")] == []
     rehearsal.ssh("server", "rm -f /var/backups/mlflow/mlflowdb-old-*", check=True)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("failing", ["start"], indirect=True)
+def test_upgrade_that_was_killed_before_its_trial_can_still_go_back(rehearsal: Rehearsal, failing: str) -> None:
+    """As when the machine goes down: nobody puts anything back, and the next run finds the schema upgraded."""
+    admin = Api(rehearsal.url, str(rehearsal.ca), ("admin", rehearsal.secrets["secret_mlflow_admin_password"]))
+    run = admin.new_run()
+    assert admin.log(run, 1).status_code == 200
+    version, before = ask(rehearsal, "TABLE alembic_version"), rehearsal.ssh("server", RUNS_WITH, check=True).stdout
+    killed = (
+        f"{failing} & pid=$!; for turn in $(seq 600); do"
+        " systemctl show -P ActiveState mlflow-trial@trial | grep -q '^activating' && break; sleep 0.1; done;"
+        " kill -9 $pid; wait $pid; echo $?; systemctl stop mlflow-trial@trial"
+    )
+    said = rehearsal.ssh("server", killed).stdout.split()
+    assert said[-1] == "137" and ask(rehearsal, "TABLE alembic_version") == "fa11ed"
+    done = rehearsal.ssh("server", failing)
+    assert "The databases are as they were, and what ran before runs again.\nTo fix: " in done.stderr
+    assert "was upgraded from /var/backups/mlflow/mlflowdb-" in done.stdout
+    assert ask(rehearsal, "TABLE alembic_version") == version
+    assert ask(rehearsal, "SELECT to_regclass($$labtrack_upgrade$$), to_regclass($$half_made$$)") == "|"
+    assert rehearsal.ssh("server", RUNS_WITH, check=True).stdout == before
+    assert rehearsal.ssh("server", "mlflowctl check").returncode == 0
+    assert admin.steps(run) == [1]
+    assert admin.log(run, 2).status_code == 200
 
 
 def test_upgrade_is_refused_where_the_dumps_do_not_fit(rehearsal: Rehearsal, failing: str) -> None:

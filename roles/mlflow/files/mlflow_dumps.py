@@ -1,5 +1,6 @@
 """Dumps of MLflow's databases, and putting them back: for mlflowctl and what it calls."""
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -10,6 +11,9 @@ from mlflow_databases import VERSION_TABLE, connect, database, query, revision
 
 BACKUPS = Path("/var/backups/mlflow")
 DUMPS_KEPT = 5  # of each database
+# The table that a database has from its dump until its upgrade has been tried.  In the database itself, so that it goes
+# with whatever takes the upgrade's place: the dump that is put back, or a restored backup.
+UNDER_WAY = "labtrack_upgrade"
 
 
 class ControlError(Exception):
@@ -80,6 +84,29 @@ def restore(which, kept):
             f"{where['dbname']} could not be put back.", f"restore it from {kept} with pg_restore, as its owner."
         )
     print(f"{which}: as it was before")
+
+
+def begin(which, kept, units):
+    """Note that an upgrade begins, from a dump, and which instances ran: for the next run, where this one is killed."""
+    end(which)
+    made = f"CREATE TABLE {UNDER_WAY} AS SELECT %s::text AS dump, %s::text AS units"
+    with contextlib.closing(connect(which)) as connection:
+        query(connection, made, str(kept), " ".join(units))
+
+
+def begun(which):
+    """The dump and the instances of an upgrade that did not come to its end; None where there is none."""
+    with contextlib.closing(connect(which)) as connection:
+        if query(connection, "SELECT to_regclass(%s)", UNDER_WAY) == [(None,)]:
+            return None
+        ((kept, units),) = query(connection, f"SELECT dump, units FROM {UNDER_WAY}")  # noqa: S608
+    return (Path(kept), units.split()) if Path(kept).exists() else None
+
+
+def end(which):
+    """Note that an upgrade has come to its end, or that its dump is no way back any more."""
+    with contextlib.closing(connect(which)) as connection:
+        query(connection, f"DROP TABLE IF EXISTS {UNDER_WAY}")
 
 
 def login(where):

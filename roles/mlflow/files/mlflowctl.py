@@ -2,9 +2,9 @@
 """Looks after MLflow's databases and says whether the server is well.  Run as root.
 
 mlflowctl heads      the schema revisions that this release needs, as JSON
-mlflowctl schema     compare the databases with them: exit code 0 the same, 3 to be upgraded
+mlflowctl schema     compare the databases with them: exit code 0 the same, 3 to be upgraded, or not to the end yet
 mlflowctl upgrade    stop the instances, dump both databases, upgrade them and try the new release on them; if one of
-                     that fails, all is as it was before
+                     that fails, all is as it was before, also where an earlier call was killed on the way
 mlflowctl indexes    make the indexes that MLflow's schema lacks; prints those that it made
 mlflowctl trial      start the new release beside what runs, where no proxy looks, and see whether it answers
 mlflowctl admin      set the password of the account "admin" to the one on standard input
@@ -32,7 +32,7 @@ from pathlib import Path
 
 sys.path.append("/usr/local/lib/mlflowctl")
 from mlflow_databases import AUTH_INI, INDEXES, VERSION_TABLE, connect, database, needed, query, revision, settings
-from mlflow_dumps import ControlError, dump, restore, room, systemctl
+from mlflow_dumps import ControlError, begin, begun, dump, end, restore, room, systemctl
 
 SOCKETS = Path("/run/mlflow")
 STATUS = Path("/usr/local/sbin/labtrack-status")
@@ -59,7 +59,9 @@ def schema():
     for which, head in needed().items():
         found = revision(which)
         print(f"{which}: {found or 'empty'}, the release needs {head}")
-        behind = behind or (0 if found == head else 3)
+        if half := begun(which):
+            print(f"{which}: was upgraded from {half[0]}, and not tried")
+        behind = behind or (0 if found == head and not half else 3)
     return behind
 
 
@@ -69,21 +71,28 @@ def upgrade():
         fcntl.flock(lock, fcntl.LOCK_EX)
         if schema() == 0:
             return 0
-        room()
-        running = subprocess.run(
-            ["systemctl", "list-units", "--plain", "--no-legend", "--state=active,activating", "mlflow@*.service"],
-            capture_output=True, text=True, check=True,
-        ).stdout  # fmt: skip
-        units = [line.split()[0] for line in running.splitlines()]
+        if instances("active"):  # whoever has answered since may have written: an earlier dump is no way back
+            for which in VERSION_TABLE:
+                end(which)
+        halves = {which: half for which in VERSION_TABLE if (half := begun(which))}
+        if len(halves) < len(VERSION_TABLE):
+            room()
+        units = sorted({*instances("active,activating"), *(unit for _, ran in halves.values() for unit in ran)})
         systemctl("stop", units)  # old code must not write into a new schema
-        dumps = {}
+        dumps = {which: kept for which, (kept, _) in halves.items()}
         try:
             for which in VERSION_TABLE:
-                dumps[which] = dump(which)
+                if which not in dumps:
+                    dumps[which] = dump(which)
+            # not in the first deployment, which has nothing to go back to
+            for which in [which for which, kept in dumps.items() if kept and which not in halves]:
+                begin(which, dumps[which], units)
             for which in VERSION_TABLE:
                 migrate(which)
-            if TRIAL_UNIT.exists():  # not in the first deployment, which has nothing to go back to
+            if TRIAL_UNIT.exists():
                 trial()
+            for which in VERSION_TABLE:
+                end(which)
         except BaseException as error:  # an interruption too
             for which, kept in dumps.items():
                 restore(which, kept)
@@ -95,6 +104,13 @@ def upgrade():
                 else "what is said above; else stay with the one before.",
             ) from error
     return 0
+
+
+def instances(states):
+    """MLflow's instances in these states of systemd's."""
+    command = ["systemctl", "list-units", "--plain", "--no-legend", f"--state={states}", "mlflow@*.service"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return [line.split()[0] for line in listed.splitlines()]
 
 
 def migrate(which):
@@ -128,7 +144,7 @@ def trial():
     from mlflow_checks import SocketConnection
 
     try:
-        systemctl("start", [TRIAL])  # started is answering: see its unit
+        systemctl("restart", [TRIAL])  # started is answering: see its unit; one that a killed run has left is another
         connection = SocketConnection(SOCKETS / "trial.sock")
         host = {"Host": settings()["MLFLOW_SERVER_ALLOWED_HOSTS"]}
         connection.request("GET", "/api/2.0/mlflow/experiments/search?max_results=1", headers=host)
