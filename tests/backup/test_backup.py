@@ -134,6 +134,26 @@ def test_a_drill_fails_where_a_row_is_missing(drilled: Machine) -> None:
     drilled("drill")
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("relation", ["spans", "tags_pkey"])
+def test_a_drill_fails_where_a_table_or_an_index_was_restored_damaged(drilled: Machine, relation: str) -> None:
+    """A block is spoilt between the restore and the start of the copy; the log after the backup does not mend it."""
+    drilled("run")
+    (path,) = drilled.sql(f"SELECT pg_relation_filepath('{relation}')")
+    spoil = (
+        f"dd if=/dev/urandom of={drilled.drills}/scratch/data/{path} bs=8192 count=1 seek=1 conv=notrunc status=none"
+    )
+    said = drilled(
+        "drill",
+        fails=True,
+        pgbackrest=wrapped(drilled, f'pgbackrest "$@" || exit\ncase "$*" in *restore) {spoil};; esac'),
+    )
+    assert "The restored copy is damaged" in said and "invalid page in block 1" in said
+    assert not drilled.result("drill")["ok"]
+    assert list(drilled.drills.iterdir()) == [] == scratch_clusters(drilled)
+    drilled("drill")
+
+
 def test_a_bucket_that_is_gone_and_a_key_that_is_refused(drilled: Machine) -> None:
     kept = drilled.store.buckets.pop(BUCKET)
     try:

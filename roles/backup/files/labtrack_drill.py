@@ -109,9 +109,9 @@ class Drill:
         access = answers.access() if answers else {}
         with self.copy.running(signal.SIGQUIT, access, fsync="off"):
             took = time.monotonic() - start
+            self.copy.check()  # first: what reads a damaged table says less of it
             seen = self.compare(before)
             parts = [of_drill(self.settings, self.restored)]
-            self.copy.check()
             if answers:  # last, as MLflow may write to its copy
                 parts.append(answers(self.sample(answers.tracking), self.seed))
         more = {key: value for part in parts for key, value in part.items()}
