@@ -225,6 +225,37 @@ def test_the_first_runs_by_a_metric_are_mlflow_s_without_sorting_all(pair: tuple
         assert quick == (order[0] != "params.p" and first + most + 1 <= 6), question
 
 
+# More runs of an experiment than reads.NEAREST, each with a number of its own, from 1 on.
+CROWD = """
+INSERT INTO runs (run_uuid, name, source_type, user_id, status, start_time, lifecycle_stage, experiment_id)
+SELECT md5('crowd ' || n), 'crowd', 'UNKNOWN', 'ada', 'FINISHED', n, 'active', {experiment}
+FROM generate_series(1, {many}) n;
+INSERT INTO latest_metrics (key, value, timestamp, step, is_nan, run_uuid)
+SELECT 'crowded', n, 1, 0, false, md5('crowd ' || n) FROM generate_series(1, {many}) n;
+ANALYZE runs, latest_metrics;
+"""
+
+
+def test_runs_behind_those_of_other_experiments_are_found_without_walking_past_all(
+    pair: tuple[LabServer, LabServer],
+) -> None:
+    """What is not among the nearest 10,000 numbers comes from sorting: also what is as near as the first beyond."""
+    server, many = pair[1], 10_050
+    experiments = [server.experiment(f"crowded {next(numbers)}") for _ in range(2)]
+    server.sql(CROWD.format(many=many, experiment=experiments[1]))
+    last = many - 9_996  # in falling order, after four of our own: the 10,001st number
+    runs = [server.run(experiments[0]) for _ in range(7)]
+    for run_id, value in zip(runs, (many + 1, many + 1, many + 1, last + 1, last, last, 0)):
+        server.post("runs/log-metric", {"run_id": run_id, "key": "crowded", "value": value, "timestamp": 1})
+    asked = "SELECT query FROM pg_stat_activity WHERE application_name = 'labtrack' ORDER BY query_start DESC LIMIT 1"
+    for order, most in itertools.product(("metrics.crowded DESC", "metrics.crowded"), range(1, 8)):
+        question = Question(SEARCH, {"experiment_ids": ["own"], "order_by": [order], "max_results": most})
+        mlflow_s = ask(server, question, experiments, runs, **MLFLOW_S)
+        assert ask(server, question, experiments, runs).content == mlflow_s.content, question
+        quick = "is_nan = false" in " ".join(server.sql(asked))
+        assert quick == (most < 4), question  # of the next page one, to know that there is one
+
+
 def test_pages_follow_one_another(pair: tuple[LabServer, LabServer]) -> None:
     server = pair[1]
     experiment = server.experiment(f"pages {next(numbers)}")

@@ -16,9 +16,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.server.handlers import MAX_RESULTS_PER_RUN, MAX_RUNS_GET_METRIC_HISTORY_BULK
 from mlflow.store.db.db_types import POSTGRES
 from mlflow.store.tracking import GET_METRIC_HISTORY_MAX_RESULTS, sqlalchemy_store
-from mlflow.store.tracking.dbmodels.models import SqlRun
+from mlflow.store.tracking.dbmodels.models import SqlLatestMetric, SqlRun
 from mlflow.utils.search_utils import SearchUtils
-from sqlalchemy import BigInteger, Integer, and_, any_, bindparam, false, select
+from sqlalchemy import BigInteger, Integer, any_, bindparam, false, func, literal, select
 from sqlalchemy.dialects.postgresql import ARRAY, asyncpg
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -34,6 +34,7 @@ ORDERS = 5
 MOST = 1_000  # runs of an answer
 LINES = 50_000  # metrics, parameters and tags of an answer: more are MLflow's, which prints in a thread
 OFFSET = 2**40
+NEAREST = 10_000  # numbers of a metric, the highest or lowest of all experiments, in which a page is looked for
 STEP = re.compile(r"0|-?[1-9][0-9]{0,8}")
 VIEWS = {"ACTIVE_ONLY": ViewType.ACTIVE_ONLY, "DELETED_ONLY": ViewType.DELETED_ONLY, "ALL": ViewType.ALL}
 SEARCH_FIELDS = {"experiment_ids", "filter", "run_view_type", "max_results", "order_by", "page_token"}
@@ -121,7 +122,8 @@ def found(condition, order, view, several):
 
     The last one finds them in any case.  One before it reads the first of many runs in the order of an index, and has
     said all where it finds as many runs as were asked for: those with a number in the metric that they are ordered by,
-    which come before those with NaN and those without.
+    which come before those with NaN and those without.  The index has the numbers of all experiments, and where those
+    of others come first it would be read to its end: so only what comes before the NEAREST-th number is looked at.
     """
     with Session() as session:
         cases, orders, joins = sqlalchemy_store._get_orderby_clauses(list(order), session)
@@ -134,12 +136,23 @@ def found(condition, order, view, several):
         for one in conditions:
             whole = whole.join(one)
         statements = [functools.reduce(lambda before, one: before.outerjoin(one), joins, whole).order_by(*orders)]
-        if order and SearchUtils.is_metric(SearchUtils.parse_order_by_for_search_runs(order[0])[0], "="):
+        kind, key, ascending = SearchUtils.parse_order_by_for_search_runs(order[0]) if order else (None, None, None)
+        if order and SearchUtils.is_metric(kind, "="):
             values, *others = joins
             quick = functools.reduce(lambda before, one: before.outerjoin(one), others, whole.join(values))
-            numbers = and_(values.c.is_nan == false(), values.c.value.is_not(None))
-            statements.insert(0, quick.where(numbers).order_by(*orders[1:]))
+            quick = quick.where(values.c.is_nan == false(), _before_nearest(values.c.value, key, ascending))
+            statements.insert(0, quick.order_by(*orders[1:]))
         return [_compiled(one, about_run, view, several) for one in statements]
+
+
+def _before_nearest(value, key, ascending):
+    """That VALUE comes before the NEAREST-th number of a metric: of equal ones all do, or none does."""
+    number = SqlLatestMetric.value
+    last = select(number).where(SqlLatestMetric.key == key, SqlLatestMetric.is_nan == false())
+    last = last.order_by(number if ascending else number.desc()).offset(literal(NEAREST)).limit(literal(1))
+    if ascending:
+        return value < func.coalesce(last.scalar_subquery(), float("inf"))
+    return value > func.coalesce(last.scalar_subquery(), float("-inf"))
 
 
 def _compiled(statement, about_run, view, several):
@@ -191,6 +204,7 @@ def search(document):
         return await printing.page("runs", (_run(row, models, "\n    ") for row in rows[:most]), token)
 
     *quick, whole = [(sql, [own[name] if name else value for value, name in places]) for sql, places in statements]
+    quick = quick if offset + own["most"] <= NEAREST else []
     return Question(*whole, answer, experiments=experiments, quick=quick, most=own["most"])
 
 
