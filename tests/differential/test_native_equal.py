@@ -108,6 +108,18 @@ def test_plain_calls_are_answered_natively(
     assert "the routes of training loops are MLflow's own: LABTRACK_NATIVE is 0" in plain.log()
 
 
+def test_points_of_which_some_are_there_already_are_written_natively_too(pair: tuple[LabServer, LabServer]) -> None:
+    server = pair[1]
+    run_id = server.run(server.experiment(f"some there {next(numbers)}"))
+    points = [{"key": f"m{step % 3}", "value": -step, "timestamp": 1, "step": step} for step in range(20)]
+    before = server.natively()
+    for many in (12, 20, 20):
+        metrics, params = points[:many], [{"key": f"p{many}", "value": "v"}]
+        server.post("runs/log-batch", {"run_id": run_id, "metrics": metrics, "params": params})
+    assert server.natively() - before == 20 + 2
+    assert len(tables(server, [run_id])["metrics"]) == 20
+
+
 def test_a_run_begins_and_ends_natively_and_its_first_write_is_native_too(pair: tuple[LabServer, LabServer]) -> None:
     server = pair[1]
     experiment = server.experiment(f"begun {next(numbers)}")

@@ -26,8 +26,10 @@ PARAMETERS = {"host", "port", "sslmode", "sslrootcert", "sslcert", "sslkey"}
 
 POINTS = """points AS (
     INSERT INTO metrics (key, timestamp, step, value, is_nan, run_uuid)
-    SELECT new.*, run_uuid FROM run, unnest({}::text[], {}::int8[], {}::int8[], {}::float8[], {}::bool[]) AS new
-    ON CONFLICT DO NOTHING)"""
+    SELECT new.*, run_uuid FROM run, unnest({}::text[], {}::int8[], {}::int8[], {}::float8[], {}::bool[]) AS new)"""
+# Points of which some may be there already.  Looking for each before it is written costs PostgreSQL a third more, and
+# almost always none is there: so this is asked where POINTS has met one.
+REPEATED = POINTS.removesuffix(")") + "\n    ON CONFLICT DO NOTHING)"
 LATEST = """latest AS (
     INSERT INTO latest_metrics AS old (key, timestamp, step, value, is_nan, run_uuid)
     SELECT new.*, run_uuid FROM run, unnest({}::text[], {}::int8[], {}::int8[], {}::float8[], {}::bool[]) AS new
@@ -65,20 +67,23 @@ def statement(*parts):
     return f"WITH {', '.join([run, *written])} SELECT run_uuid FROM run"
 
 
-# By whether a batch has points, parameters and tags.
+# By whether a batch has points, parameters and tags: the statement for new points, and the one for any.
 STATEMENTS = {
-    (points, params, tags): statement(
-        *[(POINTS, 5), (LATEST, 5)] * points, *[(PARAMS, 2)] * params, *[(TAGS, 2)] * tags
-    )
+    (points, params, tags): [
+        statement(*[(kind, 5), (LATEST, 5)] * points, *[(PARAMS, 2)] * params, *[(TAGS, 2)] * tags)
+        for kind in (POINTS, REPEATED)
+    ]
     for points, params, tags in itertools.product((False, True), repeat=3)
 }
 
 
 def logged(batch):
-    """The statement that writes a batch, and what belongs in its places."""
-    columns = [batch.points, batch.latest, sorted(batch.params.items()), sorted(batch.tags.items())]
-    sql = STATEMENTS[bool(batch.points), bool(batch.params), bool(batch.tags)]
-    return sql, [batch.run_id, *(list(column) for rows in columns for column in zip(*rows))]
+    """The statement that writes a batch, what belongs in its places, and the statement for points that are there."""
+    # Points in the order of their primary key: neighbours of its index one after the other, and the same order by all
+    # who write the same ones, so that none waits for another who waits for it.
+    columns = [sorted(batch.points), batch.latest, sorted(batch.params.items()), sorted(batch.tags.items())]
+    sql, repeated = STATEMENTS[bool(batch.points), bool(batch.params), bool(batch.tags)]
+    return sql, [batch.run_id, *(list(column) for rows in columns for column in zip(*rows))], repeated
 
 
 async def _nothing(_connection):
@@ -115,9 +120,15 @@ class Database:
                 )
         return self._pool
 
-    async def write(self, sql, places):
-        """The rows, of which there are none where nothing was written.  Raises Unavailable for what to send again."""
-        return await self._ask(sql, places) or []
+    async def write(self, sql, places, repeated=None):
+        """The rows, of which there are none where nothing was written.  Raises Unavailable for what to send again.
+
+        repeated: the statement for the same PLACES that is asked where SQL has met a row that is there already.
+        """
+        try:
+            return await self._ask(sql, places) or []
+        except asyncpg.UniqueViolationError:
+            return await self.write(repeated, places) if repeated else []
 
     @contextlib.asynccontextmanager
     async def reading(self):
@@ -141,7 +152,10 @@ class Database:
         return await self._ask(sql, places, seconds)
 
     async def _ask(self, sql, places, seconds=None):
-        """The rows of a statement, None where it failed or took more than SECONDS."""
+        """The rows of a statement, None where it failed or took more than SECONDS.
+
+        Raises UniqueViolationError where a row is there already.
+        """
         if self._waiting >= WAITING:
             raise Unavailable("too many requests are waiting for the database")
         self._waiting += 1
@@ -167,6 +181,8 @@ class Database:
             asyncpg.InsufficientResourcesError,
         ) as error:
             raise Unavailable(f"the database does not answer: {type(error).__name__}") from error
+        except asyncpg.UniqueViolationError:
+            raise
         except asyncpg.PostgresError:
             return None
         finally:
