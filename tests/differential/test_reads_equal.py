@@ -239,11 +239,11 @@ ANALYZE runs, latest_metrics;
 def test_runs_behind_those_of_other_experiments_are_found_without_walking_past_all(
     pair: tuple[LabServer, LabServer],
 ) -> None:
-    """What is not among the nearest 10,000 numbers comes from sorting: also what is as near as the first beyond."""
-    server, many = pair[1], 10_050
+    """What is not among the nearest 3,000 numbers comes from sorting: also what is as near as the first beyond."""
+    server, many = pair[1], 3_050
     experiments = [server.experiment(f"crowded {next(numbers)}") for _ in range(2)]
     server.sql(CROWD.format(many=many, experiment=experiments[1]))
-    last = many - 9_996  # in falling order, after four of our own: the 10,001st number
+    last = many - 2_996  # in falling order, after four of our own: the 3,001st number
     runs = [server.run(experiments[0]) for _ in range(7)]
     for run_id, value in zip(runs, (many + 1, many + 1, many + 1, last + 1, last, last, 0)):
         server.post("runs/log-metric", {"run_id": run_id, "key": "crowded", "value": value, "timestamp": 1})
