@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT / "tests" / "sync"))
 sys.path.insert(0, str(ROOT / "tests" / "recorder"))
 
 from recorder_env import entry_points  # noqa: E402 - of the tests
-from sync_server import TrackingServer, mlflow_bin  # noqa: E402
+from sync_server import REQUIREMENTS, TrackingServer, mlflow_bin  # noqa: E402
 
 import bench_page  # noqa: E402 - beside this file
 from hanging_disk import can_hang, hanging  # noqa: E402 - beside this file
@@ -200,7 +200,7 @@ def main() -> int:
     calls, firsts = measure(options.calls, options.rounds, options.limit)
     print(table(calls, firsts))
     if not options.no_page:
-        locked = (ROOT / "roles/mlflow/files/requirements.txt").read_text()
+        locked = REQUIREMENTS.read_text()
         version = re.search(r"^mlflow==(\S+)", locked, re.MULTILINE)
         where = (
             f"{bench_page.HERE}, MLflow {version[1] if version else '?'}, {options.calls:,} calls of "

@@ -14,4 +14,6 @@ done
 for name in dist dist-s3; do # one file for a folder of all Pythons: one version of each
     lock "requirements/$name.in" "requirements/$name.txt" 3.9 --fork-strategy fewest
 done
-lock roles/mlflow/files/requirements.in roles/mlflow/files/requirements.txt 3.11
+for release in roles/mlflow/files/requirements-*.in; do # one for each MLflow that a lab may run
+    lock "$release" "${release%.in}.txt" 3.11
+done

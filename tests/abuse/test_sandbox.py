@@ -99,7 +99,8 @@ def test_code_in_the_unit_s_sandbox_gets_nowhere(probe: dict[str, Any]) -> None:
         ("POST", "/ajax-api/3.0/jobs"), ("POST", "/ajax-api/3.0/mlflow/demo/generate"),
         ("POST", "/ajax-api/3.0/mlflow/genai/evaluate/invoke"), ("POST", "/ajax-api/3.0/mlflow/issues/invoke"),
         ("POST", "/api/3.0/mlflow/prompt-optimization/jobs"), ("POST", "/ajax-api/2.0/mlflow/upload-artifact"),
-        ("POST", "/api/3.0/mlflow/mcp-servers"), ("POST", "/api/3.0/mlflow/workspaces"),
+        ("POST", "/api/3.0/mlflow/mcp-servers"), ("POST", "/api/3.0/mlflow/skills"),
+        ("POST", "/api/3.0/mlflow/workspaces"),
     ],
 )  # fmt: skip
 def test_what_makes_the_server_ask_others_is_closed_with_a_sentence(

@@ -21,7 +21,9 @@ from typing import Any
 import requests
 
 ROOT = Path(__file__).resolve().parents[2]
-REQUIREMENTS = ROOT / "roles" / "mlflow" / "files" / "requirements.txt"
+LOCKS = ROOT / "roles/mlflow/files"
+# Of the versions that a lab may run: the default, or the one that is to be tested.
+REQUIREMENTS = LOCKS / f"requirements-{os.environ.get('LABTRACK_TEST_MLFLOW', '3.17.2')}.txt"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "labtrack" / "mlflow-servers"
 STARTS = 240.0  # seconds: two processes that import MLflow on a busy machine
 _EMPTY = (

@@ -39,8 +39,11 @@ def room(folder=BACKUPS):
         )
 
 
-def dump(which):
-    """Write a dump that pg_restore reads, of a database that has a schema; give its path."""
+def dump(which, spare=()):
+    """Write a dump that pg_restore reads, of a database that has a schema; give its path.
+
+    The oldest go where there are more than DUMPS_KEPT, but for those that are to be spared.
+    """
     found = revision(which)
     if found is None:
         return None
@@ -61,8 +64,25 @@ def dump(which):
     for part in BACKUPS.glob(f"{where['dbname']}-*.part"):  # of a dump that was killed
         part.unlink()
     for old in sorted(BACKUPS.glob(f"{where['dbname']}-*.dump"), key=lambda path: path.stat().st_mtime)[:-DUMPS_KEPT]:
-        old.unlink()
+        if old.resolve() not in spare:
+            old.unlink()
     return target
+
+
+def chosen(files):
+    """Which of two dumps is of which database.  They are named by root, so they are taken as they are."""
+    given = list(files)
+    found = {}
+    for which in VERSION_TABLE:
+        name = database(which)["dbname"]
+        of_it = [file.resolve() for file in given if file.name.startswith(f"{name}-") and file.is_file()]
+        if len(of_it) != 1:
+            raise ControlError(
+                f"{len(of_it)} of the two files are dumps of {name} that are there.",
+                f"name one of each database: {BACKUPS}/DATABASE-SCHEMA-TIME.dump.",
+            )
+        found[which] = of_it[0]
+    return found
 
 
 def restore(which, kept):

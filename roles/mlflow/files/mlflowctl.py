@@ -5,6 +5,8 @@ mlflowctl heads      the schema revisions that this release needs, as JSON
 mlflowctl schema     compare the databases with them: exit code 0 the same, 3 to be upgraded, or not to the end yet
 mlflowctl upgrade    stop the instances, dump both databases, upgrade them and try the new release on them; if one of
                      that fails, all is as it was before, also where an earlier call was killed on the way
+mlflowctl back DUMP DUMP   stop the instances and put both databases back from the dumps of an upgrade, for the release
+                     of then; what was recorded since is dumped, and no longer in them
 mlflowctl indexes    make the indexes that MLflow's schema lacks; prints those that it made
 mlflowctl trial      start the new release beside what runs, where no proxy looks, and see whether it answers
 mlflowctl admin      set the password of the account "admin" to the one on standard input
@@ -32,7 +34,7 @@ from pathlib import Path
 
 sys.path.append("/usr/local/lib/mlflowctl")
 from mlflow_databases import AUTH_INI, INDEXES, VERSION_TABLE, connect, database, needed, query, revision, settings
-from mlflow_dumps import ControlError, begin, begun, dump, end, restore, room, systemctl
+from mlflow_dumps import ControlError, begin, begun, chosen, dump, end, restore, room, systemctl
 
 SOCKETS = Path("/run/mlflow")
 STATUS = Path("/usr/local/sbin/labtrack-status")
@@ -44,13 +46,19 @@ SHORTEST_PASSWORD = 12
 LOOK = f"`journalctl -u {TRIAL}` says why; what ran before runs on. Report it, and stay with the version before."
 
 
-def heads():
+def migrations(which):
+    """The release's own, of a database: alembic's ScriptDirectory."""
     from alembic.script import ScriptDirectory
-    from mlflow.server.auth.db import utils as auth
-    from mlflow.store.db.utils import _get_latest_schema_revision
 
-    script = ScriptDirectory.from_config(auth._get_alembic_config(""))
-    print(json.dumps({"tracking": _get_latest_schema_revision(), "auth": script.get_current_head()}))
+    if which == "tracking":
+        from mlflow.store.db.utils import _get_alembic_config
+    else:
+        from mlflow.server.auth.db.utils import _get_alembic_config
+    return ScriptDirectory.from_config(_get_alembic_config(""))
+
+
+def heads():
+    print(json.dumps({which: migrations(which).get_current_head() for which in VERSION_TABLE}))
     return 0
 
 
@@ -59,10 +67,28 @@ def schema():
     for which, head in needed().items():
         found = revision(which)
         print(f"{which}: {found or 'empty'}, the release needs {head}")
+        if found not in (None, head):
+            refuse_newer(which, found)
         if half := begun(which):
             print(f"{which}: was upgraded from {half[0]}, and not tried")
         behind = behind or (0 if found == head and not half else 3)
     return behind
+
+
+def refuse_newer(which, found):
+    """Refuse a database of which this release has never heard: MLflow's migrations are named, and lead upwards."""
+    from alembic.util import CommandError
+    from mlflow import __version__
+
+    try:
+        migrations(which).get_revision(found)
+    except CommandError:
+        raise ControlError(
+            f"{which}: the database has the schema {found} of a newer MLflow, and {__version__} can't read it. "
+            "Nothing was stopped or changed.",
+            "set lab_mlflow_version to the newer one again. Where you have to go back, and may lose what was recorded "
+            'since the upgrade: "Back to an older MLflow" in docs/admin/upgrade.md.',
+        ) from None
 
 
 def upgrade():
@@ -81,9 +107,8 @@ def upgrade():
         systemctl("stop", units)  # old code must not write into a new schema
         dumps = {which: kept for which, (kept, _) in halves.items()}
         try:
-            for which in VERSION_TABLE:
-                if which not in dumps:
-                    dumps[which] = dump(which)
+            # with one alone nothing has changed yet, and nothing is put back
+            dumps.update({which: dump(which) for which in VERSION_TABLE if which not in dumps})
             # not in the first deployment, which has nothing to go back to
             for which in [which for which, kept in dumps.items() if kept and which not in halves]:
                 begin(which, dumps[which], units)
@@ -103,6 +128,34 @@ def upgrade():
                 if isinstance(error, ControlError)
                 else "what is said above; else stay with the one before.",
             ) from error
+    return 0
+
+
+def back():
+    """Put both databases back from dumps.  The instances stay stopped: the release in use can't read that schema."""
+    kept = chosen(Path(one) for one in sys.argv[2:])
+    with LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        room()
+        units = instances("active,activating")
+        systemctl("stop", units)
+        now = {}
+        try:
+            now.update({which: dump(which, kept.values()) for which in VERSION_TABLE})
+            for which, file in kept.items():
+                restore(which, file)
+        except BaseException as error:  # an interruption too
+            for which, file in now.items():
+                restore(which, file)
+            systemctl("start", units)
+            raise ControlError(
+                f"Not put back: {error}\nThe databases are as they were, and what ran before runs again.",
+                error.args[1] if isinstance(error, ControlError) else "what is said above.",
+            ) from error
+    print(
+        f"What was recorded since is in {' and '.join(str(file) for file in now.values() if file)}. "
+        "Now deploy with the lab_mlflow_version of then: until it has run, the server takes no requests."
+    )
     return 0
 
 
@@ -255,6 +308,7 @@ COMMANDS = {
     "heads": heads,
     "schema": schema,
     "upgrade": upgrade,
+    "back": back,
     "indexes": indexes,
     "trial": trial,
     "admin": admin,
@@ -268,9 +322,11 @@ COMMANDS = {
     "health": health,
 }
 
+NAMED = {leave: 1, arrive: 1, back: 2}  # how many folders or files a command wants
+
 if __name__ == "__main__":
     command = COMMANDS.get("".join(sys.argv[1:2]))
-    if command is None or (command in (leave, arrive) and len(sys.argv) != 3):  # noqa: PLR2004
+    if command is None or NAMED.get(command) not in (None, len(sys.argv) - 2):
         print(__doc__, file=sys.stderr)
         sys.exit(2)
     try:

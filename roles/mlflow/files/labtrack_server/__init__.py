@@ -17,7 +17,7 @@ what a lab adds to it (docs/decisions/0011-what-the-server-adds.md).
 - figures   how many requests, how long, and what they brought, for Prometheus
 
 All of it reaches into MLflow, and MLflow without it lets accounts read each other's artifacts.  So with another version
-than the one that it was written and tested for, or with workspaces, the server does not start.
+than those that it was written and tested for, or with workspaces, the server does not start.
 """
 
 from labtrack_server.patching import without
@@ -25,6 +25,6 @@ from labtrack_server.patching import without
 # MLflow takes them along where they are there, for signatures of models and tables in memory, which no route of a
 # server has: of 268 MiB (PSS) of an instance alone 50.
 with without("pyarrow", "scipy"):
-    from labtrack_server.application import KNOWN_VERSION, create_app
+    from labtrack_server.application import KNOWN_VERSIONS, create_app
 
-__all__ = ["KNOWN_VERSION", "create_app"]
+__all__ = ["KNOWN_VERSIONS", "create_app"]

@@ -21,13 +21,14 @@ from labtrack_server.closed import Closed
 from labtrack_server.patching import UnknownMlflow
 from labtrack_server.straight import Straight
 
-KNOWN_VERSION = "3.17.2"
+# With which tests/abuse pass: those that lab_mlflow_version offers (docs/decisions/0011-what-the-server-adds.md).
+KNOWN_VERSIONS = ("3.17.2",)
 
 
 def unknown():
     """Why this MLflow must not run; empty when it may."""
-    if mlflow.__version__ != KNOWN_VERSION:
-        return f"labtrack_server is written for MLflow {KNOWN_VERSION}, found {mlflow.__version__}"
+    if mlflow.__version__ not in KNOWN_VERSIONS:
+        return f"labtrack_server is written for MLflow {' and '.join(KNOWN_VERSIONS)}, found {mlflow.__version__}"
     return "workspaces are on, and labtrack_server does not know them" if MLFLOW_ENABLE_WORKSPACES.get() else ""
 
 

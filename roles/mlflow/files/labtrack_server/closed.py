@@ -38,6 +38,7 @@ CLOSED = [
         ),
         (ML + r"issues(/.*)?", "the detection of issues. To fix: look at traces with mlflow.search_traces()."),
         (ML + r"mcp-servers(/.*)?", "the registry of MCP servers. To fix: keep the list in your own repository."),
+        (ML + r"skills(/.*)?", "the registry of skills. To fix: keep them in your own repository."),
         (ML + r"demo(/.*)?", "demonstration data. To fix: log a run of your own (examples/)."),
         (ML + r"workspaces(/.*)?", "workspaces. To fix: use experiments, and permissions on them."),
     )

@@ -38,8 +38,8 @@ from labtrack_server.printing import Unknown
 
 _logger = logging.getLogger("labtrack")
 
-# The MLflow with which tests/differential has compared these routes.
-COMPARED_VERSION = "3.17.2"
+# The MLflows with which tests/differential has compared these routes.
+COMPARED_VERSIONS = ("3.17.2",)
 API = "/api/2.0/mlflow/"
 LOGS = {
     API + "runs/log-metric": writes.log_metric,
@@ -79,8 +79,8 @@ def unfit():
     """Why these routes are MLflow's own; empty where they are not."""
     if os.environ.get("LABTRACK_NATIVE", "1") == "0":
         return "LABTRACK_NATIVE is 0"
-    if mlflow.__version__ != COMPARED_VERSION:
-        return f"they were compared with MLflow {COMPARED_VERSION}, and this is {mlflow.__version__}"
+    if mlflow.__version__ not in COMPARED_VERSIONS:
+        return f"they were compared with MLflow {' and '.join(COMPARED_VERSIONS)}, and this is {mlflow.__version__}"
     if auth.auth_config.authorization_function != "mlflow.server.auth:authenticate_request_basic_auth":
         return "logins are checked by another function than MLflow's own"
     if caches.PERMISSION_SECONDS <= 0 or auth._USER_AUTH_CACHE is None:
