@@ -1,20 +1,27 @@
-"""From one MLflow that a lab may run to the next, and back: mlflowctl with both releases, on databases of ours."""
+"""From one MLflow to the next, and back: mlflowctl with both releases, on databases of this machine.
+
+The steps are those between the MLflows that a lab may run, and one from before the first of them.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from sync_server import LOCKS, ROOT, Postgres, mlflow_bin, postgresql, postgresql_bin
+from sync_server import CACHE, LOCKS, ROOT, Postgres, mlflow_bin, postgresql, postgresql_bin
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
-VERSIONS = json.loads((ROOT / "schema/lab.json").read_text())["properties"]["lab_mlflow_version"]["enum"]
+BEFORE = "3.16.0"  # no lab may run it; its schema is older than that of all that may
+OFFERED = json.loads((ROOT / "schema/lab.json").read_text())["properties"]["lab_mlflow_version"]["enum"]
+VERSIONS = [BEFORE, *OFFERED]
 DATABASES = {"tracking": "mlflowdb", "auth": "mlflow_auth"}
 # mlflowctl as it is, where databases, dumps and what the release needs are elsewhere.  argv: a folder, the call.
 CONTROL = f"""
@@ -120,8 +127,18 @@ class Server:
 
 
 def release(version: str) -> Path:
-    """The environment of a version's lock."""
-    return mlflow_bin(LOCKS / f"requirements-{version}.txt").parent
+    """The environment of a version, made once."""
+    if version != BEFORE:
+        return mlflow_bin(LOCKS / f"requirements-{version}.txt").parent
+    folder = CACHE / version
+    if not (folder / ".complete").exists():
+        uv = Path(sys.executable).with_name("uv")
+        shutil.rmtree(folder, ignore_errors=True)
+        subprocess.run([uv, "venv", "-q", "--python", sys.executable, folder], check=True)
+        install = [uv, "pip", "install", "-q", "--python", folder / "bin/python"]
+        subprocess.run([*install, f"mlflow[auth]=={version}", "psycopg2-binary"], check=True)
+        (folder / ".complete").touch()
+    return folder
 
 
 @pytest.fixture

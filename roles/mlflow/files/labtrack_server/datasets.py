@@ -4,7 +4,6 @@ MLflow refuses it to everybody but admins, because the answer would list the dat
 experiments the account may read, all of them, which is what MLflow asks for reading one.
 """
 
-import mlflow
 from flask import has_request_context
 from mlflow.server import auth
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
@@ -14,14 +13,8 @@ from labtrack_server.patching import replace, replace_in
 
 def may_search():
     """Any account may search: what it finds is what it may read."""
-    return not named() or auth.validate_can_search_evaluation_datasets()
-
-
-def named():
-    """The experiments that the request names, read as MLflow's own check reads them."""
-    if mlflow.__version__ == "3.17.2":
-        return auth._experiment_ids_from_request()
-    return auth._experiment_ids_from_request(auth.SearchEvaluationDatasets())
+    named = auth._experiment_ids_from_request()
+    return not named or auth.validate_can_search_evaluation_datasets()
 
 
 def install():
