@@ -149,7 +149,9 @@ def server(tmp_path: Path) -> Iterator[Server]:
         made = Server(tmp_path, postgres)
         for version in VERSIONS:
             (tmp_path / version).mkdir()
-            (tmp_path / version / ".complete").write_text(made.control(version, "heads"))  # as the role notes it
+            (tmp_path / version / ".complete").write_text(
+                made.python(version, CONTROL, tmp_path, "heads").stdout
+            )  # as the role notes it
         yield made
 
 
