@@ -23,7 +23,7 @@ class ControlError(Exception):
         return self.args[0]
 
 
-def room(folder=BACKUPS):
+def room(folder):
     """Refuse before anything is changed, where the dumps may not fit: they are at most as large as the databases."""
     size = sum(
         query(connection, "SELECT pg_database_size(current_database())")[0][0]

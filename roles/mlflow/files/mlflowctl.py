@@ -34,7 +34,7 @@ from pathlib import Path
 
 sys.path.append("/usr/local/lib/mlflowctl")
 from mlflow_databases import AUTH_INI, INDEXES, VERSION_TABLE, connect, database, needed, query, revision, settings
-from mlflow_dumps import ControlError, begin, begun, chosen, dump, end, restore, room, systemctl
+from mlflow_dumps import BACKUPS, ControlError, begin, begun, chosen, dump, end, restore, room, systemctl
 
 SOCKETS = Path("/run/mlflow")
 STATUS = Path("/usr/local/sbin/labtrack-status")
@@ -102,7 +102,7 @@ def upgrade():
                 end(which)
         halves = {which: half for which in VERSION_TABLE if (half := begun(which))}
         if len(halves) < len(VERSION_TABLE):
-            room()
+            room(BACKUPS)
         units = sorted({*instances("active,activating"), *(unit for _, ran in halves.values() for unit in ran)})
         systemctl("stop", units)  # old code must not write into a new schema
         dumps = {which: kept for which, (kept, _) in halves.items()}
@@ -136,7 +136,7 @@ def back():
     kept = chosen(Path(one) for one in sys.argv[2:])
     with LOCK.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        room()
+        room(BACKUPS)
         units = instances("active,activating")
         systemctl("stop", units)
         now = {}
