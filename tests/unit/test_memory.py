@@ -13,7 +13,7 @@ from ansible.template import Templar, trust_as_template
 ROOT = Path(__file__).resolve().parents[2]
 REAL = 0.96  # of what a flavor promises Linux has so much to give
 POSTGRES_MOST = 0.5  # of the machine: MemoryMax of the unit
-# MiB, as measured: make bench, and docs/reference/performance.md.
+# MiB, as estimated: make bench, and docs/reference/performance.md.
 BACKEND = 2  # of a connection beside what it sorts
 VACUUMS = 3  # autovacuum_max_workers, PostgreSQL's own number
 IDLE = 200  # an instance of MLflow
