@@ -85,7 +85,7 @@ def refuse_newer(which, found):
     except CommandError:
         raise ControlError(
             f"{which}: the database has the schema {found} of a newer MLflow, and {__version__} can't read it. "
-            "Nothing was stopped or changed.",
+            "This call has stopped and changed nothing.",
             "set lab_mlflow_version to the newer one again. Where you have to go back, and may lose what was recorded "
             'since the upgrade: "Back to an older MLflow" in docs/admin/upgrade.md.',
         ) from None
@@ -119,15 +119,7 @@ def upgrade():
             for which in VERSION_TABLE:
                 end(which)
         except BaseException as error:  # an interruption too
-            for which, kept in dumps.items():
-                restore(which, kept)
-            systemctl("start", units)
-            raise ControlError(
-                f"The upgrade failed: {error}\nThe databases are as they were, and what ran before runs again.",
-                error.args[1]
-                if isinstance(error, ControlError)
-                else "what is said above; else stay with the one before.",
-            ) from error
+            raise undone("The upgrade failed", dumps, units, error) from error
     return 0
 
 
@@ -145,18 +137,23 @@ def back():
             for which, file in kept.items():
                 restore(which, file)
         except BaseException as error:  # an interruption too
-            for which, file in now.items():
-                restore(which, file)
-            systemctl("start", units)
-            raise ControlError(
-                f"Not put back: {error}\nThe databases are as they were, and what ran before runs again.",
-                error.args[1] if isinstance(error, ControlError) else "what is said above.",
-            ) from error
+            raise undone("The way back failed", now, units, error) from error
     print(
         f"What was recorded since is in {' and '.join(str(file) for file in now.values() if file)}. "
         "Now deploy with the lab_mlflow_version of then: until it has run, the server takes no requests."
     )
     return 0
+
+
+def undone(what, dumps, units, error):
+    """Put the databases back from their dumps and start the instances that ran; the ControlError that says so."""
+    for which, kept in dumps.items():
+        restore(which, kept)
+    systemctl("start", units)
+    return ControlError(
+        f"{what}: {error}\nThe databases are as they were, and what ran before runs again.",
+        error.args[1] if isinstance(error, ControlError) else "what is said above; else stay with what was before.",
+    )
 
 
 def instances(states):
