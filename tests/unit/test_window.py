@@ -176,6 +176,11 @@ class TestInTheWay:
         server.program("labtrack-status", f"""echo '{{"results": [{row}]}}'; exit 2""")
         assert self.kept(program, server) == "store: connection refused"
 
+    def test_somebody_has_closed_the_server_for_their_work(self, program: ModuleType, server: Server) -> None:
+        row = '{"check": "closed", "status": "warning", "seen": "no requests are taken: by hand"}'
+        server.program("labtrack-status", f"""echo '{{"results": [{row}]}}'; exit 1""")
+        assert self.kept(program, server) == "closed: no requests are taken: by hand"
+
     def test_the_look_gives_no_answer(self, program: ModuleType, server: Server) -> None:
         server.program("labtrack-status", "exit 1")
         assert self.kept(program, server).startswith("labtrack-status gave no answer")

@@ -2,8 +2,8 @@
 """Brings into effect what waits for the lab's window: PostgreSQL's upgrades, a restart of the machine.  Run as root.
 
 labtrack-window in "Sun 04:00-05:00"    started by its timer; does nothing outside of the window, and nothing while
-                                        something is not well or a deploy, backup or restore is under way: it waits
-                                        for that until the window ends
+                                        something is not well, somebody has closed the server, or a deploy, backup or
+                                        restore is under way: it waits for that until the window ends
 labtrack-window services                after each night's upgrades: MLflow's instances that run with files that were
                                         replaced, one after the other, so that the server answers meanwhile
 
@@ -94,10 +94,14 @@ def outdated(kind: str) -> list[str]:
 
 
 def unwell() -> str:
-    """Why the machine is left alone: the rows that have failed."""
+    """Why the machine is left alone: the rows that have failed, and a server that somebody has closed to work on it."""
     try:
         said: dict[str, Any] = json.loads(run("labtrack-status", "--json", limit=LOOK).stdout.splitlines()[-1])
-        bad = [f"{row['check']}: {row['seen']}" for row in said["results"] if row["status"] == "failed"]
+        bad = [
+            f"{row['check']}: {row['seen']}"
+            for row in said["results"]
+            if row["status"] == "failed" or (row["check"], row["status"]) == ("closed", "warning")
+        ]
     except (OSError, ValueError, LookupError, TypeError, subprocess.TimeoutExpired) as error:
         return f"labtrack-status gave no answer ({type(error).__name__})"
     return "; ".join(bad)
