@@ -15,10 +15,12 @@ fi
 
 [ $# -eq 0 ] || exec .venv/bin/pytest "$@"
 
-# The tests of machines mostly wait, so everything else runs beside them; shown one after the other.
+# Everything else runs beside the tests of machines, in the time that they leave: they take longer, and would wait twice,
+# for the other's programs and for their own.  Shown one after the other.
 mkdir -p test-results
 log=test-results/test.log
-{ scripts/dev/check.sh lint types && exec .venv/bin/pytest --durations=20 -m "not rehearsal and not long"; } >$log 2>&1 &
+nice -n 5 sh -c 'scripts/dev/check.sh lint types && exec .venv/bin/pytest --durations=20 -m "not rehearsal and not long"' \
+    >$log 2>&1 &
 others=$!
 .venv/bin/pytest --durations=20 -m "rehearsal and not long" >$log.machines 2>&1 &
 machines=$!

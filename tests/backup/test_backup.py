@@ -178,15 +178,18 @@ def test_a_wrong_cipher_pass_an_unknown_ca_and_a_store_that_is_down(drilled: Mac
     assert "does not reach lab_backup.endpoint" in drilled("check", fails=True, config=down)
 
 
-def test_a_killed_drill_leaves_nothing_behind_after_the_next(drilled: Machine) -> None:
-    for moment in ("data/PG_VERSION", "data/postmaster.pid"):  # restoring; comparing
-        with subprocess.Popen(["/usr/bin/python3", PROGRAM, "drill"], env=drilled.environment({})) as process:
-            end = time.monotonic() + 60
-            while not (drilled.drills / "scratch" / moment).exists():
-                assert time.monotonic() < end and process.poll() is None
-                time.sleep(0.01)
-            os.kill(process.pid, signal.SIGKILL)
-        assert (drilled.drills / "scratch").exists()
+@pytest.mark.parametrize(
+    "moment", [pytest.param("data/PG_VERSION", marks=pytest.mark.long, id="restoring"),
+               pytest.param("data/postmaster.pid", id="comparing")],
+)  # fmt: skip
+def test_a_killed_drill_leaves_nothing_behind_after_the_next(drilled: Machine, moment: str) -> None:
+    with subprocess.Popen(["/usr/bin/python3", PROGRAM, "drill"], env=drilled.environment({})) as process:
+        end = time.monotonic() + 60
+        while not (drilled.drills / "scratch" / moment).exists():
+            assert time.monotonic() < end and process.poll() is None
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+    assert (drilled.drills / "scratch").exists()
     drilled("drill")
     assert list(drilled.drills.iterdir()) == [] == scratch_clusters(drilled)
     assert drilled.result("drill")["ok"]

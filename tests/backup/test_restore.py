@@ -90,7 +90,9 @@ def test_databases_that_do_not_start_give_way_to_the_old_ones(server: Machine) -
     assert "archived" in server("check")
 
 
-@pytest.mark.parametrize("moment", ["data/PG_VERSION", "data/postmaster.pid", "swap.json"])
+@pytest.mark.parametrize(
+    "moment", [pytest.param("data/PG_VERSION", marks=pytest.mark.long), "data/postmaster.pid", "swap.json"]
+)
 def test_a_killed_restore_is_finished_by_the_next_call(server: Machine, moment: str) -> None:
     runs, before = count(server), timeline(server)
     with subprocess.Popen(["/usr/bin/python3", PROGRAM, "restore", "latest"], env=server.environment({})) as process:

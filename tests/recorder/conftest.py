@@ -17,7 +17,8 @@ def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("labtrack.stores.recordings._SHARE", 0)
 
 
-@pytest.fixture(params=["newest", "oldest"])
+# Each starts several processes that import MLflow, for seconds: `make test` has what the oldest records, at all.
+@pytest.fixture(params=["newest", pytest.param("oldest", marks=pytest.mark.long)])
 def training(request: pytest.FixtureRequest, tmp_path: Path) -> Training:
     return Training(request.param, tmp_path)
 

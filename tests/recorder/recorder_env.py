@@ -63,7 +63,6 @@ class Training:
         self.env = {
             **plain,
             "PYTHONPATH": f"{entry_points(folder / 'installed')}:{ROOT / 'scripts'}",
-            "PYTHONDONTWRITEBYTECODE": "1",
             "MLFLOW_TRACKING_URI": f"labtrack://{self.root}",
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "GIT_PYTHON_REFRESH": "quiet",

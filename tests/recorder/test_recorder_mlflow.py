@@ -8,6 +8,7 @@ import signal
 import threading
 from pathlib import Path
 
+import pytest
 from recorder_env import Training
 
 from labtrack.recorder import amend
@@ -66,6 +67,7 @@ print(json.dumps([parent.info.run_id, child.info.run_id, refused]))
 """
 
 
+@pytest.mark.parametrize("training", ["newest", "oldest"], indirect=True)
 def test_recorder_takes_what_mlflow_gives(training: Training) -> None:
     parent_id, child_id, refused = json.loads(training.run(EVERYTHING).splitlines()[-1])
     assert refused == ["MlflowException"] * 3 + ["FileNotFoundError", "MlflowException"]
@@ -254,7 +256,8 @@ def test_recorder_steps_of_a_requeued_job_go_on_with_their_own_runs(newest: Trai
     assert [one["slurm.step_id"] for one in tags] == ["0", "1"]
 
 
-def test_recorder_24_processes_at_once_on_a_fresh_path(newest: Training) -> None:
+@pytest.mark.parametrize("number", [6, pytest.param(24, marks=pytest.mark.long)])
+def test_recorder_processes_at_once_on_a_fresh_path(newest: Training, number: int) -> None:
     # The machines of the rehearsal, all together, weigh as much as one process: 24 would keep them from answering for
     # longer than the tests beside this one wait.
     code = """
@@ -266,12 +269,12 @@ with mlflow.start_run():
     for step in range(50): mlflow.log_metric("loss", step, step=step)
     mlflow.log_text("x", "a.txt")
 """
-    processes = [newest.start(code) for _ in range(24)]
+    processes = [newest.start(code) for _ in range(number)]
     said = [one.communicate(timeout=600) for one in processes]
-    assert [one.returncode for one in processes] == [0] * 24, said
+    assert [one.returncode for one in processes] == [0] * number, said
     with open_store(newest.root) as store:
         runs = list(store.runs())
-        assert [one.status for one in runs] == ["FINISHED"] * 24
+        assert [one.status for one in runs] == ["FINISHED"] * number
         assert {one.experiment_id for one in runs} == {runs[0].experiment_id}
         assert all(store.metric_keys(one.id) == {"loss": 50} for one in runs)
         assert all([file.path for file in store.artifacts(one)] == ["a.txt"] for one in runs)

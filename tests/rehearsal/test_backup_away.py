@@ -121,6 +121,7 @@ def backed_up(rehearsal: Any, settings: str, only_whole_models: None) -> Iterato
         assert of_backups(rehearsal) == [], off.stdout
 
 
+@pytest.mark.long  # test_newer_debian.py has one, too
 def test_a_second_deploy_with_backups_changes_nothing(rehearsal: Any, backed_up: str) -> None:
     assert changed(rehearsal.playbook(DEPLOY, backed_up, check=True).stdout) == []
 
@@ -155,6 +156,7 @@ def test_a_drill_leaves_nothing_at_work(rehearsal: Any, backed_up: str) -> None:
     assert "admin" in names.stdout and "labtrack-drill" not in names.stdout
 
 
+@pytest.mark.long  # in tests/backup without systemd's part
 def test_mlflow_on_the_copy_ends_with_a_drill_that_is_killed(rehearsal: Any, backed_up: str) -> None:
     """Without a network and the lab's keys meanwhile."""
     script = """
