@@ -22,6 +22,7 @@ from labtrack.sync import Options, sync
 
 DRIVER = Path(__file__).with_name("sync_killed.py")
 CHAINS = int(os.environ.get("LABTRACK_TEST_CHAINS", "40"))
+SHORT = 10  # of them in `make test`
 KILLS = 5  # in each chain: 200 in all
 EVENTS = 200  # of one uninterrupted sync: calls and lines of the journal, before and after each
 
@@ -51,7 +52,9 @@ def forgotten(server: TrackingServer) -> Iterator[None]:
     server.forget()
 
 
-@pytest.mark.parametrize("seed", range(CHAINS))
+@pytest.mark.parametrize(
+    "seed", [*range(SHORT), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(SHORT, CHAINS))]
+)
 def test_killed_anywhere(
     seed: int, original: Recording, whole: list[Any], server: TrackingServer, tmp_path: Path
 ) -> None:
