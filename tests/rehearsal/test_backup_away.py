@@ -25,6 +25,7 @@ from labtrack.labcopy import archive
 from labtrack.objectstore import Store
 
 DEPLOY = "playbooks/deploy.yml"
+OF_BACKUPS = (DEPLOY, "--tags", "base,postgresql,backup,monitoring")  # what lab_backup and lab_alerts are for
 HOST = "10.99.0.1"  # where the lab's server finds this one
 
 
@@ -113,10 +114,10 @@ def backed_up(rehearsal: Any, settings: str, only_whole_models: None) -> Iterato
     """The server with its backups turned on, and off again at the end."""
     assert of_backups(rehearsal) == []
     try:
-        rehearsal.playbook(DEPLOY, settings, check=True)
+        rehearsal.playbook(*OF_BACKUPS, settings, check=True)
         yield settings
     finally:
-        off = rehearsal.playbook(DEPLOY, check=True)
+        off = rehearsal.playbook(*OF_BACKUPS, check=True)
         # that another changes nothing then, test_machine.py sees
         assert of_backups(rehearsal) == [], off.stdout
 
