@@ -25,7 +25,7 @@ others=$!
 .venv/bin/pytest --durations=20 -m "rehearsal and not long" >$log.machines 2>&1 &
 machines=$!
 trap 'wait; exit 130' INT # Ctrl-C has reached them, too
-trap 'kill $others $machines; wait; exit 143' TERM HUP
+trap 'kill $others $machines 2>/dev/null || :; wait; exit 143' TERM HUP # of which one may have ended
 failed=0
 for run in "$others $log" "$machines $log.machines"; do
     tail -n +1 -f --pid="${run% *}" "${run#* }" &
