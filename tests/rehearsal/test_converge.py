@@ -1,9 +1,8 @@
-"""Deployments that are killed: the next one ends where an undisturbed one does.  On a machine with Debian 12."""
+"""Deployments that are killed: the next one ends where an undisturbed one does."""
 
 from __future__ import annotations
 
 import json
-import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,8 +70,7 @@ def kills(seed: int, number: int) -> Iterator[tuple[int, float]]:
 
 @pytest.fixture
 def machine(rehearsal: Rehearsal, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Machine]:
-    image = getattr(request, "param", "Debian-12")
-    made = Machine(rehearsal, tmp_path, NAME, lab_image=image, lab_metrics=True)  # as the rehearsal's own lab
+    made = Machine(rehearsal, tmp_path, NAME, lab_image=request.param, lab_metrics=True)  # as the rehearsal's own lab
     tenant = rehearsal.cloud("climate")
     made.forget()
     made.remove(tenant)  # what a test that was killed has left
@@ -83,30 +81,21 @@ def machine(rehearsal: Rehearsal, tmp_path: Path, request: pytest.FixtureRequest
         made.remove(tenant)
 
 
-def from_nothing(machine: Machine, seed: int, number: int) -> dict[str, list[str]]:
-    """Kill a first deployment so many times; what the next has made."""
+@pytest.mark.long  # each deployment takes minutes; what a killed one leaves in memory is in test_machine.py
+@pytest.mark.parametrize("machine", ["Debian-12", "Debian-13"], indirect=True)
+@pytest.mark.parametrize("seed", [1, 2])
+def test_deployments_killed_forty_times_end_as_undisturbed_ones(machine: Machine, seed: int) -> None:
+    """Kill a first deployment, and one that changes every secret, five times each."""
     machine.deploy("playbooks/provision.yml")
-    for task, seconds in kills(seed, number):
+    for task, seconds in kills(seed, 5):
         machine.kill(task, seconds)
     machine.deploy("playbooks/deploy.yml")
     found, undisturbed = machine.look(), machine.look("server")
     assert found["otherwise"] == []
     assert set(found["there"]) ^ set(undisturbed["there"]) == set()
-    return found
 
-
-def test_a_first_deployment_that_was_killed_ends_as_an_undisturbed_one(machine: Machine) -> None:
-    """What a killed one with new secrets leaves in memory, test_machine.py has, too."""
-    from_nothing(machine, seed=int(os.environ.get("LABTRACK_SEED", "9")), number=1)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("machine", ["Debian-12", "Debian-13"], indirect=True)
-@pytest.mark.parametrize("seed", [1, 2])
-def test_deployments_killed_forty_times_end_as_undisturbed_ones(machine: Machine, seed: int) -> None:
-    found = from_nothing(machine, seed, number=5)
     machine.change_every_secret()
-    for task, seconds in kills(seed + 1000, number=5):
+    for task, seconds in kills(seed + 1000, 5):
         machine.kill(task, seconds)
     machine.deploy()
     assert machine.look() == found
