@@ -258,8 +258,8 @@ def test_recorder_steps_of_a_requeued_job_go_on_with_their_own_runs(newest: Trai
 
 @pytest.mark.parametrize("number", [6, pytest.param(24, marks=pytest.mark.long)])
 def test_recorder_processes_at_once_on_a_fresh_path(newest: Training, number: int) -> None:
-    # The machines of the rehearsal, all together, weigh as much as one process: 24 would keep them from answering for
-    # longer than the tests beside this one wait.
+    # With the lowest priority: 24 processes that import MLflow would keep the machines of the tests beside this one
+    # from answering in time.
     code = """
 import os
 os.nice(19)
