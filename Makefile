@@ -58,7 +58,7 @@ docs: venv-dev ## write the generated pages of docs/reference
 	@$(VENV)/python scripts/dev/docs.py
 
 site: venv-dev ## the documentation as pages with a search, in site/
-	@NO_MKDOCS_2_WARNING=1 $(VENV)/mkdocs build --quiet --strict
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/mkdocs build --strict
 
 venv: .venv/.complete ## .venv with what an admin's machine runs
 .venv/.complete: scripts/dev/venv.sh requirements/admin.txt pyproject.toml
