@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -122,6 +124,50 @@ def test_a_reboot_brings_everything_back(rehearsal: Any, ledger: Ledger, tmp_pat
     # systemd has read its files at the boot: there is nothing to be read again
     (tmp_path / "play.yml").write_text(CURRENT)
     assert changed(rehearsal.playbook(str(tmp_path / "play.yml"), check=True).stdout) == []
+
+
+@pytest.fixture
+def soon(rehearsal: Any, tmp_path: Path) -> Iterator[datetime.datetime]:
+    """When the lab's window begins: as soon as a deploy with it is done."""
+    begins = (datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(minutes=4)).replace(second=0)
+    window = f"{begins:%H:%M}-{begins + datetime.timedelta(hours=2):%H:%M} UTC"
+    setting = tmp_path / "window.yml"
+    setting.write_text(json.dumps({"lab_reboot_window": window}))
+    deploy = ("playbooks/deploy.yml", "--tags", "base,monitoring")
+    try:
+        rehearsal.playbook(*deploy, "--extra-vars", f"@{setting}", check=True)
+        yield begins
+    finally:
+        rehearsal.playbook("playbooks/open.yml", check=True)
+        rehearsal.playbook(*deploy, check=True)
+
+
+@pytest.mark.long
+def test_the_lab_s_window_restarts_the_machine_and_loses_nothing(
+    rehearsal: Any, soon: datetime.datetime, ledger: Ledger
+) -> None:
+    """As after a new kernel; the timer itself begins it, and who works on the server is waited for."""
+    booted = "systemctl show -p UserspaceTimestamp"
+    before = rehearsal.ssh("server", f"touch /run/reboot-required; {booted}", check=True).stdout
+    rows = json.loads(rehearsal.ssh("server", "labtrack-status --json", check=True).stdout)["results"]
+    (row,) = (one for one in rows if one["check"] == "reboot")
+    assert f"{soon:%H:%M}" in row["seen"], row
+    rehearsal.playbook("playbooks/close.yml", "-e", "close_why=somebody works on it", check=True)
+    assert datetime.datetime.now(datetime.timezone.utc) < soon, "the window has begun before all was prepared"
+    until = time.monotonic() + 400
+    while "waits: closed: since" not in (log := rehearsal.ssh("server", "journalctl -b -u labtrack-window").stdout):
+        assert time.monotonic() < until, log
+        time.sleep(2)
+    rehearsal.playbook("playbooks/open.yml", check=True)
+    ledger.wait(1, 30)
+    while rehearsal.ssh("server", booted).stdout in ("", before):
+        assert time.monotonic() < until, rehearsal.ssh("server", "journalctl -b -u labtrack-window").stdout
+        time.sleep(2)
+    ledger.wait(20, 180)
+    assert ledger.lost() == set()
+    said = json.loads(rehearsal.ssh("server", "cat /var/lib/labtrack-window/last.json", check=True).stdout)["said"]
+    assert said.startswith("done: ") and said.endswith("restart of the machine")
+    assert rehearsal.ssh("server", "test -e /run/reboot-required").returncode == 1
 
 
 def test_what_a_timer_starts_is_read_again_when_it_has_changed(rehearsal: Any, tmp_path: Path) -> None:
