@@ -16,12 +16,21 @@ from types import ModuleType
 import pytest
 import yaml
 from conftest import LAB, ROOT
+from looked_at import PROGRAM as STATUS
 from looked_at import Server, ago
 
 from labtrack import lab as labs
 from labtrack import labfile, labwindow
 
 PROGRAM = ROOT / "roles/monitoring/files/labtrack_window.py"
+# The real look, but at no disks: those are this machine's.
+LOOKS = f"""exec {sys.executable} - "$@" <<'END'
+import sys
+sys.path.insert(0, "{STATUS.parent}")
+import labtrack_status
+labtrack_status.places = list
+sys.exit(labtrack_status.main(sys.argv[1:]))
+END"""
 needs_systemd = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not here")
 
 
@@ -86,6 +95,7 @@ def server(tmp_path: Path) -> Server:
 def program(server: Server, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The program as a module, on that server; its window is always open."""
     monkeypatch.setenv("LABTRACK_WINDOW_ROOT", str(server.root))
+    monkeypatch.setenv("LABTRACK_STATUS_ROOT", str(server.root))
     monkeypatch.setenv("PATH", f"{server.bin}:{os.environ['PATH']}")
     spec = importlib.util.spec_from_file_location("labtrack_window", PROGRAM)
     assert spec and spec.loader
@@ -181,6 +191,15 @@ class TestInTheWay:
         server.program("labtrack-status", f"""echo '{{"results": [{row}]}}'; exit 1""")
         assert self.kept(program, server) == "closed: no requests are taken: by hand"
 
+    @pytest.mark.parametrize(
+        ("why", "age"),
+        [("by hand", 60), ("a new disk", 9 * 86400), ("arriving from parted", 60), ("arrived from parted", 9 * 86400)],
+    )
+    def test_a_closed_server_by_its_own_look(self, program: ModuleType, server: Server, why: str, age: int) -> None:
+        server.program("labtrack-status", LOOKS)
+        server.close(why, age)
+        assert self.kept(program, server).endswith(f"no requests are taken: {why}")
+
     def test_the_look_gives_no_answer(self, program: ModuleType, server: Server) -> None:
         server.program("labtrack-status", "exit 1")
         assert self.kept(program, server).startswith("labtrack-status gave no answer")
@@ -226,6 +245,31 @@ class TestInTheWay:
         asked(server)
         program.main(["in", "Sun 04:00-05:00"])
         assert called(server) == ["reboot"]
+
+
+class TestLeft:
+    """A server whose lab a move has taken elsewhere."""
+
+    @pytest.mark.parametrize("why", ["left for moved", "given up for parted"])
+    def test_is_restarted_though_it_is_closed_and_its_name_s_certificate_ends(
+        self, program: ModuleType, server: Server, why: str
+    ) -> None:
+        server.program("labtrack-status", LOOKS)
+        server.program("labtrack-certificate", """echo '{"status": "failed", "seen": "acme, valid for 3 more days"}'""")
+        server.close(why, 90 * 86400)
+        assert server.found()["closed"] == "warning", "the look itself goes on telling it"
+        asked(server)
+        program.main(["in", "Sun 04:00-05:00"])
+        assert called(server) == ["reboot"]
+
+    def test_waits_for_who_is_at_work(self, program: ModuleType, server: Server) -> None:
+        server.close("left for moved", 90 * 86400)
+        TestInTheWay().test_a_playbook_is_at_work(program, server)
+
+    def test_of_a_lab_that_came_back_is_one_like_others(self, program: ModuleType, server: Server) -> None:
+        server.close("left for moved", 90 * 86400)
+        server.closed.unlink()
+        TestInTheWay().test_something_is_not_well(program, server)
 
 
 def test_nothing_begins_between_the_look_and_the_restart(program: ModuleType, server: Server) -> None:

@@ -2,8 +2,8 @@
 """Brings into effect what waits for the lab's window: PostgreSQL's upgrades, a restart of the machine.  Run as root.
 
 labtrack-window in "Sun 04:00-05:00"    started by its timer; does nothing outside of the window, and nothing while
-                                        something is not well, somebody has closed the server, or a deploy, backup or
-                                        restore is under way: it waits for that until the window ends
+                                        something is not well, somebody has closed the server for work, or a deploy, backup
+                                        or restore is under way: it waits for that until the window ends
 labtrack-window services                after each night's upgrades: MLflow's instances that run with files that were
                                         replaced, one after the other, so that the server answers meanwhile
 
@@ -94,7 +94,13 @@ def outdated(kind: str) -> list[str]:
 
 
 def unwell() -> str:
-    """Why the machine is left alone: the rows that have failed, and a server that somebody has closed to work on it."""
+    """Why the machine is left alone: the rows that have failed, and a server that somebody has closed to work on it.
+
+    Nothing, where a move has taken the lab elsewhere.  Nobody is served here then, and it would wait for ever: the row
+    "closed" stays, and a certificate can't be renewed where its name leads to another server.
+    """
+    if elsewhere():
+        return ""
     try:
         said: dict[str, Any] = json.loads(run("labtrack-status", "--json", limit=LOOK).stdout.splitlines()[-1])
         bad = [
@@ -105,6 +111,14 @@ def unwell() -> str:
     except (OSError, ValueError, LookupError, TypeError, subprocess.TimeoutExpired) as error:
         return f"labtrack-status gave no answer ({type(error).__name__})"
     return "; ".join(bad)
+
+
+def elsewhere() -> bool:
+    """Whether a move has taken the lab to another server, as the role that closes this one says."""
+    try:
+        return bool(json.loads(run("labtrack-closed").stdout)["elsewhere"])
+    except (OSError, ValueError, LookupError, TypeError, subprocess.TimeoutExpired):
+        return False  # what is wrong there is a row of the look, which counts then
 
 
 def busy(held: list[int]) -> str:
