@@ -15,7 +15,9 @@ from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 
 from labtrack import lab as labs
+from labtrack import labmoved
 from labtrack.errors import LabtrackError
+from labtrack.lab import Lab
 from labtrack.labcopy import handover
 from labtrack.labcopy.remote import Server
 from labtrack.printable import clean
@@ -27,7 +29,8 @@ class ActionModule(ActionBase):
     """lab_files: the lab's files here and on the server.
 
     at: begin or end.  choice: here, server, none or empty.  take_lock: whoever has the lock.  may_be_missing: it is no
-    failure when the server does not answer (it may be about to be made anew).
+    failure when the server does not answer (it may be about to be made anew).  refuse_moved: it is one that the lab is
+    in another place since a move.  Sets the facts lab_files, which machine's they are, and lab_moved: labmoved.where.
     """
 
     _supports_check_mode = True
@@ -41,30 +44,37 @@ class ActionModule(ActionBase):
             "choice": {"type": "str", "choices": [*handover.CHOICES, NONE], "default": ""},
             "take_lock": {"type": "bool", "default": False},
             "may_be_missing": {"type": "bool", "default": False},
+            "refuse_moved": {"type": "bool", "default": False},
         })  # fmt: skip
         variables = task_vars or {}
-        machine = str(variables.get("cloud_server_id", "own"))
-        if given["choice"] == NONE:
-            return {**result, "changed": False, "ansible_facts": {"lab_files": machine}}
+        done, facts = handover.Done(), {"lab_files": str(variables.get("cloud_server_id", "own"))}
         try:
             lab = labs.load(Path(variables["inventory_dir"]))
-            server = Server(self._as_root)
-            # the process of ansible-playbook: it lives as long as the run, this one as long as the task
-            me = handover.holder(lab, _command(), os.getppid())
-            look = self._task.check_mode
-            if given["at"] == "begin":
-                done = handover.begin(lab, server, me, choice=given["choice"], take_lock=given["take_lock"], look=look)
-            else:
-                done = handover.Done() if look else handover.end(lab, server, me)
-        except AnsibleConnectionFailure as error:
-            if not given["may_be_missing"]:
-                raise
-            return {**result, "changed": False, "msg": f"The server does not answer yet: {error}"}
+            try:
+                if given["choice"] != NONE:
+                    done = self._handed(lab, given)
+            except AnsibleConnectionFailure as error:
+                if not given["may_be_missing"]:
+                    raise
+                result["msg"], facts = f"The server does not answer yet: {error}", {}
+            if given["refuse_moved"]:  # where the server could not be asked, by what is here
+                labmoved.check(lab)
+            facts["lab_moved"] = labmoved.where(lab)
         except LabtrackError as error:
             return {**result, "failed": True, "msg": clean(str(error))}
         for line in done.lines:
             self._display.display(f"{lab.name}: {clean(line)}")
-        return {**result, "changed": done.changed, "lines": done.lines, "ansible_facts": {"lab_files": machine}}
+        return {**result, "changed": done.changed, "lines": done.lines, "ansible_facts": facts}
+
+    def _handed(self, lab: Lab, given: dict[str, Any]) -> handover.Done:
+        """The beginning or the end.  Raises LabtrackError, AnsibleConnectionFailure."""
+        server, look = Server(self._as_root), self._task.check_mode
+        # the process of ansible-playbook: it lives as long as the run, this one as long as the task
+        me = handover.holder(lab, _command(), os.getppid())
+        if given["at"] == "end":
+            return handover.Done() if look else handover.end(lab, server, me)
+        chosen = {name: given[name] for name in ("choice", "take_lock", "refuse_moved")}
+        return handover.begin(lab, server, me, look=look, **chosen)
 
     def _as_root(self, script: str, data: bytes) -> tuple[int, str, str]:
         done = self._low_level_execute_command(f"/bin/sh -c {shlex.quote(script)}", in_data=data or None)

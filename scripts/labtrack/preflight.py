@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-from labtrack import certificates, lab, labfile, secrets, vault
+from labtrack import certificates, lab, labfile, labmoved, secrets, vault
 from labtrack.doctor.result import Result, failed, ok, skipped, warning
 from labtrack.errors import BadInputError, LabtrackError
 from labtrack.lab import Lab, lab_yml, root_of
@@ -34,6 +34,7 @@ def check(folder: Path) -> Iterator[Result]:
     if not problems:
         yield ok("lab.yml", f"{len(read.data)} settings, all known and allowed")
         yield from _certificates(lab.load(folder), read)
+        yield from _moved(lab.load(folder))
     yield _path(root)
     yield from _checkout(root)
     yield from _tools()
@@ -68,6 +69,15 @@ def _certificates(lab: Lab, read: labfile.LabFile) -> Iterator[Result]:
     )
     for what, hint in served.warnings:
         yield warning("certificate", what, hint)
+
+
+def _moved(lab: Lab) -> Iterator[Result]:
+    """A lab that is in another place since a move.  Where there is a server, its newest files have the last word."""
+    try:
+        labmoved.check(lab)
+    except BadInputError as error:
+        row = warning if (lab.folder / "hosts.yml").exists() else failed
+        yield row("lab", error.what, error.hint)
 
 
 def _eab(lab: Lab) -> Iterator[Result]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from labtrack import experiments
+from labtrack import experiments, labmoved
 from labtrack.envfile import lifecycle, listing
 from labtrack.envfile.lifecycle import Context, Outcome
 from labtrack.errors import LabtrackError
@@ -29,8 +29,11 @@ def sync(context: Context, *, remove_unlisted: bool = False) -> Iterator[Person]
     """Account, key and file for everybody in `lab_users` and for the verifying account.
 
     Who has something without being listed is told, and with remove_unlisted loses it.  What fails for one
-    person is reported and does not stop the others.  Raises LabtrackError when the server can't be asked at all.
+    person is reported and does not stop the others.  Raises LabtrackError when the server can't be asked at all, or the
+    lab is in another place since a move: where its name leads, accounts would be changed and keys given that are not
+    of that place.
     """
+    labmoved.check(context.lab)
     context.server.has_user(ADMIN_USER)
     if context.members.changed:
         yield Person(Outcome(experiments.ROLE, context.lab.private, context.members.changed))

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import requests
 from api import Api
-from second_lab import PROVISION
+from second_lab import PROVISION, YES
 from sync_server import mlflow_bin
 from test_cloud import until
 from test_over_years import RECORDED, Kept, Lab
@@ -220,3 +220,23 @@ def test_a_lab_is_in_another_project_with_all_that_was_recorded(both: Both) -> N
     assert "which would be lost" in old.move(fails=True)
     assert "what was recorded there since" in old.move("--step", "back", fails=True)
     assert "only one of the two may be open" in old.refusal(playbook="playbooks/open.yml")
+    stays_closed(old, new)
+
+
+def stays_closed(old: Moving, new: Moving) -> None:
+    """The old lab is deployed again, by whoever does not think of it, on the machine and after all was taken away."""
+    there = f"it is {NEW} now"
+    assert there in old.refusal(*YES, playbook="site.yml")
+    assert there in old.refusal(playbook="playbooks/users.yml")
+    old.playbook("playbooks/close.yml", "-e", json.dumps({"close_why": "a new disk"}), check=True)
+    assert "only one of the two may be open" in old.refusal(playbook="playbooks/open.yml")
+    for data in ((), ("-e", f"remove_data={OLD}")):
+        old.playbook("playbooks/remove.yml", "-e", "remove=all", *data, check=True)
+        old.refusal(*YES, playbook="site.yml")
+        old.deploy("playbooks/deploy.yml")
+        assert old.is_closed("--step back")
+        old.name_it()
+        closed(old)
+        assert "only one of the two may be open" in old.refusal(playbook="playbooks/open.yml")
+        new.name_it()
+    assert new.runs() >= {"in the new place"}

@@ -16,7 +16,7 @@ from copied import ADA, KEYS, KNOWN, Admin, checkout, files_of, use_password, wr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labtrack import secrets
+from labtrack import labmoved, secrets
 from labtrack.errors import BadInputError, Exit, LabtrackError
 from labtrack.lab import Lab
 from labtrack.labcopy import archive, byhand, content, handover, placing
@@ -166,6 +166,29 @@ def test_known_hosts_and_a_hosts_yml_by_hand_are_each_admins_own(ada: Admin, bob
     assert {name: files_of(ada.lab)[name] for name in own} == had and files_of(ada.lab)[ADA] == b"newer"
     bob.run()
     assert {name: files_of(bob.lab)[name].decode() for name in own} == own
+
+
+def test_a_run_of_who_does_not_know_yet_that_the_lab_has_moved_is_refused(ada: Admin, bob: Admin) -> None:
+    bob.run()
+    ada.begin()
+    labmoved.note(ada.lab, "left for tundra")
+    ada.end()
+    with pytest.raises(BadInputError, match="it is tundra now"):
+        bob.begin(refuse_moved=True)
+    assert labmoved.where(bob.lab) == "left for tundra"
+    assert not ada.run().changed, "the lock was let go"
+    assert not bob.run().changed, "what keeps the server closed may run"
+
+
+def test_a_run_of_who_does_not_know_yet_that_the_lab_is_back_goes_on(ada: Admin, bob: Admin) -> None:
+    ada.begin()
+    labmoved.note(ada.lab, "left for tundra")
+    ada.end()
+    bob.run()
+    ada.begin()
+    labmoved.note(ada.lab, "")
+    ada.end()
+    assert bob.begin(refuse_moved=True).changed and labmoved.where(bob.lab) == ""
 
 
 def test_an_older_secrets_yml_of_git_is_told(ada: Admin, bob: Admin) -> None:

@@ -2,8 +2,8 @@
 """Brings into effect what waits for the lab's window: PostgreSQL's upgrades, a restart of the machine.  Run as root.
 
 labtrack-window in "Sun 04:00-05:00"    started by its timer; does nothing outside of the window, and nothing while
-                                        something is not well, somebody has closed the server for work, or a deploy, backup
-                                        or restore is under way: it waits for that until the window ends
+                                        something is not well, somebody works on a closed server, or a deploy, backup or
+                                        restore is under way: it waits for that until the window ends
 labtrack-window services                after each night's upgrades: MLflow's instances that run with files that were
                                         replaced, one after the other, so that the server answers meanwhile
 

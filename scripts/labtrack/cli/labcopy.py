@@ -65,6 +65,18 @@ def import_(lab_dir: Path, file: Path | None, from_backup: bool, force: bool) ->
         output.line(f"what was here is in {brought.aside}")
 
 
+@lab.command(hidden=True)
+@LAB
+@click.argument("state")
+def moved(lab_dir: Path, state: str) -> None:
+    """For the playbooks of a move: keep how far it is, "left for NAME"; "" for a lab that is here."""
+    from labtrack import lab as labs
+    from labtrack import labmoved
+
+    if labmoved.note(labs.load(lab_dir), state):
+        output.line(state or "here")
+
+
 @lab.command()
 @click.argument("old", type=click.Path(path_type=Path), metavar="OLD_LAB_DIR")
 @click.argument("new", type=click.Path(path_type=Path), metavar="NEW_LAB_DIR")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from labtrack import experiments, files, labfile, secrets
+from labtrack import experiments, files, labfile, labmoved, secrets
 from labtrack.cloud.key import Key, KeyStore
 from labtrack.envfile import read, register
 from labtrack.envfile.keys import Keys, Step
@@ -250,6 +250,7 @@ def server_runs_with(context: Context, access: str) -> list[str]:
 @contextlib.contextmanager
 def _ready(context: Context, user: str, output: Path | None, force: bool) -> Iterator[tuple[EnvFile | None, Outcome]]:
     """Everything that can be refused before anything is made."""
+    labmoved.check(context.lab)
     _refuse_own(user)
     why_not = labfile.why_no_name(user)
     if why_not:

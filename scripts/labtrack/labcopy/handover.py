@@ -13,7 +13,7 @@ import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
-from labtrack import files, vault
+from labtrack import files, labmoved, vault
 from labtrack.envfile.register import now
 from labtrack.errors import Exit, LabtrackError
 from labtrack.lab import Lab
@@ -43,18 +43,29 @@ def holder(lab: Lab, doing: str, pid: int) -> Holder:
 
 
 def begin(
-    lab: Lab, server: Server, me: Holder, *, choice: str = "", take_lock: bool = False, look: bool = False
+    lab: Lab,
+    server: Server,
+    me: Holder,
+    *,
+    choice: str = "",
+    take_lock: bool = False,
+    look: bool = False,
+    refuse_moved: bool = False,
 ) -> Done:
     """Takes the lock, and takes over what other admins have changed since this checkout spoke to the server.
 
     choice: where both sides have changed the same file, `server` takes the server's (those of here are put aside)
     and `here` keeps these, which `end` then puts on the server.  take_lock: whoever has it.  look: changes nothing.
+    refuse_moved: a lab that is in another place since a move, by what was taken over too, is refused.
     Raises LabtrackError, with nothing changed, where another run is at work, both sides have changed the same,
     the vault password is not that of the server's files, or a lab is deployed whose files are nowhere.
     """
     said = _locked(server, me, take_lock=take_lock) if not look else server.begin(None)
     try:
-        return _compared(lab, server, said, choice, look=look)
+        done = _compared(lab, server, said, choice, look=look)
+        if refuse_moved:
+            labmoved.check(lab)
+        return done
     except BaseException:
         if said.mine:
             with contextlib.suppress(LabtrackError):  # the first trouble matters more
