@@ -36,7 +36,28 @@ mlflow_databases.database = mlflow_dumps.database = database
 mlflow_databases.RELEASE = folder / version("mlflow")
 mlflow_dumps.BACKUPS = folder / "dumps"
 sys.argv[0] = "mlflowctl"
+exec((folder / "disturbed.py").read_text())
 runpy.run_path({str(LOCKS / "mlflowctl.py")!r}, run_name="__main__")
+"""
+# For the program above: dies before its KILL-th step on the databases, or fails once both are upgraded, like a trial.
+DISTURBED = """
+import os, subprocess
+KILL, FAIL, done = {kill}, {fail}, []
+def step(call):
+    def counted(*given, **more):
+        done.append(call.__name__)
+        if len(done) == KILL:
+            os._exit(137)
+        return call(*given, **more)
+    return counted
+mlflow_dumps.begin, mlflow_dumps.end = step(mlflow_dumps.begin), step(mlflow_dumps.end)
+mlflow_dumps.restore, run = step(mlflow_dumps.restore), subprocess.run
+def ran(command, **more):
+    said = run(command, **more)
+    if FAIL and "mlflow.server.auth" in command:
+        raise subprocess.CalledProcessError(1, command)
+    return said
+subprocess.run = ran
 """
 RECORD = """
 import sys
@@ -55,9 +76,15 @@ store = SqlAlchemyStore(sys.argv[1], "s3://bucket/artifacts")
 for run in store.search_runs(["0"], "", ViewType.ALL):
     print(run.info.run_name, len(store.get_metric_history(run.info.run_id, "loss")))
 """
-# Says that one instance runs, and writes down what it is asked to do.
+# Has one instance, which starts at boot; writes down what it is asked to do.
 SYSTEMCTL = """#!/bin/sh
-[ "$1" = list-units ] && echo "mlflow@1.service loaded active running MLflow" || echo "$@" >>"$0.log"
+case $1 in
+list-unit-files) echo "mlflow@1.service enabled enabled" ;;
+list-units) [ -e "$0.stopped" ] || echo "mlflow@1.service loaded active running MLflow" ;;
+stop) touch "$0.stopped" ;;
+start) rm -f "$0.stopped" ;;
+esac
+case $1 in list-*) ;; *) echo "$@" >>"$0.log" ;; esac
 """
 
 
@@ -68,6 +95,7 @@ class Server:
         self.folder, self.host = folder, str(postgres.folder)
         (folder / "host").write_text(self.host)
         (folder / "dumps").mkdir()
+        self.disturb()
         self.programs = folder / "bin"
         self.programs.mkdir()
         self.program("systemctl", SYSTEMCTL)
@@ -80,6 +108,10 @@ class Server:
         made.write_text(text)
         made.chmod(0o755)
         return made
+
+    def disturb(self, *, kill: int = 0, fail: bool = False) -> None:
+        """Have all later calls of mlflowctl die before that step, or fail once both databases are upgraded."""
+        (self.folder / "disturbed.py").write_text(DISTURBED.format(kill=kill, fail=fail))
 
     def sql(self, database: str, statement: str) -> str:
         """What psql gives, as PostgreSQL's superuser."""
@@ -114,6 +146,10 @@ class Server:
         done = self.python(version, READ, self.uri)
         assert done.returncode == 0, done.stderr
         return sorted(done.stdout.splitlines())
+
+    def start(self) -> None:
+        """Its instance, as the role does at the end of a deploy."""
+        subprocess.run([self.programs / "systemctl", "start", "mlflow@1.service"], check=True)
 
     def asked(self) -> list[str]:
         """What systemctl was asked to do since the last time."""
@@ -204,5 +240,42 @@ def test_a_dump_that_fails_leaves_the_old_server_running(server: Server, older: 
     assert server.sql(DATABASES["tracking"], "SELECT oid FROM pg_class WHERE relname = 'runs'") == at
     assert server.runs(older) == ["one 3"]
     program.unlink()
+    server.control(newer, "upgrade")
+    assert server.runs(newer) == ["one 3"]
+
+
+# What a call does to the databases, whose first instance runs: it forgets what was begun (2), notes a beginning for
+# each (4, as that forgets, too), upgrades both, and notes the ends (2), or, where that fails, puts both back (2).
+WORKS, FAILS = range(1, 9), range(7, 9)
+BETWEEN_ENDS = WORKS[-1]
+
+
+@pytest.mark.parametrize(("older", "newer"), list(pairwise(VERSIONS)))
+def test_killed_at_any_step_the_next_run_goes_back_or_has_no_need_to(server: Server, older: str, newer: str) -> None:
+    server.control(older, "upgrade")
+    server.record(older, "one")
+    server.control(newer, "upgrade")
+    (kept := server.folder / "kept").mkdir()  # where no later dump takes their place
+    behind = [shutil.copy(dump, kept) for dump in sorted(server.dumps())]
+    assert len(behind) == len(DATABASES)
+    for fails, kill in [*((False, step) for step in WORKS), *((True, step) for step in FAILS)]:
+        server.control(newer, "back", *behind)
+        server.start()
+        server.disturb(kill=kill, fail=fails)
+        server.control(newer, "upgrade", code=137)
+        server.asked()
+        server.disturb(fail=True)
+        if (fails, kill) == (False, BETWEEN_ENDS):  # it was tried, and has worked
+            server.control(newer, "upgrade")
+            server.disturb()
+            server.control(newer, "schema")
+            assert server.runs(newer) == ["one 3"] and server.asked() == []
+            continue
+        said = server.control(newer, "upgrade", code=1)
+        server.disturb()
+        assert "The databases are as they were, and what ran before runs again." in said
+        assert server.asked()[-1] == "start mlflow@1.service", kill
+        server.control(older, "schema")
+        assert server.runs(older) == ["one 3"]
     server.control(newer, "upgrade")
     assert server.runs(newer) == ["one 3"]

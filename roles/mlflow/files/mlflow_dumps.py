@@ -106,25 +106,29 @@ def restore(which, kept):
     print(f"{which}: as it was before")
 
 
-def begin(which, kept, units):
-    """Note that an upgrade begins, from a dump, and which instances ran: for the next run, where this one is killed."""
+def begin(which, kept):
+    """Note that an upgrade begins, and from which dump: for the next run, where this one is killed."""
     end(which)
-    made = f"CREATE TABLE {UNDER_WAY} AS SELECT %s::text AS dump, %s::text AS units"
     with contextlib.closing(connect(which)) as connection:
-        query(connection, made, str(kept), " ".join(units))
+        query(connection, f"CREATE TABLE {UNDER_WAY} AS SELECT %s::text AS dump", str(kept))
 
 
 def begun(which):
-    """The dump and the instances of an upgrade that did not come to its end; None where there is none."""
+    """The dump of an upgrade that did not come to its end; None where there is none."""
     with contextlib.closing(connect(which)) as connection:
         if query(connection, "SELECT to_regclass(%s)", UNDER_WAY) == [(None,)]:
             return None
-        ((kept, units),) = query(connection, f"SELECT dump, units FROM {UNDER_WAY}")  # noqa: S608
-    return (Path(kept), units.split()) if Path(kept).exists() else None
+        ((kept,),) = query(connection, f"SELECT dump FROM {UNDER_WAY}")  # noqa: S608
+    return Path(kept) if Path(kept).exists() else None
 
 
 def end(which):
-    """Note that an upgrade has come to its end, or that its dump is no way back any more."""
+    """Note that an upgrade has come to its end, or that its dump is no way back any more.
+
+    There is no transaction over both databases, so the order says how far a call came that was killed.  Beginnings and
+    ends are noted for "tracking" first, and it is put back last: "tracking" alone has a note where the other database
+    is as before, "auth" alone only where the upgrade was tried, and has worked.
+    """
     with contextlib.closing(connect(which)) as connection:
         query(connection, f"DROP TABLE IF EXISTS {UNDER_WAY}")
 

@@ -70,7 +70,7 @@ def schema():
         if found not in (None, head):
             refuse_newer(which, found)
         if half := begun(which):
-            print(f"{which}: was upgraded from {half[0]}, and not tried")
+            print(f"{which}: was upgraded from {half}, and not tried")
         behind = behind or (0 if found == head and not half else 3)
     return behind
 
@@ -95,6 +95,8 @@ def upgrade():
     """Upgrade both databases while no instance runs.  Where that fails, all is as it was before, the instances too."""
     with LOCK.open("w") as lock:  # an upgrade that a killed run has left at work on the server is waited for
         fcntl.flock(lock, fcntl.LOCK_EX)
+        if begun("auth") and not begun("tracking"):  # see end(): killed after the trial, and there is nothing to undo
+            end("auth")
         if schema() == 0:
             return 0
         if instances("active"):  # whoever has answered since may have written: an earlier dump is no way back
@@ -103,15 +105,15 @@ def upgrade():
         halves = {which: half for which in VERSION_TABLE if (half := begun(which))}
         if len(halves) < len(VERSION_TABLE):
             room(BACKUPS)
-        units = sorted({*instances("active,activating"), *(unit for _, ran in halves.values() for unit in ran)})
+        units = instances("active,activating", "enabled")
         systemctl("stop", units)  # old code must not write into a new schema
-        dumps = {which: kept for which, (kept, _) in halves.items()}
+        dumps = dict(halves)
         try:
             # with one alone nothing has changed yet, and nothing is put back
             dumps.update({which: dump(which) for which in VERSION_TABLE if which not in dumps})
             # not in the first deployment, which has nothing to go back to
             for which in [which for which, kept in dumps.items() if kept and which not in halves]:
-                begin(which, dumps[which], units)
+                begin(which, dumps[which])
             for which in VERSION_TABLE:
                 migrate(which)
             if TRIAL_UNIT.exists():
@@ -129,7 +131,7 @@ def back():
     with LOCK.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         room(BACKUPS)
-        units = instances("active,activating")
+        units = instances("active,activating", "enabled")
         systemctl("stop", units)
         now = {}
         try:
@@ -147,8 +149,8 @@ def back():
 
 def undone(what, dumps, units, error):
     """Put the databases back from their dumps and start the instances that ran; the ControlError that says so."""
-    for which, kept in dumps.items():
-        restore(which, kept)
+    for which in [which for which in reversed(VERSION_TABLE) if which in dumps]:  # see end()
+        restore(which, dumps[which])
     systemctl("start", units)
     return ControlError(
         f"{what}: {error}\nThe databases are as they were, and what ran before runs again.",
@@ -156,11 +158,18 @@ def undone(what, dumps, units, error):
     )
 
 
-def instances(states):
-    """MLflow's instances in these states of systemd's."""
-    command = ["systemctl", "list-units", "--plain", "--no-legend", f"--state={states}", "mlflow@*.service"]
-    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return [line.split()[0] for line in listed.splitlines()]
+def instances(states, files=""):
+    """MLflow's instances in these states of systemd's, and those whose unit files are in these.
+
+    An instance that a killed call has stopped is "enabled" still: it belongs to what ran before.
+    """
+    found = set()
+    for kind, wanted in (("list-units", states), ("list-unit-files", files)):
+        command = ["systemctl", kind, "--plain", "--no-legend", f"--state={wanted}", "mlflow@*.service"]
+        if wanted:
+            listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            found.update(line.split()[0] for line in listed.splitlines())
+    return sorted(found)
 
 
 def migrate(which):
