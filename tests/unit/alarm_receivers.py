@@ -94,6 +94,7 @@ class Alarms:
         for problem in state["open"].values():
             problem["since"] -= seconds
             problem["told"] -= seconds
+            problem["lately"] = {part: then - seconds for part, then in problem["lately"].items()}
             if "well" in problem:
                 problem["well"] -= seconds
         state["over"] = {check: then - seconds for check, then in state["over"].items()}

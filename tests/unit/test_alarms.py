@@ -59,15 +59,33 @@ def test_what_comes_and_goes_is_told_twice_and_over_after_a_calm_hour(alarms: Al
 
 
 def test_a_second_unit_that_fails_is_told_though_the_first_is_still_down(alarms: Alarms, hook: Hook) -> None:
-    told = []
-    for parts in (["nginx.service"], ["nginx.service"], ["labtrack-backup@run.service", "nginx.service"],
-                  ["labtrack-backup@run.service"], ["labtrack-backup@run.service", "nginx.service"]):  # fmt: skip
+    """Once, where it comes and goes; again, where it was well for an hour."""
+
+    def told(*parts: str) -> list[str]:
         before = len(hook.on("/hook"))
         alarms.look(parts=parts, disk="failed")
         alarms()
-        told.append([event["kind"] for request in hook.on("/hook")[before:] for event in request.json["events"]])
-    assert told == [["new"], [], ["worse"], [], ["worse"]]
+        return [event["kind"] for request in hook.on("/hook")[before:] for event in request.json["events"]]
+
+    one, other = "nginx.service", "labtrack-backup@run.service"
+    assert [told(one), told(one), told(one, other)] == [["new"], [], ["worse"]]
+    assert [told(one), told(one, other), told(other), told(one, other)] == [[], [], [], []]
+    assert told(one) == []
+    alarms.age(HOUR)
+    assert [told(one), told(one, other)] == [[], ["worse"]]
     assert alarms.run() == ["over disk failed"]
+
+
+def test_a_state_of_before_parts_had_times_tells_nothing_twice(alarms: Alarms) -> None:
+    alarms.look(parts=["nginx.service"], disk="failed")
+    alarms()
+    file = alarms.states[0] / "state.json"
+    state = json.loads(file.read_text())
+    del state["open"]["disk"]["lately"]
+    file.write_text(json.dumps(state))
+    alarms.look(parts=["nginx.service"], disk="failed")
+    alarms()
+    assert len(alarms.hook.on("/hook")) == 1
 
 
 def test_problems_of_one_look_are_one_message(alarms: Alarms, hook: Hook) -> None:

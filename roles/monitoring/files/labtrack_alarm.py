@@ -117,22 +117,27 @@ def changes(state: State, rows: list[dict[str, Any]], now: float) -> list[Event]
                 over[check] = now
                 del known[check]
             continue
-        parts = row.get("parts", [])  # a second unit that fails is told, though the row has failed already
+        parts = row.get("parts", [])
+        before = problem.get("lately") or dict.fromkeys(problem["parts"], now) if problem else {}
+        lately = {part: then for part, then in before.items() if now - then < CALM}
+        # a second unit that fails is told, though the row has failed already; but once, where it comes and goes
+        fresh = set(parts) - set(lately)
+        lately |= dict.fromkeys(parts, now)
         flaps = problem.get("flaps", False) if problem else check != CLOSED and now - over.get(check, 0) < CALM
         if problem is None:
             kind = "new"
-        elif (row["status"] == "failed" and problem["status"] == "warning") or set(parts) - set(problem["parts"]):
+        elif (row["status"] == "failed" and problem["status"] == "warning") or fresh:
             kind = "worse"
         elif now - problem["told"] >= AGAIN:
             kind = "still"
         else:
-            problem["parts"] = parts
+            problem |= {"parts": parts, "lately": lately}
             problem.pop("well", None)
             continue
         status = "failed" if problem and problem["status"] == "failed" else row["status"]
         problem = {key: row[key] for key in ("check", "seen", "hint")} | {
-            "status": status, "parts": parts, "flaps": flaps, "since": problem["since"] if problem else now,
-            "told": now,
+            "status": status, "parts": parts, "lately": lately, "flaps": flaps, "told": now,
+            "since": problem["since"] if problem else now,
         }  # fmt: skip
         known[check] = problem
         events.append({**problem, "kind": kind, "at": now})
