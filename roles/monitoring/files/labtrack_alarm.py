@@ -118,10 +118,9 @@ def changes(state: State, rows: list[dict[str, Any]], now: float) -> list[Event]
                 del known[check]
             continue
         parts = row.get("parts", [])
-        before = problem.get("lately") or dict.fromkeys(problem["parts"], now) if problem else {}
-        lately = {part: then for part, then in before.items() if now - then < CALM}
+        lately = {part: then for part, then in (problem or {}).get("lately", {}).items() if now - then < CALM}
         # a second unit that fails is told, though the row has failed already; but once, where it comes and goes
-        fresh = set(parts) - set(lately)
+        fresh = set(parts) - set(lately) - set(problem["parts"] if problem else ())
         lately |= dict.fromkeys(parts, now)
         flaps = problem.get("flaps", False) if problem else check != CLOSED and now - over.get(check, 0) < CALM
         if problem is None:
