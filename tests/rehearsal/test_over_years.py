@@ -97,7 +97,9 @@ def kept(rehearsal: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[K
     with away.bucket(rehearsal, labs.load(rehearsal.lab_dir), f"{NAME}-backup") as store:
         try:
             with released(rehearsal, folder / "released") as kit:
-                lab.deploy(cwd=kit, env={"PYTHONPATH": str(kit / "scripts")})
+                # its own configuration, too: else its playbooks run this kit's roles and plugins
+                own = {"PYTHONPATH": str(kit / "scripts"), "ANSIBLE_CONFIG": str(kit / "ansible.cfg")}
+                lab.deploy(cwd=kit, env=own)
             found = Kept(lab, folder / "recorded/sqlite", away.settings(store, folder / "variables.yml"))
             lab.sync(found.recorded)
             found.note()

@@ -167,7 +167,8 @@ def instances(states, files=""):
     for kind, wanted in (("list-units", states), ("list-unit-files", files)):
         command = ["systemctl", kind, "--plain", "--no-legend", f"--state={wanted}", "mlflow@*.service"]
         if wanted:
-            listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            # list-unit-files ends with 1 where there is none, as in the first deployment
+            listed = subprocess.run(command, capture_output=True, text=True, check=kind == "list-units").stdout
             found.update(line.split()[0] for line in listed.splitlines())
     return sorted(found)
 
