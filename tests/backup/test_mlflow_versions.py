@@ -76,15 +76,15 @@ store = SqlAlchemyStore(sys.argv[1], "s3://bucket/artifacts")
 for run in store.search_runs(["0"], "", ViewType.ALL):
     print(run.info.run_name, len(store.get_metric_history(run.info.run_id, "loss")))
 """
-# Has one instance, which starts at boot; writes down what it is asked to do.
+# Has one instance, which starts at boot, so that it is known when it is stopped; writes down what it is asked to do.
 SYSTEMCTL = """#!/bin/sh
-case $1 in
-list-unit-files) echo "mlflow@1.service enabled enabled" ;;
-list-units) [ -e "$0.stopped" ] || echo "mlflow@1.service loaded active running MLflow" ;;
-stop) touch "$0.stopped" ;;
-start) rm -f "$0.stopped" ;;
+case "$*" in
+"list-units --all "*) echo "mlflow@1.service loaded any any MLflow" ;;
+list-units*) [ -e "$0.stopped" ] || echo "mlflow@1.service loaded active running MLflow" ;;
+stop*) touch "$0.stopped" ;;
+start*) rm -f "$0.stopped" ;;
 esac
-case $1 in list-*) ;; *) echo "$@" >>"$0.log" ;; esac
+[ "$1" = list-units ] || echo "$@" >>"$0.log"
 """
 
 

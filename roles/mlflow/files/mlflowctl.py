@@ -105,7 +105,7 @@ def upgrade():
         halves = {which: half for which in VERSION_TABLE if (half := begun(which))}
         if len(halves) < len(VERSION_TABLE):
             room(BACKUPS)
-        units = instances("active,activating", "enabled")
+        units = instances("all")
         systemctl("stop", units)  # old code must not write into a new schema
         dumps = dict(halves)
         try:
@@ -131,7 +131,7 @@ def back():
     with LOCK.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         room(BACKUPS)
-        units = instances("active,activating", "enabled")
+        units = instances("all")
         systemctl("stop", units)
         now = {}
         try:
@@ -158,19 +158,15 @@ def undone(what, dumps, units, error):
     )
 
 
-def instances(states, files=""):
-    """MLflow's instances in these states of systemd's, and those whose unit files are in these.
+def instances(which):
+    """MLflow's instances: those that are "active", or "all" that are to run.
 
-    An instance that a killed call has stopped is "enabled" still: it belongs to what ran before.
+    All that systemd has loaded: it keeps an instance that starts at boot, also one that a killed call has stopped.
     """
-    found = set()
-    for kind, wanted in (("list-units", states), ("list-unit-files", files)):
-        command = ["systemctl", kind, "--plain", "--no-legend", f"--state={wanted}", "mlflow@*.service"]
-        if wanted:
-            # list-unit-files ends with 1 where there is none, as in the first deployment
-            listed = subprocess.run(command, capture_output=True, text=True, check=kind == "list-units").stdout
-            found.update(line.split()[0] for line in listed.splitlines())
-    return sorted(found)
+    option = "--all" if which == "all" else f"--state={which}"
+    command = ["systemctl", "list-units", option, "--plain", "--no-legend", "mlflow@*.service"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return [line.split()[0] for line in listed.splitlines()]
 
 
 def migrate(which):
