@@ -14,7 +14,7 @@ import requests
 from sync_server import ROOT, Postgres, answers, free_port, mlflow_bin, postgresql_bin
 
 sys.path.append(str(ROOT / "roles/mlflow/files"))
-from mlflow_databases import INDEXES
+from mlflow_databases import INDEXES, STATISTICS
 
 ADMIN = ("admin", "a word of the tests")
 ADA = ("ada", "another word of the tests")  # whose the runs are
@@ -66,6 +66,8 @@ class LabServer:
         self.sql(COUNTED)
         for name, columns in INDEXES.items():
             self.sql(f"CREATE INDEX {name} ON {columns}")
+        for name, columns in STATISTICS.items():
+            self.sql(f"CREATE STATISTICS {name} {columns}")
 
     def start(self) -> None:
         ours = ("MLFLOW_", "AWS_", "LABTRACK_")

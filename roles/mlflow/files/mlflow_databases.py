@@ -14,14 +14,25 @@ AUTH_INI = Path("/etc/mlflow/auth.ini")
 RELEASE = Path(sys.prefix)
 VERSION_TABLE = {"tracking": "alembic_version", "auth": "alembic_version_auth"}
 # What MLflow's schema lacks: the newest runs of an experiment, in the orders in which MLflow's page and its client ask
-# for them, and the runs with the highest and lowest number in a metric (labtrack_server asks for those by this index
-# alone).  Without them each answer sorts all runs of the lab.  Nothing of MLflow's refers to them, so its migrations
-# keep them.
+# for them, the runs with the highest and lowest number in a metric, and those with a value of a parameter or a tag
+# (labtrack_server asks for the latter two by these indexes alone).  Without them each answer sorts all runs of the lab,
+# or reads all that have the parameter.  Nothing of MLflow's refers to them, so its migrations keep them.
+# A value is longer than a row of an index may be, so it is its beginning that is there.
+BEGINNING = 100  # characters
 INDEXES = {
     "labtrack_runs_of_page": "runs (experiment_id, lifecycle_stage, (CASE WHEN start_time IS NULL THEN 1 ELSE 0 END), "
     "start_time DESC, run_uuid)",
     "labtrack_numbers_of_metric": "latest_metrics (key, value) WHERE NOT is_nan",
     "labtrack_runs_of_client": "runs (experiment_id, lifecycle_stage, start_time DESC, run_uuid)",
+    "labtrack_values_of_param": f"params (key, left(value, {BEGINNING}))",
+    "labtrack_values_of_tag": f"tags (key, left(value, {BEGINNING}))",
+}
+# Which values are common for which key, by the name of the index: whether it is read, or the experiment's runs in their
+# order until there are enough with the value, depends on that.  Columns alone don't tell it: of an optimizer's two
+# values each is rare among those of all parameters.
+STATISTICS = {
+    "labtrack_values_of_param": f"(mcv) ON key, value, left(value, {BEGINNING}) FROM params",
+    "labtrack_values_of_tag": f"(mcv) ON key, value, left(value, {BEGINNING}) FROM tags",
 }
 TIMEOUT = 5  # seconds for each question
 ACCOUNT = "mlflow"

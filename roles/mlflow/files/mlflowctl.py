@@ -7,7 +7,7 @@ mlflowctl upgrade    stop the instances, dump both databases, upgrade them and t
                      that fails, all is as it was before, also where an earlier call was killed on the way
 mlflowctl back DUMP DUMP   stop the instances and put both databases back from the dumps of an upgrade, for the release
                      of then; what was recorded since is dumped, and no longer in them
-mlflowctl indexes    make the indexes that MLflow's schema lacks; prints those that it made
+mlflowctl indexes    make the indexes and statistics that MLflow's schema lacks; prints those that it made
 mlflowctl trial      start the new release beside what runs, where no proxy looks, and see whether it answers
 mlflowctl admin      set the password of the account "admin" to the one on standard input
 mlflowctl forget     end what the instances remember about passwords and permissions, after a change by hand
@@ -33,7 +33,18 @@ import time
 from pathlib import Path
 
 sys.path.append("/usr/local/lib/mlflowctl")
-from mlflow_databases import AUTH_INI, INDEXES, VERSION_TABLE, connect, database, needed, query, revision, settings
+from mlflow_databases import (
+    AUTH_INI,
+    INDEXES,
+    STATISTICS,
+    VERSION_TABLE,
+    connect,
+    database,
+    needed,
+    query,
+    revision,
+    settings,
+)
 from mlflow_dumps import BACKUPS, ControlError, begin, begun, chosen, dump, end, restore, room, systemctl
 
 SOCKETS = Path("/run/mlflow")
@@ -183,13 +194,18 @@ def migrate(which):
 
 
 def indexes():
-    """Make the kit's own indexes; as long as one is made, runs can be read and not written."""
+    """Make the kit's own indexes and statistics; as long as one is made, runs can be read and not written."""
     connection = connect("tracking")
     try:
         for name, columns in INDEXES.items():
             if query(connection, "SELECT to_regclass(%s)", name) == [(None,)]:
                 query(connection, f"CREATE INDEX {name} ON {columns}")
                 print(f"made {name}")
+        for name, columns in STATISTICS.items():
+            if not query(connection, "SELECT FROM pg_statistic_ext WHERE stxname = %s", name):
+                query(connection, f"CREATE STATISTICS {name} {columns}")
+                query(connection, f"ANALYZE {columns.rpartition(' ')[2]}")  # else they are empty until it changes
+                print(f"made the statistics {name}")
     finally:
         connection.close()
     return 0

@@ -147,11 +147,15 @@ class Database:
         finally:
             self._reading -= 1
 
-    async def read(self, sql, places, seconds=READ):
-        """The rows; None where MLflow is to be asked.  Raises Unavailable where it must be asked again."""
-        return await self._ask(sql, places, seconds)
+    async def read(self, sql, places, seconds=READ, planned=False):
+        """The rows; None where MLflow is to be asked.  Raises Unavailable where it must be asked again.
 
-    async def _ask(self, sql, places, seconds=None):
+        planned: for these very values.  PostgreSQL plans a statement that is kept for any values after a few times, and
+        what is best for a value that all runs have takes a thousand times as long for one that few have.
+        """
+        return await self._ask(sql, places, seconds, planned)
+
+    async def _ask(self, sql, places, seconds=None, planned=False):
         """The rows of a statement, None where it failed or took more than SECONDS.
 
         Raises UniqueViolationError where a row is there already.
@@ -163,6 +167,10 @@ class Database:
             pool = self._pool or await self._opened()
             async with pool.acquire(timeout=TURN) as connection:
                 try:
+                    if planned:  # one without a name is not kept
+                        return await (await connection.prepare(sql, name="", timeout=seconds)).fetch(
+                            *places, timeout=seconds
+                        )
                     return await connection.fetch(sql, *places, timeout=seconds)
                 except TimeoutError:
                     if seconds is None:

@@ -176,9 +176,11 @@ class Native:
         async with self.database.reading():
             rows = None
             for quick in question.quick:
-                tried = await self.database.read(*quick, QUICK)
+                tried = await self.database.read(*quick, QUICK, question.planned)
                 rows = tried if tried and len(tried) == question.most else None
-            if rows is None and (rows := await self.database.read(question.sql, question.values)) is None:
+            if rows is None:
+                rows = await self.database.read(question.sql, question.values, planned=question.planned)
+            if rows is None:
                 return None
             if question.experiments:  # the page's next question is for the curves of these runs
                 for row in rows:

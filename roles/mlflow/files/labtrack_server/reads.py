@@ -18,7 +18,7 @@ from mlflow.store.db.db_types import POSTGRES
 from mlflow.store.tracking import GET_METRIC_HISTORY_MAX_RESULTS, sqlalchemy_store
 from mlflow.store.tracking.dbmodels.models import SqlLatestMetric, SqlRun
 from mlflow.utils.search_utils import SearchUtils
-from sqlalchemy import BigInteger, Integer, any_, bindparam, false, func, literal, select
+from sqlalchemy import BigInteger, Integer, String, any_, bindparam, false, func, literal, select
 from sqlalchemy.dialects.postgresql import ARRAY, asyncpg
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -35,6 +35,7 @@ MOST = 1_000  # runs of an answer
 LINES = 50_000  # metrics, parameters and tags of an answer: more are MLflow's, which prints in a thread
 OFFSET = 2**40
 NEAREST = 3_000  # numbers of a metric, the highest or lowest of all experiments, in which a page is looked for
+BEGINNING = 100  # characters of a value in the indexes of mlflow_databases.py
 STEP = re.compile(r"0|-?[1-9][0-9]{0,8}")
 VIEWS = {"ACTIVE_ONLY": ViewType.ACTIVE_ONLY, "DELETED_ONLY": ViewType.DELETED_ONLY, "ALL": ViewType.ALL}
 SEARCH_FIELDS = {"experiment_ids", "filter", "run_view_type", "max_results", "order_by", "page_token"}
@@ -104,6 +105,7 @@ class Question:
     answer: (the rows, whether the account may see which models runs have made) -> the answer's JSON, awaited.  Raises
     Unknown where MLflow is to be asked.  runs: that are asked for one by one, curves: those that are in one request,
     which MLflow checks in another way.  quick: statements with their values that have said all if they give MOST rows.
+    planned: for their values; see Database.read.
     """
 
     sql: str
@@ -114,6 +116,7 @@ class Question:
     curves: list = field(default_factory=list)
     quick: list = field(default_factory=list)
     most: int = 0
+    planned: bool = False
 
 
 @functools.lru_cache(maxsize=500)
@@ -127,14 +130,14 @@ def found(condition, order, view, several):
     """
     with Session() as session:
         cases, orders, joins = sqlalchemy_store._get_orderby_clauses(list(order), session)
-        about_run, conditions, about_datasets = sqlalchemy_store._get_sqlalchemy_filter_clauses(
-            SearchUtils.parse_search_filter(condition), session, POSTGRES
-        )
-        if about_datasets:
-            raise Unknown("datasets")
-        whole = select(SqlRun.run_uuid.label("found_id"), *cases).select_from(SqlRun)
-        for one in conditions:
-            whole = whole.join(one)
+        about_run, whole = [], select(SqlRun.run_uuid.label("found_id"), *cases).select_from(SqlRun)
+        for one in SearchUtils.parse_search_filter(condition):
+            about, conditions, datasets = sqlalchemy_store._get_sqlalchemy_filter_clauses([one], session, POSTGRES)
+            if datasets:
+                raise Unknown("datasets")
+            about_run += about
+            for rows in conditions:
+                whole = whole.join(_by_index(rows, one))
         statements = [functools.reduce(lambda before, one: before.outerjoin(one), joins, whole).order_by(*orders)]
         kind, key, ascending = SearchUtils.parse_order_by_for_search_runs(order[0]) if order else (None, None, None)
         if order and SearchUtils.is_metric(kind, "="):
@@ -143,6 +146,15 @@ def found(condition, order, view, several):
             quick = quick.where(values.c.is_nan == false(), _before_nearest(values.c.value, key, ascending))
             statements.insert(0, quick.order_by(*orders[1:]))
         return [_compiled(one, about_run, view, several) for one in statements]
+
+
+def _by_index(rows, comparison):
+    """ROWS that meet a COMPARISON, such that an index finds those with a value of a parameter or tag."""
+    value = rows.c.value
+    if comparison["comparator"] != "=" or not isinstance(value.type, String):
+        return rows
+    beginning = func.left(value, BEGINNING) == func.left(comparison["value"], BEGINNING)
+    return select(rows).where(beginning).subquery()
 
 
 def _before_nearest(value, key, ascending):
@@ -205,7 +217,7 @@ def search(document):
 
     *quick, whole = [(sql, [own[name] if name else value for value, name in places]) for sql, places in statements]
     quick = quick if offset + own["most"] <= NEAREST else []
-    return Question(*whole, answer, experiments=experiments, quick=quick, most=own["most"])
+    return Question(*whole, answer, experiments=experiments, quick=quick, most=own["most"], planned=bool(condition))
 
 
 def get(query):
