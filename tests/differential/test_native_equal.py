@@ -67,7 +67,7 @@ def test_native_routes_answer_and_write_as_mlflow(pair: tuple[LabServer, LabServ
 
 
 @pytest.mark.long
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(7200)
 @seed(SEED + 1)
 @settings(max_examples=2000, **COMMON)
 @given(calls=SEQUENCES)

@@ -266,3 +266,37 @@ def test_without_remembered_permissions_the_routes_are_mlflow_s_and_the_journal_
     assert "routes of training loops are MLflow's own: permissions or passwords are not remembered" in server.log()
     server.more = usual
     server.kill()
+
+
+def test_no_point_stays_of_a_run_that_is_deleted_for_good_meanwhile(server: LabServer, run_id: str) -> None:
+    """The garbage collection has deleted it, and has not committed that: the point waits, and is MLflow's to refuse."""
+    programs = postgresql_bin()
+    assert programs is not None
+    command = [programs / "psql", "-XqAt", "-h", server.postgres.folder, "-U", "postgres", "-d", server.name]
+    delete = "".join(f"DELETE FROM {table} WHERE run_uuid = '{run_id}'; " for table in ("tags", "runs"))
+    waits = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'labtrack' AND wait_event_type = 'Lock'"
+    pipe = subprocess.PIPE
+    with (
+        subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, bufsize=1, cwd="/") as psql,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        assert psql.stdin is not None
+        assert psql.stdout is not None
+        psql.stdin.write(f"BEGIN; {delete} SELECT 'deleted';\n")
+        assert psql.stdout.readline() == "deleted\n"
+        answer = pool.submit(log, server, run_id)
+        while not answer.done() and not server.sql(waits):
+            pass
+        psql.stdin.write("COMMIT;\n")
+        psql.stdin.close()
+        assert answer.result().status_code == 404
+    assert steps(server, run_id) == []
+
+
+def test_rows_refer_to_nothing_that_the_statements_do_not_lock(server: LabServer) -> None:
+    """These references are not checked by PostgreSQL: database.REFERENCES."""
+    tables = "'experiments', 'runs', 'metrics', 'latest_metrics', 'params', 'tags'"
+    refer = f"""SELECT conrelid::regclass || ' to ' || confrelid::regclass FROM pg_constraint
+        WHERE contype = 'f' AND conrelid = ANY(ARRAY[{tables}]::regclass[]) ORDER BY 1"""
+    of_a_run = [f"{table} to runs" for table in ("latest_metrics", "metrics", "params", "tags")]
+    assert server.sql(refer) == sorted([*of_a_run, "runs to experiments"])

