@@ -202,7 +202,7 @@ def indexes():
                 query(connection, f"CREATE INDEX {name} ON {columns}")
                 print(f"made {name}")
         for name, columns in STATISTICS.items():
-            if not query(connection, "SELECT FROM pg_statistic_ext WHERE stxname = %s", name):
+            if not query(connection, "SELECT 1 FROM pg_statistic_ext WHERE stxname = %s", name):
                 query(connection, f"CREATE STATISTICS {name} {columns}")
                 query(connection, f"ANALYZE {columns.rpartition(' ')[2]}")  # else they are empty until it changes
                 print(f"made the statistics {name}")
