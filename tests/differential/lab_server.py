@@ -5,16 +5,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import requests
-from sync_server import ROOT, Postgres, answers, free_port, mlflow_bin, postgresql_bin
-
-sys.path.append(str(ROOT / "roles/mlflow/files"))
-from mlflow_databases import INDEXES, STATISTICS
+from sync_server import LOCKS, Postgres, answers, free_port, mlflow_bin, postgresql_bin
 
 ADMIN = ("admin", "a word of the tests")
 ADA = ("ada", "another word of the tests")  # whose the runs are
@@ -33,6 +29,17 @@ CREATE TRIGGER native_tag AFTER INSERT ON tags FOR EACH ROW EXECUTE FUNCTION cou
 ALTER TABLE metrics ENABLE ALWAYS TRIGGER native_metric;
 ALTER TABLE params ENABLE ALWAYS TRIGGER native_param;
 ALTER TABLE tags ENABLE ALWAYS TRIGGER native_tag;
+"""
+
+
+# mlflowctl as it is, on the databases of a socket.  argv: a database, the socket's folder.
+MAKE_INDEXES = f"""
+import runpy, sys
+import mlflow_databases
+name, folder = sys.argv[1:]
+mlflow_databases.database = lambda which: {{"dbname": name, "user": "postgres", "host": folder}}
+sys.argv = ["mlflowctl", "indexes"]
+runpy.run_path({str(LOCKS / "mlflowctl.py")!r}, run_name="__main__")
 """
 
 
@@ -67,10 +74,14 @@ class LabServer:
             self.post("users/create", {"username": name, "password": word}, ADMIN)
         self.post("experiments/search", {"max_results": 1})  # MLflow makes its tables when they are first needed
         self.sql(COUNTED)
-        for name, columns in INDEXES.items():
-            self.sql(f"CREATE INDEX {name} ON {columns}")
-        for name, columns in STATISTICS.items():
-            self.sql(f"CREATE STATISTICS {name} {columns}")
+        self.indexes()
+
+    def indexes(self) -> list[str]:
+        """Makes the kit's own indexes and statistics; what mlflowctl says of those that were not there."""
+        python = mlflow_bin() / "python"
+        command = [python, "-c", MAKE_INDEXES, self.name, self.postgres.folder]
+        env = {**os.environ, "PYTHONPATH": str(LOCKS)}
+        return subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
 
     def start(self) -> None:
         ours = ("MLFLOW_", "AWS_", "LABTRACK_")
@@ -94,7 +105,7 @@ class LabServer:
         }  # fmt: skip
         command = [
             mlflow_bin() / "python", "-m", "uvicorn", "--factory", "labtrack_server:create_app", "--app-dir",
-            ROOT / "roles/mlflow/files", "--port", str(self.port), "--no-access-log", "--no-server-header",
+            LOCKS, "--port", str(self.port), "--no-access-log", "--no-server-header",
         ]  # fmt: skip
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=self.folder)

@@ -74,3 +74,10 @@ def test_the_plan_is_one_for_the_value(crowded: tuple[LabServer, str]) -> None:
     by_value = server.sql(SCANS.format(index))
     scanned(server, experiment, by("params", "common", 5), IN_ORDER)
     assert server.sql(SCANS.format(index)) == by_value
+
+
+def test_indexes_and_statistics_are_made_once(pair: tuple[LabServer, LabServer]) -> None:
+    server, name = pair[1], INDEX.format("tag")
+    server.sql(f"DROP INDEX {name}; DROP STATISTICS {name}")
+    assert server.indexes() == [f"made {name}", f"made the statistics {name}"]
+    assert server.indexes() == []
