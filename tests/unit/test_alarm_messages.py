@@ -68,10 +68,12 @@ def test_matrix(alarms: Alarms, hook: Hook) -> None:
 
 
 def test_json(alarms: Alarms, hook: Hook) -> None:
-    request = sent(alarms, hook, "json", disk="failed")
-    assert set(request.json) == {"version", "lab", "host", "id", "subject", "text", "events"}
-    (event,) = request.json["events"]
-    assert set(event) == {"kind", "check", "status", "seen", "hint", "parts", "flaps", "since", "at", "told"}
+    for kind, rows in (("new", {"disk": "failed"}), ("over", {})):
+        request = sent(alarms, hook, "json", **rows)
+        assert set(request.json) == {"version", "lab", "host", "id", "subject", "text", "events"}
+        (event,) = request.json["events"]
+        assert event["kind"] == kind
+        assert set(event) == {"kind", "check", "status", "seen", "hint", "parts", "flaps", "since", "at", "told"}
     assert (request.json["version"], request.json["lab"], request.json["host"]) == (1, "climate", "mlflow.example.org")
 
 

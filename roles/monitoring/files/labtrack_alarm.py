@@ -118,10 +118,10 @@ def changes(state: State, rows: list[dict[str, Any]], now: float) -> list[Event]
                 del known[check]
             continue
         parts = row.get("parts", [])
-        lately = {part: then for part, then in (problem or {}).get("lately", {}).items() if now - then < CALM}
+        before = {part: then for part, then in (problem or {}).get("lately", {}).items() if now - then < CALM}
+        lately = before | dict.fromkeys(parts, now)
         # a second unit that fails is told, though the row has failed already; but once, where it comes and goes
-        fresh = set(parts) - set(lately) - set(problem["parts"] if problem else ())
-        lately |= dict.fromkeys(parts, now)
+        fresh = set(parts) - set(before) - set(problem["parts"] if problem else ())
         flaps = problem.get("flaps", False) if problem else check != CLOSED and now - over.get(check, 0) < CALM
         if problem is None:
             kind = "new"
@@ -133,12 +133,10 @@ def changes(state: State, rows: list[dict[str, Any]], now: float) -> list[Event]
             problem |= {"parts": parts, "lately": lately}
             problem.pop("well", None)
             continue
-        status = "failed" if problem and problem["status"] == "failed" else row["status"]
-        problem = {key: row[key] for key in ("check", "seen", "hint")} | {
-            "status": status, "parts": parts, "lately": lately, "flaps": flaps, "told": now,
-            "since": problem["since"] if problem else now,
+        known[check] = problem = {key: row[key] for key in ("check", "seen", "hint")} | {
+            "status": "failed" if problem and problem["status"] == "failed" else row["status"], "parts": parts,
+            "lately": lately, "flaps": flaps, "since": problem["since"] if problem else now, "told": now,
         }  # fmt: skip
-        known[check] = problem
         events.append({**problem, "kind": kind, "at": now})
     return events
 
@@ -277,7 +275,8 @@ def send_webhook(settings: dict[str, Any], events: list[Event], name: str) -> No
         post(f"{url.rstrip('/')}/{name}", json.dumps(message).encode(), "PUT", **as_json)
     else:
         named = {"lab": settings["lab"], "host": settings["fqdn"], "id": name, "subject": title, "text": body}
-        post(url, json.dumps({"version": 1, **named, "events": events}).encode(), **as_json)
+        told = [{key: event[key] for key in event if key not in ("well", "lately")} for event in events]  # the state's
+        post(url, json.dumps({"version": 1, **named, "events": told}).encode(), **as_json)
 
 
 def send_mail(settings: dict[str, Any], events: list[Event], name: str) -> None:
