@@ -52,6 +52,7 @@ class Load:
 
     def __init__(self, rehearsal: Rehearsal) -> None:
         self.rehearsal = rehearsal
+        rehearsal.hand_file("ada")
         rehearsal.ssh("login", "rm -f /home/ada/rotation.*; cat > /home/ada/rotation.py", stdin=LOAD, check=True)
         start = f"cd && . ./mlflow_env.sh && {rehearsal.PYTHON} rotation.py > rotation.json 2> rotation.log"
         rehearsal.ssh("login", f"su - ada -c 'setsid sh -c \"{start}\" > /dev/null 2>&1 &'", check=True)
