@@ -34,6 +34,7 @@ METRICS = 10  # of each run
 T0 = 1_790_000_000_000
 # Deterministic numbers that look drawn, and no two runs the same.
 FILL = """
+SET session_replication_role = replica; -- nobody looks for the run of each row
 INSERT INTO runs (run_uuid, name, source_type, source_name, entry_point_name, user_id, status, start_time, end_time,
                   source_version, lifecycle_stage, artifact_uri, experiment_id)
 SELECT md5('run ' || r), 'run ' || r, 'UNKNOWN', '', '', 'ada', 'FINISHED', {t0} + r * 1000, {t0} + r * 1000 + 900,
@@ -46,9 +47,9 @@ INSERT INTO latest_metrics (key, value, timestamp, step, is_nan, run_uuid)
 SELECT 'metric_' || m, (r * 31 + m * 17 + {each} * 13) % 1000 / 1000.0, {t0} + {each}, {each}, false, md5('run ' || r)
 FROM generate_series(1, {runs}) r, generate_series(1, {metrics}) m;
 """
-# By far the most: their indexes are made when they are there, and nobody looks for the run of each.
+# By far the most: their indexes are made when they are there.
 POINTS = """
-SET session_replication_role = replica; SET maintenance_work_mem = '1GB';
+SET maintenance_work_mem = '1GB';
 {dropped}
 INSERT INTO metrics (key, value, timestamp, run_uuid, step, is_nan)
 SELECT 'metric_' || m, (r * 31 + m * 17 + s * 13) % 1000 / 1000.0, {t0} + s, md5('run ' || r), s, false
@@ -135,15 +136,14 @@ def filled(runs: int, points: int) -> Iterator[tuple[LabServer, str, int]]:
     """A server with so many runs and points; its experiment, and the points of each metric of a run."""
     each = points // runs // METRICS
     with postgresql("labtrack-growth-") as postgres:
-        server = LabServer(postgres, "growth", postgres.folder.parent / "server")
+        server = LabServer(postgres, "growth", postgres.folder.parent / "server", counted=False)
         try:
             server.prepare()
             experiment = server.experiment("all")
             values = {"runs": runs, "each": each, "metrics": METRICS, "experiment": experiment, "t0": T0}
-            server.sql(FILL.format(**values))
             indexes = [row.split("|", 1) for row in server.sql(INDEXES)]
             dropped, made = ("\n".join(one) for one in zip(*indexes, strict=True))
-            server.sql(POINTS.format(**values, dropped=dropped, made=made))
+            server.sql((FILL + POINTS).format(**values, dropped=dropped, made=made))
             server.sql("VACUUM ANALYZE")
             yield server, experiment, each
         finally:

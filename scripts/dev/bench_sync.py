@@ -181,7 +181,7 @@ def lab_server() -> Iterator[tuple[str, dict[str, str]]]:
             "MLFLOW_S3_ENDPOINT_URL": store.endpoint, "AWS_ACCESS_KEY_ID": store.access_key,
             "AWS_SECRET_ACCESS_KEY": store.secret_key, "AWS_DEFAULT_REGION": REGION, "AWS_CA_BUNDLE": str(store.ca),
         }  # fmt: skip
-        server = LabServer(postgres, "lab", folder / "server", more=of_store)
+        server = LabServer(postgres, "lab", folder / "server", more=of_store, counted=False)
         with store.serving():
             try:
                 server.prepare()

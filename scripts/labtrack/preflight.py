@@ -34,7 +34,7 @@ def check(folder: Path) -> Iterator[Result]:
     if not problems:
         yield ok("lab.yml", f"{len(read.data)} settings, all known and allowed")
         yield from _certificates(lab.load(folder), read)
-        yield from _moved(lab.load(folder))
+        yield from moved(lab.load(folder))
     yield _path(root)
     yield from _checkout(root)
     yield from _tools()
@@ -71,7 +71,7 @@ def _certificates(lab: Lab, read: labfile.LabFile) -> Iterator[Result]:
         yield warning("certificate", what, hint)
 
 
-def _moved(lab: Lab) -> Iterator[Result]:
+def moved(lab: Lab) -> Iterator[Result]:
     """A lab that is in another place since a move.  Where there is a server, its newest files have the last word."""
     try:
         labmoved.check(lab)

@@ -268,8 +268,38 @@ def test_without_remembered_permissions_the_routes_are_mlflow_s_and_the_journal_
     server.kill()
 
 
+@pytest.fixture(params=["by the statement alone", "by PostgreSQL, too"])
+def locked(request: pytest.FixtureRequest, server: LabServer) -> Iterator[None]:
+    """Who locks a run: where MLflow's role may not leave PostgreSQL's own checks out, they are made."""
+    if request.param == "by the statement alone":
+        yield
+        return
+    usual = server.database
+    server.sql(
+        "DROP ROLE IF EXISTS plain; CREATE ROLE plain LOGIN; GRANT USAGE ON SCHEMA public TO plain; "
+        "GRANT ALL ON ALL TABLES IN SCHEMA public TO plain; GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO plain"
+    )
+    assert server.sql("SELECT has_parameter_privilege('plain', 'session_replication_role', 'SET')") == ["f"]
+    server.kill()
+    server.database = usual.replace("//postgres@", "//plain@")
+    server.start()
+    yield
+    server.kill()
+    server.database = usual
+    server.sql("DROP OWNED BY plain; DROP ROLE plain")
+    server.start()
+
+
+@pytest.mark.usefixtures("locked")
 def test_no_point_stays_of_a_run_that_is_deleted_for_good_meanwhile(server: LabServer, run_id: str) -> None:
     """The garbage collection has deleted it, and has not committed that: the point waits, and is MLflow's to refuse."""
+    metrics = [{**POINT, "key": f"metric {number}"} for number in range(500)]
+    body = json.dumps({"run_id": run_id, "metrics": metrics, "params": [{"key": "lr", "value": "1"}]}).encode()
+    before = server.natively()
+    assert [server.send("runs/log-batch", body).status_code for _ in range(2)] == [200, 200]
+    assert server.natively() - before >= 501
+    for table in ("metrics", "latest_metrics", "params"):
+        server.sql(f"DELETE FROM {table} WHERE run_uuid = '{run_id}'")
     programs = postgresql_bin()
     assert programs is not None
     command = [programs / "psql", "-XqAt", "-h", server.postgres.folder, "-U", "postgres", "-d", server.name]

@@ -229,7 +229,10 @@ def dies_at(step: int, lab: labs.Lab, call: Callable[[lifecycle.Context], object
     return os.WIFSIGNALED(status)
 
 
-@pytest.mark.parametrize("what", ["create", "rotate", "revoke"])
+# Against the cloud of the unit tests all three are (test_lifecycle.py), and in `make test-long` here.
+@pytest.mark.parametrize(
+    "what", ["rotate", *(pytest.param(one, marks=pytest.mark.long) for one in ("create", "revoke"))]
+)
 def test_killed_between_any_two_steps(kit: Kit, what: str) -> None:
     lab, before = labs.load(kit.rehearsal.lab_dir), kit.seen()
     calls: dict[str, Callable[[lifecycle.Context], object]] = {

@@ -229,6 +229,7 @@ def stays_closed(old: Moving, new: Moving) -> None:
     refused = old.playbook("site.yml", *YES)  # by preflight, which has more to tell: the name leads elsewhere
     assert refused.returncode != 0 and there in " ".join(refused.stdout.split())
     assert there in old.refusal(playbook="playbooks/users.yml")
+    assert there in old.rehearsal.run("labtrack", "verify", str(old.dir)).stdout
     old.playbook("playbooks/close.yml", "-e", json.dumps({"close_why": "a new disk"}), check=True)
     assert "only one of the two may be open" in old.refusal(playbook="playbooks/open.yml")
     for data in ((), ("-e", f"remove_data={OLD}")):

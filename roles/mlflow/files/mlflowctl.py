@@ -160,8 +160,9 @@ def back():
 
 def undone(what, dumps, units, error):
     """Put the databases back from their dumps and start the instances that ran; the ControlError that says so."""
-    for which in [which for which in reversed(VERSION_TABLE) if which in dumps]:  # see end()
-        restore(which, dumps[which])
+    for which in reversed(VERSION_TABLE):  # see end()
+        if which in dumps:
+            restore(which, dumps[which])
     systemctl("start", units)
     return ControlError(
         f"{what}: {error}\nThe databases are as they were, and what ran before runs again.",

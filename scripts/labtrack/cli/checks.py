@@ -87,6 +87,7 @@ def verify(lab_dir: Path, cloud: str | None, all_ports: bool, as_data: bool) -> 
     from concurrent.futures import ThreadPoolExecutor
 
     from labtrack import bucket, lab
+    from labtrack import preflight as on_this_machine
     from labtrack.cloud import rules
     from labtrack.doctor import closed
     from labtrack.envfile import read_envfile
@@ -96,6 +97,7 @@ def verify(lab_dir: Path, cloud: str | None, all_ports: bool, as_data: bool) -> 
     login = (variables["MLFLOW_TRACKING_USERNAME"], variables["MLFLOW_TRACKING_PASSWORD"])
     exposed = partial(closed.check, every_port=all_ports, renewal=loaded.certificate)
     parts: tuple[Callable[[], Iterable[Result]], ...] = (
+        lambda: on_this_machine.moved(loaded),
         lambda: exposed(loaded.fqdn, login, loaded.server_ca),
         lambda: rules.check(loaded, cloud),
         lambda: bucket.check(loaded),
