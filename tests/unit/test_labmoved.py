@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,21 @@ def test_a_note_says_where_the_lab_is_and_how_to_go_back(full: Lab, state: str, 
 def test_a_damaged_note_is_no_lab_that_is_here(full: Lab, text: str) -> None:
     (full.private / labmoved.FILE).write_bytes(text.encode(errors="surrogateescape"))
     assert "does not say where the lab is" in refused(full)
+
+
+def test_server_and_playbooks_know_the_states_that_the_lab_s_files_know() -> None:
+    states = set(labmoved._TOLD)
+    playbooks = "".join(path.read_text() for path in (ROOT / "playbooks").rglob("*.yml"))
+    written = re.findall(r"(?:close_moved|nginx_closed_why|note_moved): \"(\w+(?: \w+)+) {{", playbooks)
+    assert set(written) == states
+    words = {state.partition(" ")[0] for state in states}
+    hints = (
+        (ROOT / "roles/nginx/templates/labtrack_closed.py").read_text().partition("HINTS = {")[2].partition("}\n")[0]
+    )
+    assert set(re.findall(r'^    "(\w+)": ', hints, re.MULTILINE)) == words
+    # Each of these asks by first words; open.yml leaves out the one that may be opened.
+    asked = [set(words.split("|")) for words in re.findall(r"match(?:\(|', )'\(((?:\w+\|)+\w+)\) '", playbooks)]
+    assert sorted(asked, key=len) == [words - {"arrived"}, words]
 
 
 def test_only_states_of_a_move_are_noted(full: Lab) -> None:
