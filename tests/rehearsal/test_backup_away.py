@@ -63,7 +63,7 @@ class Told:
         return self.news()
 
     def forget(self) -> None:
-        """What was over a moment ago would be told as coming and going, and be over in an hour."""
+        """Have the alarm begin anew: what was over a moment ago would be told as coming and going, for an hour."""
         states = " ".join(f"/{folder}/labtrack-alarm/state.json" for folder in ("var/lib", "run"))
         self.rehearsal.ssh("server", f"rm -f {states}", check=True)
 

@@ -68,7 +68,7 @@ def test_server_and_playbooks_know_the_states_that_the_lab_s_files_know() -> Non
     )
     assert set(re.findall(r'^    "(\w+)": ', hints, re.MULTILINE)) == words
     # Each of these asks by first words; open.yml leaves out the one that may be opened.
-    asked = [set(words.split("|")) for words in re.findall(r"match(?:\(|', )'\(((?:\w+\|)+\w+)\) '", playbooks)]
+    asked = [set(one.split("|")) for one in re.findall(r"match(?:\(|', )'\(((?:\w+\|)+\w+)\) '", playbooks)]
     assert sorted(asked, key=len) == [words - {"arrived"}, words]
 
 
