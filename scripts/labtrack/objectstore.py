@@ -15,6 +15,7 @@ import botocore.exceptions
 import requests
 from botocore.config import Config
 
+from labtrack import __version__
 from labtrack.errors import WITHOUT_BOTO3, BadInputError
 
 PROBES = ".labtrack-probe"  # objects under this prefix live for a second
@@ -44,6 +45,7 @@ class Store:
             aws_secret_access_key=self.secret,
             verify=str(self.ca_file) if self.ca_file else None,
             config=_config(
+                user_agent=f"labtrack/{__version__}",  # boto3's own is put together anew for each call
                 s3={"addressing_style": "path"},
                 signature_version="s3v4",
                 request_checksum_calculation=checksums,

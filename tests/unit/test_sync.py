@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import socket
@@ -10,9 +11,11 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,8 +30,8 @@ from labtrack.sync.rebuild import kept
 from labtrack.sync.report import Report
 from labtrack.tracking.address import parse
 from labtrack.tracking.credentials import Credentials
-from labtrack.tracking.destination import point
-from labtrack.tracking.http import Http
+from labtrack.tracking.destination import MISSING, Destination, point
+from labtrack.tracking.http import ApiError, Http
 
 LABTRACK = [sys.executable, "-m", "labtrack"]
 A, B, C = "a" * 32, "b" * 32, "c" * 32
@@ -359,6 +362,33 @@ def test_each_answer_on_a_kept_connection_is_acknowledged_at_once(monkeypatch: p
             assert http.call("GET", "/").json() == {}
         server.shutdown()
     assert len(said) == 3 and len(set(said)) == 1
+
+
+@pytest.mark.parametrize(("status", "code"), [(404, ""), (403, "PERMISSION_DENIED"), (404, MISSING), (503, "")])
+def test_points_go_by_batches_where_the_server_does_not_know_columns(status: int, code: str) -> None:
+    asked: list[tuple[str, int]] = []
+
+    def call(_method: str, path: str, data: bytes, headers: dict[str, str]) -> requests.Response:
+        packed = headers.get("Content-Encoding") == "gzip"
+        document = json.loads(gzip.decompress(data) if packed else data)
+        asked.append((path.rpartition("/")[2], len(document["step" if packed else "metrics"])))
+        if packed:
+            raise ApiError(status, code, "refused")
+        answer = requests.Response()
+        answer.status_code, answer._content = 200, b"{}"
+        return answer
+
+    destination = Destination(SimpleNamespace(call=call, base="http://lab"), "me")  # type: ignore[arg-type]
+    points = [MetricPoint("loss", float(step), 7, step) for step in range(2500)]
+    if code == MISSING or status == 503:
+        with pytest.raises(ApiError):
+            destination.log_points("r", points)
+        assert asked == [("log-points", 2500)] and destination.columns
+        return
+    for _ in range(2):
+        destination.log_points("r", points)
+    batches = [("log-batch", 1000), ("log-batch", 1000), ("log-batch", 500)]
+    assert asked == [("log-points", 2500), *batches, *batches], "asked once"
 
 
 def test_a_watch_counts_the_traces_of_all_its_passes() -> None:

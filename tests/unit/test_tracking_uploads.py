@@ -12,14 +12,19 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
+from labtrack.stores.model import Artifact, Run
 from labtrack.sync.artifacts import ChangedError, Target, give_up, target
+from labtrack.sync.files import Sender
+from labtrack.sync.progress import Meter
 from labtrack.tracking.http import Http
 from labtrack.tracking.uploads import Uploads
 
@@ -54,6 +59,7 @@ class Store:
         self.holds = 0
         self.open: list[Any] = []
         self.held, self.lists, self.loses = threading.Event(), True, False
+        self.tag, self.keeps, self.listed = "", True, 0  # of objects in one piece; how often somebody looked
         store = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -126,10 +132,16 @@ class Store:
             self.abort(upload)
             return 204, b"", ""
         if method == "PUT":
-            self.objects[place] = body
-            return 200, b"", etag_of(body)
-        found = self.objects.get(place)
-        return (404, b"", "") if found is None else (200, found, self.whole)
+            if self.keeps:
+                self.objects[place] = body
+            return 200, b"", self.tag or etag_of(body)
+        if "list-type" in asked:
+            self.listed += 1
+            found = "".join(f"<Contents><Key>{place.split('/', 2)[2]}</Key><Size>{len(data)}</Size></Contents>"
+                            for place, data in self.objects.items())  # fmt: skip
+            return 200, f"<ListBucketResult>{found}</ListBucketResult>".encode(), ""
+        there = self.objects.get(place)
+        return (404, b"", "") if there is None else (200, there, self.whole)
 
     def handed(self, place: str, body: bytes) -> tuple[int, bytes, str]:
         data = json.loads(body)
@@ -303,6 +315,39 @@ def test_an_upload_that_can_not_be_noted_is_ended(case: Case, tmp_path: Path) ->
     with pytest.raises(ChangedError):
         case.place().put("big file.bin", SIZE, Ends, lambda _: None)
     assert len(case.store.aborted) == 1
+
+
+@DIRECT
+@pytest.mark.parametrize(
+    ("tag", "keeps", "looks", "failed"),
+    [
+        ("", True, 0, []),
+        ('"made with a key of KMS"', True, 1, []),
+        ('"of other bytes"', False, 1, ["artifact a.txt has 0 bytes at the server instead of 5"]),
+    ],
+)
+def test_a_file_is_looked_for_where_the_answer_does_not_tell_that_it_is_there(
+    case: Case, tag: str, keeps: bool, looks: int, failed: list[str]
+) -> None:
+    case.store.tag, case.store.keeps = tag, keeps
+    (case.folder / "a.txt").write_bytes(b"12345")
+    recorded = SimpleNamespace(
+        artifacts=lambda _: [Artifact("a.txt", 5, 7)], local_path=lambda _, path: case.folder / path
+    )
+    source: Any = SimpleNamespace(store=recorded)
+    with ThreadPoolExecutor() as pool:
+        sender = Sender(
+            source,
+            Http(case.store.url, case.env),
+            case.env,
+            Uploads(),
+            pool=pool,
+            meter=Meter(SimpleNamespace(update=lambda *_: None)),
+        )
+        sent = sender.start(Run(id="r", experiment_id="1"), case.root, {}, fresh=True).finish()
+    assert (case.store.listed, sent.failed, sent.count) == (looks, failed, 1)
+    known = {} if failed else {"a.txt": (5, 7, hashlib.sha256(b"12345").hexdigest())}
+    assert sent.files == known
 
 
 def test_a_damaged_line_of_a_record_is_not_believed(tmp_path: Path) -> None:

@@ -76,8 +76,8 @@ class Target(Protocol):
     def sizes(self) -> dict[str, int]:
         """What is there: path to size in bytes."""
 
-    def put(self, path: str, size: int, opened: Open, sent: Callable[[int], None]) -> None:
-        """Puts a file there, whole or not at all."""
+    def put(self, path: str, size: int, opened: Open, sent: Callable[[int], None]) -> bool:
+        """Puts a file there, whole or not at all.  Whether the answer tells that these very bytes are there now."""
 
     def digest(self, path: str) -> str:
         """The SHA-256 of a file that is there, by reading it back."""
@@ -93,7 +93,7 @@ class Proxied:
     def sizes(self) -> dict[str, int]:
         return dict(proxied(self._http.call, self._root))
 
-    def put(self, path: str, size: int, opened: Open, sent: Callable[[int], None]) -> None:
+    def put(self, path: str, size: int, opened: Open, sent: Callable[[int], None]) -> bool:
         parts, headers = self._http.parts, {"Content-Type": "application/octet-stream"}
         if parts.proxied is not None and size >= parts.proxied:
             with contextlib.suppress(NoPartsError):
@@ -102,8 +102,9 @@ class Proxied:
                     f"{_HANDED}{posixpath.join(self._root, path)}", lambda: Body(opened(), size, sent),
                     length=size, size=parts.size_for(size), stop=self._http.stop,
                 )  # fmt: skip
-                return
+                return False
         self._http.call("PUT", self._url(path), body=lambda: Body(opened(), size, sent), headers=headers)
+        return False
 
     def digest(self, path: str) -> str:
         with self._http.call("GET", self._url(path), stream=True) as answer:
@@ -127,7 +128,7 @@ class S3:
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._key(""))
             return {one["Key"][len(self._key("")) :]: one["Size"] for page in pages for one in page.get("Contents", ())}
 
-    def put(self, path: str, size: int, opened: Open, sent: Callable[[int], None]) -> None:
+    def put(self, path: str, size: int, opened: Open, sent: Callable[[int], None]) -> bool:
         parts = self._http.parts
         with _said(self._bucket):
             if size >= parts.direct:
@@ -137,9 +138,15 @@ class S3:
                         f"s3://{self._bucket}/{self._key(path)}", lambda: Body(opened(), size, sent),
                         length=size, size=parts.size_for(size), stop=self._http.stop,
                     )  # fmt: skip
-                    return
+                    return False
             with contextlib.closing(Body(opened(), size, sent)) as body:
-                self._client.upload_fileobj(body, self._bucket, self._key(path))
+                if size > CHUNK:
+                    self._client.upload_fileobj(body, self._bucket, self._key(path))
+                    return False
+                data = b"".join(body)
+                there = self._client.put_object(Bucket=self._bucket, Key=self._key(path), Body=data)
+        # Amazon's, Swift's and Ceph's name of an object that came in one piece, unless it is encrypted by a key of KMS
+        return bool(there.get("ETag", "").strip('"') == hashlib.md5(data, usedforsecurity=False).hexdigest())
 
     def digest(self, path: str) -> str:
         with _said(self._bucket):
@@ -272,7 +279,7 @@ class Folder:
         whole = (file for file in found if file.suffix != _PART)
         return {file.relative_to(self._root).as_posix(): file.stat().st_size for file in whole}
 
-    def put(self, path: str, size: int, opened: Open, sent: Callable[[int], None]) -> None:
+    def put(self, path: str, size: int, opened: Open, sent: Callable[[int], None]) -> bool:
         place = self._root / path
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -285,6 +292,7 @@ class Folder:
                 f"The server keeps artifacts in {self._root}, which can't be written here: {error.strerror}.",
                 "run the sync on the server's machine, or ask its admin to serve artifacts (--serve-artifacts).",
             ) from None
+        return False
 
     def digest(self, path: str) -> str:
         with (self._root / path).open("rb") as file:

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO, Callable
+from typing import Any, BinaryIO, Callable, NamedTuple
 
 import requests
 
@@ -49,6 +49,13 @@ class Sent:
     bytes: int = 0
     failed: list[str] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
+
+
+class Put(NamedTuple):
+    """A file that was sent.  digest: its SHA-256.  proven: whether the answer has told that these bytes are there."""
+
+    digest: str
+    proven: bool
 
 
 class Sender:
@@ -146,17 +153,17 @@ class Sender:
                 sent.files[path], sent.bytes, sent.count = about, len(data), 1
         return sent
 
-    def put(self, place: Target, path: str, size: int, opened: Callable[[], BinaryIO]) -> str:
-        """Sends one file, and gives its SHA-256.
+    def put(self, place: Target, path: str, size: int, opened: Callable[[], BinaryIO]) -> Put:
+        """Sends one file.
 
         Raises StoreDownError where no file can be sent, ApiError where this one can't.
         """
-        hashed = _Hashed(opened)
+        hashed, proven = _Hashed(opened), False
         for again in (True, False):
             if self.down:
                 raise StoreDownError(self.down)
             try:
-                place.put(path, size, hashed.open, self._meter.bytes)
+                proven = place.put(path, size, hashed.open, self._meter.bytes)
             except StoreDownError as error:
                 self.down = str(error)
                 raise
@@ -174,7 +181,7 @@ class Sender:
                 break
         with self._lock:
             self._refused_in_a_row = 0
-        return hashed.digest
+        return Put(hashed.digest, proven)
 
     @staticmethod
     def _arrived(place: Target, path: str, size: int, digest: str) -> bool:
@@ -196,7 +203,7 @@ class Sender:
             return (lambda: local.open("rb")), True
         return (lambda: self._source.store.open_artifact(owner, one.path)), False
 
-    def submit(self, place: Target, path: str, size: int, opened: Callable[[], BinaryIO]) -> Future[str]:
+    def submit(self, place: Target, path: str, size: int, opened: Callable[[], BinaryIO]) -> Future[Put]:
         """Sends one file in the background."""
         return self._pool.submit(self.put, place, path, size, opened)
 
@@ -206,9 +213,10 @@ class Sending:
 
     def __init__(self, sender: Sender, owner: Owner, listed: list[Artifact]) -> None:
         self._sender, self._owner = sender, owner
-        self._under_way: list[tuple[Future[str], Artifact]] = []
+        self._under_way: list[tuple[Future[Put], Artifact]] = []
         self._later: list[tuple[Artifact, Callable[[], BinaryIO]]] = []
         self._not_tried = 0
+        self._doubtful = False
         self.target: Target | None = None
         self.sent = Sent(listed)
 
@@ -224,7 +232,7 @@ class Sending:
                 self._under_way.append((self._sender.submit(self.target, one.path, one.size, opened), one))
 
     def finish(self) -> Sent:
-        """Waits for all, and looks at the sizes of what is there then."""
+        """Waits for all, and looks at the sizes of what is there then, where no answer has told that it is."""
         for one, opened in self._later:
             assert self.target is not None  # noqa: S101
             self._result(one, lambda one=one, opened=opened: self._put(one, opened))  # type: ignore[misc]
@@ -232,18 +240,18 @@ class Sending:
             self._result(one, future.result)
         if self._not_tried:
             self.sent.failed.append(f"artifacts are not sent: {one_line(self._sender.down)}")
-        if self.sent.count and self.target is not None:
+        if self._doubtful and self.target is not None:
             with contextlib.suppress(StoreDownError):  # between the last file and now: the next sync looks
                 self._check(self.target.sizes())
         return self.sent
 
-    def _put(self, one: Artifact, opened: Callable[[], BinaryIO]) -> str:
+    def _put(self, one: Artifact, opened: Callable[[], BinaryIO]) -> Put:
         assert self.target is not None  # noqa: S101
         return self._sender.put(self.target, one.path, one.size, opened)
 
-    def _result(self, one: Artifact, wait: Callable[[], str]) -> None:
+    def _result(self, one: Artifact, wait: Callable[[], Put]) -> None:
         try:
-            digest = wait()
+            put = wait()
         except ServerError:
             raise
         except StoreDownError:
@@ -256,7 +264,8 @@ class Sending:
         except (ApiError, LabtrackError) as error:
             self._fail(one, f"can't be sent: {one_line(error)}")
         else:
-            self.sent.files[one.path] = facts(one, digest)
+            self.sent.files[one.path] = facts(one, put.digest)
+            self._doubtful = self._doubtful or not put.proven
             self.sent.count += 1
             self.sent.bytes += one.size
 

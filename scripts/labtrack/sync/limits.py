@@ -21,7 +21,7 @@ from labtrack.tracking import names
 
 KEY, PARAM, TAG, NAME = 250, 6000, 8000, 250  # characters
 REGISTERED, VERSION_TAG = 5000, 100_000  # characters: a registered model's description or tag, a version's tag
-BATCH, OTHERS = 1000, 100  # entries of a call: all, and params or tags
+OTHERS = 100  # params or tags of a call
 BODY = 900_000  # bytes of a call: nginx takes a mebibyte where nobody told it otherwise
 _ALLOWED = re.compile(r"[/\w.\- :]*")
 _REFUSED = re.compile(r"[^/\w.\- :]")

@@ -14,7 +14,7 @@ from typing import Any
 
 from labtrack.stores.model import DELETED, MetricPoint, Run
 from labtrack.sync import damage, limits, lineage, readback, state
-from labtrack.sync.batches import Batch, Batches, batches
+from labtrack.sync.batches import ROOM, Batch, Batches, batches, log
 from labtrack.sync.experiments import Experiments
 from labtrack.sync.files import Sender, Sent, contents, is_known
 from labtrack.sync.journal import Entry, Journal, fingerprint
@@ -23,7 +23,7 @@ from labtrack.sync.progress import Meter
 from labtrack.sync.rebuild import kept, rebuilt
 from labtrack.sync.source import Source
 from labtrack.tracking import names
-from labtrack.tracking.destination import Destination, point
+from labtrack.tracking.destination import BATCH, COLUMNS, Destination, point
 from labtrack.tracking.remote import RemoteRun
 
 _MODELS = "\x00model points"  # a name that no metric can have, in the journal's counts
@@ -208,11 +208,16 @@ class _Push:
             run_id=self.run.id, copy=self.copy.id, entry=self.entry,
         )  # fmt: skip
         last = Batch()
-        for batch in batches(self._stream(), limits.portions(params, tags), self.fit):
+        # the kit's server, which keeps ids, takes more at once
+        most = COLUMNS if self.copy.id == self.run.id else ROOM
+        for batch in batches(self._stream(), limits.portions(params, tags), self.fit, most):
             if last.size:
                 sending.send(last)
                 self._several = True
             last = batch
+        if last.size > ROOM:
+            sending.send(last)
+            self._several, last = True, Batch()
         sending.wait()
         self.outcome.points += sending.points + len(last.points)
         return last
@@ -266,8 +271,8 @@ class _Push:
             for model, one in found
             for copy in filter(None, [self.context.models.copy_of(model)])
         ]
-        for first in range(0, len(ready), limits.BATCH):
-            self.context.destination.log_batch(self.copy.id, ready[first : first + limits.BATCH])
+        for first in range(0, len(ready), BATCH):
+            self.context.destination.log_batch(self.copy.id, ready[first : first + BATCH])
         self.context.journal.add(self.run.id, points={_MODELS: len(found)})
 
     def _close(self, rest: Batch, sent: Sent) -> None:
@@ -321,10 +326,10 @@ class _Push:
         if outcome.accepted:
             extra[names.ACCEPTED] = damage.tag(outcome.accepted)
         if len(rest.tags) + len(extra) > limits.OTHERS:
-            context.destination.log_batch(self.copy.id, rest.points, rest.params, rest.tags)
+            log(context.destination, self.copy.id, rest)
             rest = Batch(counts=rest.counts)
         context.journal.add(run.id, next=tag)
-        context.destination.log_batch(self.copy.id, rest.points, rest.params, {**rest.tags, **extra})
+        log(context.destination, self.copy.id, rest, extra)
         tags = {key: fingerprint(value) for key, value in self.fit.tags.items()}
         context.journal.add(run.id, state=tag, points=points, tags=tags)
         context.meter.points(len(rest.points))
@@ -340,7 +345,7 @@ class _Push:
         counted = {key: count for key, count in self.entry.points.items() if key != _MODELS}
         over = self.run.status not in state.OPEN and (self._several or bool(self._full))
         was = state.parse(self.copy.tags.get(names.STATE, ""))
-        grown = was is not None and was.state == state.RECORDING and sum(counted.values()) > limits.BATCH
+        grown = was is not None and was.state == state.RECORDING and sum(counted.values()) > BATCH
         return readback.lost(
             self.context.source,
             self.context.destination,

@@ -10,7 +10,7 @@ from labtrack.stores.model import MetricPoint, Run
 from labtrack.sync import limits
 from labtrack.sync.journal import Entry
 from labtrack.sync.source import Source
-from labtrack.tracking.destination import Destination
+from labtrack.tracking.destination import BATCH, Destination
 from labtrack.tracking.remote import RemoteRun
 
 LARGEST = sys.float_info.max
@@ -40,7 +40,7 @@ def rebuilt(
     again, which the server takes as the same points.
     """
     recorded = source.store.metric_keys(run.id)
-    if sum(recorded.values()) <= limits.BATCH or not copy.keys:
+    if sum(recorded.values()) <= BATCH or not copy.keys:
         return entry  # sending it again costs less than asking
     there = {key: {kept(one) for one in destination.history(copy.id, key)} for key in copy.keys}
     going = {key: fit.metric(key) for key in recorded if fit.metric(key) in there}

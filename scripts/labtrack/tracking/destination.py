@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import math
 import time
@@ -18,6 +19,8 @@ from labtrack.tracking.http import ApiError, Http, ServerError, UnclearError
 from labtrack.tracking.remote import RemoteExperiment, RemoteModel, RemoteRun, as_experiment, as_model, as_run
 
 API = "/api/2.0/mlflow"
+COLUMNS_API = "/api/2.0/labtrack/runs"
+BATCH, COLUMNS = 1000, 5000  # points of a call: as MLflow takes them, and as the kit's server does, which takes more
 PAGE = 1000  # runs, models: the largest page that a server with few of memory answers quickly
 HISTORY_PAGE = 25_000  # points: MLflow's limit
 FEW = 500  # points that a server writes out as quickly as it answers two calls
@@ -36,6 +39,7 @@ class Destination:
 
     def __init__(self, http: Http, maker: str) -> None:
         self.http, self.maker = http, maker
+        self.columns = True  # whether `log_points` may be tried; a server that keeps recorded ids is one of the kit's
 
     def ask(self, method: str, path: str, data: Mapping[str, Any] | None = None, **more: Any) -> dict[str, Any]:
         """One call of MLflow's interface, and its answer."""
@@ -177,13 +181,37 @@ class Destination:
         """One batch, within MLflow's limits.  Sending the same again changes nothing."""
         # the id last: MLflow drops what stands behind a value that it can't read, and still answers 200
         data = {"metrics": list(points), "params": pairs(params or {}), "tags": pairs(tags or {}), "run_id": run_id}
-        answer = self.http.call(
-            "POST",
-            f"{API}/runs/log-batch",
-            data=json.dumps(data, separators=(",", ":")).encode(),
-            headers={"Content-Type": "application/json"},
-        )
-        parsing.data(answer, self.http.base)
+        self._posted(f"{API}/runs/log-batch", json.dumps(data, separators=(",", ":")).encode())
+
+    def log_points(self, run_id: str, points: Sequence[MetricPoint]) -> None:
+        """Points of a run, as many as COLUMNS.  Sending the same again changes nothing.
+
+        In one call of the kit's server (its `points.py` says how), or by batches where that does not offer it.
+        """
+        if self.columns:
+            keys = {key: number for number, key in enumerate(dict.fromkeys(one.key for one in points))}
+            _, values, times, steps, _ = zip(*points)
+            data = {
+                "run_id": run_id, "keys": list(keys), "key": [keys[one.key] for one in points],
+                "value": values if all(map(math.isfinite, values)) else [_value(one) for one in values],
+                "timestamp": times, "step": steps,
+            }  # fmt: skip
+            body = gzip.compress(json.dumps(data, separators=(",", ":")).encode(), 1)
+            try:
+                self._posted(f"{COLUMNS_API}/log-points", body, {"Content-Encoding": "gzip"})
+            except ApiError as error:
+                # an older one of the kit's does not know the route, and forbids what it does not know
+                if error.status not in (403, 404) or error.code == MISSING:
+                    raise
+                self.columns = False
+            else:
+                return
+        for first in range(0, len(points), BATCH):
+            self.log_batch(run_id, [point(one) for one in points[first : first + BATCH]])
+
+    def _posted(self, path: str, body: bytes, headers: Mapping[str, str] | None = None) -> None:
+        given = {"Content-Type": "application/json", **(headers or {})}
+        parsing.data(self.http.call("POST", path, data=body, headers=given), self.http.base)
 
     def update_run(self, run_id: str, status: str, end_time: int | None) -> None:
         """Sets status and end."""

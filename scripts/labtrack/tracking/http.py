@@ -230,7 +230,7 @@ def _kind(path: str) -> str:
     """What is called, for counting: without ids and file names."""
     if "/mlflow-artifacts/artifacts" in path:
         return "artifacts"
-    found = path.partition("/mlflow/")[2]
+    found = path.partition("/mlflow/")[2] or path.partition("/labtrack/")[2]
     return "logged-models/ID" if found.startswith("logged-models/m-") else found
 
 

@@ -25,25 +25,23 @@ class Transport:
     def __init__(self, base: str, credentials: Credentials, timeout: float, connect: float = CONNECT) -> None:
         """Raises BadInputError for a certificate file that is not there."""
         self.base, self.credentials = base, credentials
-        self._trust = credentials.trust()
+        trust = credentials.trust()
         self._timeout = (connect, timeout)
+        # of the environment, once: to look for a proxy is a third of what a call costs this process
+        with requests.Session() as asked:
+            found = asked.merge_environment_settings(base, {}, None, trust.verify, trust.client)
+        self._settings = {name: found[name] for name in ("proxies", "verify", "cert")}
         self._local = threading.local()
-        if self._trust.verify is False:
+        if trust.verify is False:
             urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
 
     def send(self, method: str, path: str, **more: Any) -> requests.Response:
         """One request, whatever the answer's status.  Raises requests' exceptions where no answer comes."""
-        given: Mapping[str, Any] = {"timeout": self._timeout, **more}
-        return self._session().request(
-            method,
-            self.base + path,
-            # with each request: ~/.netrc and REQUESTS_CA_BUNDLE would win over the session's
-            auth=self.credentials.auth(),
-            verify=self._trust.verify,
-            cert=self._trust.client,
-            allow_redirects=False,  # a login page is no answer
-            **given,
-        )
+        session, login = self._session(), self.credentials.auth()
+        session.trust_env = login is None  # what is left to look up is a login, in ~/.netrc, which would win over ours
+        given: Mapping[str, Any] = {"timeout": self._timeout, **self._settings, **more}
+        # a login page is no answer
+        return session.request(method, self.base + path, auth=login, allow_redirects=False, **given)
 
     def _session(self) -> requests.Session:
         session: requests.Session | None = getattr(self._local, "session", None)

@@ -8,6 +8,7 @@ what a lab adds to it (docs/decisions/0011-what-the-server-adds.md).
 - traces    a trace stays in its experiment, and its data where the experiment keeps them
 - storage   artifacts on their way through the server, without a file on its disk
 - answers   refusals that name the way out, and lists of the asker's own grants
+- points    thousands of points of a run in one request, for `labtrack sync`
 - spellings an experiment's number has one spelling, and no other has a permission
 - closed    what this server does not offer, each with a sentence
 - limits    how long and how deep a request may be

@@ -13,6 +13,7 @@ from labtrack_server import (
     limits,
     locations,
     native,
+    points,
     spellings,
     storage,
     traces,
@@ -42,6 +43,7 @@ def create_app():
     storage.install(auth.app)
     datasets.install()
     identities.install()
+    points.install(auth.app)
     answers.install(auth.app)
     limits.install(auth.app)
     spellings.install()

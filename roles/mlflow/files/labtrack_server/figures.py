@@ -22,8 +22,8 @@ BOUNDS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)  # se
 GONE = 499  # the client went before it was answered, as nginx counts it
 STARTED = time.time()
 MANY = 4096  # paths whose class is remembered
-FAMILY = re.compile(r"/(?:ajax-)?api/\d\.0/mlflow(-artifacts)?/([a-z-]+)/?([a-z-]*)")
-WRITES = {"log-batch", "log-inputs", "log-metric", "log-model", "log-outputs", "log-parameter", "set-tag"}
+FAMILY = re.compile(r"/(?:ajax-)?api/\d\.0/(?:labtrack|mlflow(-artifacts)?)/([a-z-]+)/?([a-z-]*)")
+WRITES = {"log-batch", "log-inputs", "log-metric", "log-model", "log-outputs", "log-parameter", "log-points", "set-tag"}
 CLASSES = {
     "artifacts": "artifacts", "datasets": "datasets", "get-trace-artifact": "traces", "logged-models": "models",
     "model-versions": "models", "registered-models": "models", "roles": "accounts", "traces": "traces",

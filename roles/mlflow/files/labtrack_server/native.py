@@ -8,6 +8,7 @@ login and decides each permission.  See docs/decisions/0025-native-routes.md.
 """
 
 import asyncio
+import contextlib
 import functools
 import json
 import logging
@@ -27,9 +28,10 @@ from mlflow.server.security_utils import (
     is_allowed_host_header,
     should_block_cors_request,
 )
+from starlette.middleware.wsgi import build_environ
 from werkzeug.datastructures import Authorization
 
-from labtrack_server import caches, figures, printing, reads, runs, writes
+from labtrack_server import caches, figures, points, printing, reads, runs, writes
 from labtrack_server.answers import words
 from labtrack_server.database import QUICK, Database, Unavailable, logged
 from labtrack_server.locations import invalid
@@ -46,6 +48,7 @@ LOGS = {
     API + "runs/log-batch": writes.log_batch,
     API + "runs/log-parameter": writes.log_parameter,
     API + "runs/set-tag": writes.set_tag,
+    points.PATH: points.log_points,
 }
 # By method and path, as MLflow's clients ask and as its pages do.
 READS = {
@@ -94,10 +97,11 @@ class Native:
     def __init__(self, flask, uri):
         self.database = Database(uri)
         self.locations = LRUCache(LOCATIONS)
+        self.flask = flask
         self.writes = {
-            **{path: (read, self.logged) for path, read in LOGS.items()},
-            API + "runs/create": (runs.create, self.created),
-            API + "runs/update": (runs.update, self.changed),
+            **{path: (read, may_change, self.logged) for path, read in LOGS.items()},
+            API + "runs/create": (runs.create, may_create, self.created),
+            API + "runs/update": (runs.update, may_change, self.changed),
         }
         hosts, origins = get_allowed_hosts(), get_allowed_origins_from_env()
         self.headers = functools.lru_cache(100)(functools.partial(success_headers, flask))
@@ -116,9 +120,10 @@ class Native:
             return None
         try:
             if write:
-                understand, answer = write
-                asked_for = understand(document)
-                said = None if asked_for is None else await answer(username, asked_for)
+                understand, may, answer = write
+                wanted = understand(document)
+                known = wanted is not None and await self.known(functools.partial(may, username, wanted), scope, body)
+                said = await answer(wanted) if known else None
             else:
                 said = await self.found(username, await understood(read, document))
             status, more = 200, []
@@ -131,26 +136,31 @@ class Native:
         headers = self.headers(given.get(b"origin", b"").decode("latin-1"))
         return status, [*headers, (b"content-length", b"%d" % len(said)), *more], said
 
-    async def logged(self, username, batch):
+    async def known(self, may, scope, body):
+        """Is the permission remembered, where need be after MLflow was asked?  Its handler would take far longer."""
+        if not may():
+            await asyncio.to_thread(self.ask, build_environ(scope, body))
+        return may()
+
+    def ask(self, environ):
+        """Have MLflow check a request, without its handler.  What it refuses it is given again, for its words."""
+        with contextlib.suppress(Exception), self.flask.request_context(environ):
+            self.flask.preprocess_request()
+
+    async def logged(self, batch):
         """The answer to points, parameters and tags of a run; None where it is MLflow's."""
-        if not caches.knows(username, batch.run_id, "update"):
-            return None
         if not await self.database.write(*logged(batch)):
             return None
         figures.points += len(batch.points)
         return b"{}"
 
-    async def changed(self, username, change):
+    async def changed(self, change):
         """The answer to another status, end or name of a run; None where it is MLflow's."""
-        if not caches.knows(username, change.run_id, "update"):
-            return None
         rows = await self.database.write(runs.CHANGE, change.values())
         return printing.changed(rows[0]) if rows else None
 
-    async def created(self, username, run):
+    async def created(self, run):
         """The answer to a new run; None where it is MLflow's."""
-        if not caches.knows_create(username, run.experiment_id):
-            return None
         at, place = caches.PLACES.now(), run.experiment_id
         if (location := self.locations.get(place)) is None:
             rows = await self.database.read(runs.LOCATION, [int(place)]) or [{"artifact_location": None}]
@@ -206,6 +216,16 @@ class Native:
         if login is None or login.type != "basic" or not login.username or not login.password:
             return None
         return login.username if caches.knows_login(login.username, login.password) else None
+
+
+def may_change(username, wanted):
+    """Is it remembered that USERNAME may write to the run that is WANTED?"""
+    return caches.knows(username, wanted.run_id, "update")
+
+
+def may_create(username, wanted):
+    """Is it remembered that USERNAME may make the run that is WANTED?"""
+    return caches.knows_create(username, wanted.experiment_id)
 
 
 def asked(method, query, body):

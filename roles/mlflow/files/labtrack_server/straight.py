@@ -13,13 +13,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 from starlette.middleware.wsgi import build_environ
 
+from labtrack_server import points
+
 THREADS = int(os.environ.get("LABTRACK_THREADS", "10"))
 # Downloads wait for their clients, so they have threads of their own.
 DOWNLOADS = 8
 STRAIGHT = frozenset(
     f"/api/2.0/mlflow/runs/{action}"
     for action in ("create", "log-batch", "log-metric", "log-parameter", "set-tag", "update")
-)
+) | {points.PATH}
 # What people and their scripts look at, in threads of its own: a training does not wait for it.
 READ = frozenset(
     f"/{kind}/2.0/mlflow/{path}"
@@ -60,6 +62,8 @@ class Straight:
         """Read a short request, and send its answer in one piece."""
         if (body := await _body(receive)) is None:
             return
+        if scope["path"] == points.PATH:
+            scope, body = points.unpack(scope, body)
         answer = await self.native(scope, body) if self.native else None
         if answer is None:
             answer = await _in(threads, self.call, build_environ(scope, body), whole=True)
