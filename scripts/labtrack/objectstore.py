@@ -14,6 +14,8 @@ import boto3
 import botocore.exceptions
 import requests
 from botocore.config import Config
+from botocore.handlers import add_expect_header
+from botocore.utils import determine_content_length
 
 from labtrack import __version__
 from labtrack.errors import WITHOUT_BOTO3, BadInputError
@@ -37,7 +39,7 @@ class Store:
 
     def client(self, checksums: str = "when_required") -> Any:
         """A boto3 client with the settings that stores beside Amazon's need: path style, no checksums unless asked."""
-        return _session().client(
+        client = _session().client(
             "s3",
             endpoint_url=self.endpoint,
             region_name=self.region,
@@ -55,6 +57,16 @@ class Store:
                 retries={"max_attempts": 2, "mode": "standard"},
             ),
         )
+        client.meta.events.unregister("before-call.s3", add_expect_header)
+        client.meta.events.register("before-call.s3", _expect_for_much)
+        return client
+
+
+def _expect_for_much(model: Any, params: dict[str, Any], **more: Any) -> None:
+    """Asks before it sends a large body; with a small one that is another way there and back for nothing."""
+    size = determine_content_length(params.get("body"))
+    if size is None or size >= PART:
+        add_expect_header(model, params, **more)
 
 
 def _config(**given: Any) -> Config:

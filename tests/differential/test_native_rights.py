@@ -130,7 +130,9 @@ def test_another_account_s_runs_are_refused_however_often_they_are_asked_for(ser
         question = Question(SEARCH, {"experiment_ids": ["own", "other"]}, login=eve.login[0])
         answer = ask(server, question, [own, eve.experiment], [eve.run_id])
         assert (answer.status_code, eve.run_id in answer.text) == (200, False)
+    assert server.last_native() == before
     made = server.post("runs/create", {"experiment_id": own}, eve.login)["run"]["info"]["run_id"]
+    before = server.last_native()
     for many, status in (((0,), 200), ((0, 1), 403), ((1, 0), 403)):
         question = Question(CURVES, query=(("metric_key", "loss"),), many=many, login=eve.login[0])
         assert ask(server, question, [own, own], [made, eve.run_id]).status_code == status

@@ -60,6 +60,7 @@ class Store:
         self.open: list[Any] = []
         self.held, self.lists, self.loses = threading.Event(), True, False
         self.tag, self.keeps, self.listed = "", True, 0  # of objects in one piece; how often somebody looked
+        self.expects: list[tuple[str, str | None]] = []  # method and header of each request
         store = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -73,6 +74,7 @@ class Store:
                     store.open.remove(self)
 
             def any(self) -> None:
+                store.expects.append((self.command, self.headers.get("Expect")))
                 length = int(self.headers.get("Content-Length") or 0)
                 if len(body := self.rfile.read(length)) < length:
                     self.close_connection = True
@@ -293,6 +295,7 @@ def test_uploads_of_which_the_store_lost_parts(case: Case) -> None:
 def test_an_upload_whose_last_answer_is_lost(case: Case) -> None:
     case.store.loses = True
     assert case.send() == [1, 2, 3, 4, 5]
+    assert ("PUT", "100-continue") in case.store.expects, "5 MiB are not sent to be refused"
 
 
 def test_an_upload_that_nothing_needs_any_more_is_ended(case: Case) -> None:
@@ -346,6 +349,7 @@ def test_a_file_is_looked_for_where_the_answer_does_not_tell_that_it_is_there(
         )
         sent = sender.start(Run(id="r", experiment_id="1"), case.root, {}, fresh=True).finish()
     assert (case.store.listed, sent.failed, sent.count) == (looks, failed, 1)
+    assert ("PUT", None) in case.store.expects and ("PUT", "100-continue") not in case.store.expects
     known = {} if failed else {"a.txt": (5, 7, hashlib.sha256(b"12345").hexdigest())}
     assert sent.files == known
 

@@ -337,7 +337,8 @@ class Syncer:
 
     def _remove_duplicates(self, plan: Plan, report: Report) -> None:
         """Deletes second copies that came since the plan was made, and tells of those that somebody else made."""
-        made = {one.run_id: one.copy for one in report.outcomes if one.created}
+        # a copy that has the recorded id is the only one that can have been made (docs/decisions/0026-ids-that-stay.md)
+        made = {one.run_id: one.copy for one in report.outcomes if one.created and one.copy != one.run_id}
         ids = plan.experiment_ids
         found, notes = duplicates.late(self.destination, ids, self.source.identity, made) if made else ([], [])
         duplicates.remove(self.destination, found)
